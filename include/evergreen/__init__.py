@@ -1,0 +1,1 @@
+"""Evergreen: batch machine learning that stays right."""

@@ -1,0 +1,54 @@
+"""One exception tree.
+
+The first split is the one a retry policy needs: trying again cannot mend a `PermanentError`,
+and may well mend a `TransientError`. Every message says what was found, what was expected and
+what to do next.
+"""
+
+
+class EvergreenError(Exception):
+    """Anything this package raises on purpose."""
+
+
+class PermanentError(EvergreenError):
+    """Trying again with the same data and configuration gives the same failure."""
+
+
+class TransientError(EvergreenError):
+    """The world was not ready; the same call may succeed later."""
+
+
+class ConfigError(PermanentError):
+    """A use case, a setting or a SQL file is wrong."""
+
+
+class SourceError(PermanentError):
+    """The source answered, and what it holds cannot be read as declared."""
+
+
+class SourceMissingError(TransientError):
+    """The source does not have the requested day (yet)."""
+
+
+class ValidationError(PermanentError):
+    """A batch broke a rule of its contract; nothing was published."""
+
+
+class ConservationError(PermanentError):
+    """Rows in differ from rows accepted + quarantined + duplicates."""
+
+
+class LookAheadError(PermanentError):
+    """Feature SQL read rows at or after its `as_of`."""
+
+
+class NotReadyError(PermanentError):
+    """A step was asked for something whose input does not exist yet."""
+
+
+class LedgerConflictError(TransientError):
+    """Another actor appended to the release ledger first."""
+
+
+class ServiceDownError(TransientError):
+    """A service that should be running (Postgres, Airflow, MLflow) does not answer."""

@@ -1,0 +1,342 @@
+"""The lake: Iceberg tables partitioned by UTC day, replaced one partition at a time.
+
+One publish is one Iceberg commit: it removes the files of the days it publishes and adds the new
+ones, so a reader sees the old days or the new days and never a mixture. What produced the days
+travels inside the same commit (`Published.properties`), so data and provenance cannot diverge.
+
+Notes
+-----
+Concurrent commits to one table are retried by PyIceberg against the newer metadata. Of two runs
+that publish the same day the later commit wins whole; their rows are never mixed.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NamespaceAlreadyExistsError,
+    NoSuchTableError,
+    TableAlreadyExistsError,
+    ValidationException,
+)
+from pyiceberg.expressions import (
+    AlwaysTrue,
+    And,
+    BooleanExpression,
+    GreaterThanOrEqual,
+    In,
+    LessThan,
+)
+
+from evergreen.errors import NotReadyError
+from evergreen.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+logger = logging.getLogger(__name__)
+
+_SAME_DAY_ATTEMPTS = 10
+
+_TABLE_PROPERTIES = {
+    # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
+    "commit.retry.num-retries": "20",
+    "commit.retry.min-wait-ms": "20",
+    "commit.retry.max-wait-ms": "2000",
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "50",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "write.parquet.compression-codec": "zstd",
+}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The Parquet files that make up (some days of) one snapshot of a table.
+
+    Parameters
+    ----------
+    paths
+        Absolute paths or URLs; empty when the table has no such rows.
+    snapshot_id
+        The snapshot planned from; None when the table has no snapshot.
+    schema
+        Arrow schema of the table; None when the table does not exist.
+    """
+
+    paths: tuple[str, ...]
+    snapshot_id: int | None
+    schema: pa.Schema | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """One commit: which table, which snapshot, how many rows."""
+
+    table: str
+    snapshot_id: int
+    rows: int
+
+
+def catalog(settings: Settings | None = None) -> SqlCatalog:
+    """Open the Iceberg catalog (one per process and URL)."""
+    settings = settings or load_settings()
+    return _catalog(settings.database_url("catalog"), settings.warehouse)
+
+
+@lru_cache(maxsize=8)
+def _catalog(url: str, warehouse: str) -> SqlCatalog:
+    location = warehouse if "://" in warehouse else f"file://{warehouse}"
+    return SqlCatalog("evergreen", uri=url, warehouse=location, pool_pre_ping="true")
+
+
+def publish(
+    namespace: str,
+    table: str,
+    rows: pa.Table,
+    days: Sequence[date],
+    properties: Mapping[str, str] | None = None,
+) -> Published:
+    """Replace the partitions of `days` by `rows` in one commit.
+
+    Parameters
+    ----------
+    rows
+        Arrow table with a date32 column `day`, whose values all lie in `days`. A day without rows
+        becomes empty. Not modified.
+    properties
+        Written into the summary of the snapshot.
+
+    Raises
+    ------
+    ValueError
+        A row belongs to a day that is not published; that is a programming error.
+    """
+    wanted = pa.array(sorted(set(days)), pa.date32())
+    strays = set(rows["day"].unique().to_pylist()) - set(wanted.to_pylist())
+    if strays or not len(wanted):
+        raise ValueError(f"{namespace}.{table}: rows of {sorted(map(str, strays))} not in {days}")
+    target = _ensure_table(namespace, table, rows.schema)
+    summary = {f"evergreen.{key}": value for key, value in (properties or {}).items()}
+    columns = [field.name for field in target.schema().fields]
+    complete = _with_missing_columns(rows, target.schema().as_arrow()).select(columns)
+    _overwrite(target, complete, _days_filter(wanted.to_pylist()), summary)
+    snapshot = target.current_snapshot()
+    if snapshot is None:
+        # Publishing no rows into a table that never had any makes no snapshot; the days are
+        # recorded by their receipts all the same.
+        return Published(f"{namespace}.{table}", 0, 0)
+    return Published(f"{namespace}.{table}", snapshot.snapshot_id, rows.num_rows)
+
+
+def scan(
+    namespace: str,
+    table: str,
+    start: date | None = None,
+    end: date | None = None,
+    snapshot_id: int | None = None,
+) -> Scan:
+    """Plan the files of the days `[start, end)`; either bound may be open.
+
+    A table that does not exist yet has no files.
+    """
+    found = _load(namespace, table)
+    if found is None:
+        return Scan((), None, None)
+    current = found.current_snapshot()
+    used = snapshot_id or (current.snapshot_id if current else None)
+    schema = found.schema().as_arrow()
+    if used is None:
+        return Scan((), None, schema)
+    planned = found.scan(row_filter=_range_filter(start, end), snapshot_id=used).plan_files()
+    paths = sorted(_local_path(task.file.file_path) for task in planned)
+    return Scan(tuple(paths), used, schema)
+
+
+def read(
+    namespace: str,
+    table: str,
+    start: date | None = None,
+    end: date | None = None,
+    columns: Sequence[str] = ("*",),
+    snapshot_id: int | None = None,
+) -> pa.Table:
+    """Read the days `[start, end)` into memory.
+
+    Raises
+    ------
+    NotReadyError
+        The table does not exist yet.
+    """
+    found = _load(namespace, table)
+    if found is None:
+        raise NotReadyError(
+            f"The table {namespace}.{table} does not exist yet. Run the stage that publishes it."
+        )
+    return found.scan(
+        row_filter=_range_filter(start, end),
+        selected_fields=tuple(columns),
+        snapshot_id=snapshot_id,
+    ).to_arrow()
+
+
+def read_day(namespace: str, table: str, day: date, snapshot_id: int | None = None) -> pa.Table:
+    """Read one day; see `read`."""
+    return read(namespace, table, day, day + timedelta(days=1), snapshot_id=snapshot_id)
+
+
+def exists(namespace: str, table: str) -> bool:
+    """Whether the table has been published to."""
+    return _load(namespace, table) is not None
+
+
+def snapshot_id(namespace: str, table: str) -> int | None:
+    """Id of the current snapshot; None when there is none."""
+    found = _load(namespace, table)
+    current = found.current_snapshot() if found else None
+    return current.snapshot_id if current else None
+
+
+def partitions(namespace: str, table: str) -> dict[date, int]:
+    """Rows per day of the current snapshot, oldest day first; days without rows are absent."""
+    found = _load(namespace, table)
+    if found is None or found.current_snapshot() is None:
+        return {}
+    listed = found.inspect.partitions()
+    counts = {
+        row["partition"]["day"]: row["record_count"]
+        for row in listed.select(["partition", "record_count"]).to_pylist()
+        if row["record_count"]
+    }
+    return dict(sorted(counts.items()))
+
+
+# --- staging -------------------------------------------------------------------------------------
+
+
+def new_staging(use_case: str, step: str, label: str) -> Path:
+    """Create a fresh directory for one attempt of one step.
+
+    Its name is unique, so two attempts at the same day never share a file.
+    """
+    folder = load_settings().staging / use_case / f"{step}-{label}-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def drop_staging(folder: Path) -> None:
+    """Remove a staging directory; it may already be gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def days_between(start: date, end: date) -> list[date]:
+    """Days of `[start, end)`."""
+    return [start + timedelta(days=n) for n in range((end - start).days)]
+
+
+# --- internals -----------------------------------------------------------------------------------
+
+
+def _overwrite(
+    target: Table, rows: pa.Table, replaced: BooleanExpression, summary: dict[str, str]
+) -> None:
+    """Commit once; on a conflict over the same days start again from the newest snapshot.
+
+    PyIceberg retries commits that touch other days by itself and refuses those that touch the
+    same ones. Replacing a partition is idempotent, so starting again is right: the later wins.
+    """
+    for attempt in range(_SAME_DAY_ATTEMPTS):
+        try:
+            with target.transaction() as transaction:
+                transaction.overwrite(rows, replaced, summary)
+        except (ValidationException, CommitFailedException):
+            if attempt == _SAME_DAY_ATTEMPTS - 1:
+                raise
+            logger.info("%s changed while it was written; starting again", target.name())
+            target.refresh()
+        else:
+            return
+
+
+def _load(namespace: str, table: str) -> Table | None:
+    try:
+        return catalog().load_table((namespace, table))
+    except NoSuchTableError:
+        return None
+
+
+def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:
+    found = _load(namespace, table)
+    if found is None:
+        found = _create(namespace, table, schema)
+    added = [field for field in schema if field.name not in found.schema().column_names]
+    if added:
+        # A use case gained a column: old days keep null there until they are computed again.
+        logger.info("%s.%s gains columns %s", namespace, table, [field.name for field in added])
+        with found.update_schema() as update:
+            update.union_by_name(pa.schema(added))
+    return found
+
+
+def _create(namespace: str, table: str, schema: pa.Schema) -> Table:
+    try:
+        catalog().create_namespace_if_not_exists((namespace,))
+    except NamespaceAlreadyExistsError:
+        logger.debug("namespace %s was created by another process", namespace)
+    try:
+        with (
+            catalog().create_table_transaction(
+                (namespace, table),
+                schema=pa.schema([field.remove_metadata() for field in schema]),
+                properties=_TABLE_PROPERTIES,
+            ) as creation,
+            creation.update_spec() as spec,
+        ):
+            spec.add_identity("day")
+    except (TableAlreadyExistsError, CommitFailedException):
+        logger.debug("table %s.%s was created by another process", namespace, table)
+    return catalog().load_table((namespace, table))
+
+
+def _with_missing_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    for field in schema:
+        if field.name not in rows.column_names:
+            rows = rows.append_column(field.name, pa.nulls(rows.num_rows, field.type))
+    return rows
+
+
+def _days_filter(days: list[date]) -> BooleanExpression:
+    first, last = days[0], days[-1]
+    if len(days) == (last - first).days + 1:
+        return _range_filter(first, last + timedelta(days=1))
+    return In("day", [day.isoformat() for day in days])
+
+
+def _range_filter(start: date | None, end: date | None) -> BooleanExpression:
+    bounds: list[BooleanExpression] = []
+    if start is not None:
+        bounds.append(GreaterThanOrEqual("day", start.isoformat()))
+    if end is not None:
+        bounds.append(LessThan("day", end.isoformat()))
+    if not bounds:
+        return AlwaysTrue()
+    return bounds[0] if len(bounds) == 1 else And(*bounds)
+
+
+def _local_path(location: str) -> str:
+    """Turn `file://` URLs into plain paths; other URLs stay as they are."""
+    return unquote(urlsplit(location).path) if location.startswith("file:") else location

@@ -1,0 +1,143 @@
+"""Where things are. One environment prefix, `EVERGREEN_`; nothing else is read.
+
+Every SQL URL is a setting, so the same code runs on the embedded Postgres and on managed
+servers. An unset URL means the embedded server under `EVERGREEN_HOME`; its socket directory is
+looked up when the URL is asked for, never at import time.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evergreen.errors import ConfigError, ServiceDownError
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+Database = Literal["airflow", "catalog", "mlflow", "feast", "ledger"]
+DATABASES: tuple[Database, ...] = ("airflow", "catalog", "mlflow", "feast", "ledger")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The process's view of its environment.
+
+    Parameters
+    ----------
+    home
+        `EVERGREEN_HOME`, the one directory the program writes to. Default `<project>/.evergreen`.
+    use_cases
+        `EVERGREEN_USE_CASES`, the folder of use-case folders. Default `include/use_cases`.
+    warehouse
+        `EVERGREEN_WAREHOUSE`, where Iceberg keeps its files: a local path or a `s3://` URL.
+    artifacts
+        `EVERGREEN_ARTIFACTS`, where MLflow keeps models and plots: a local path or a `s3://` URL.
+    tracking_url
+        `EVERGREEN_TRACKING_URL`, an MLflow server; unset means MLflow's database directly.
+    threads
+        `EVERGREEN_THREADS`, threads of one step (DuckDB, XGBoost). Fixed, because the number of
+        threads is part of what makes a model reproducible. Default 2.
+    memory_mb
+        `EVERGREEN_MEMORY_MB`, DuckDB's memory limit for one step. Default 1500.
+    urls
+        `EVERGREEN_<DATABASE>_URL` for each of `DATABASES`; SQLAlchemy URLs.
+    """
+
+    home: Path
+    use_cases: Path
+    warehouse: str
+    artifacts: str
+    tracking_url: str | None
+    threads: int
+    memory_mb: int
+    urls: dict[Database, str]
+
+    def database_url(self, database: Database) -> str:
+        """SQLAlchemy URL of one database.
+
+        Raises
+        ------
+        ServiceDownError
+            No URL is configured and the embedded server is not running.
+        """
+        if configured := self.urls.get(database):
+            return configured
+        return f"postgresql+psycopg2://postgres@/{database}?host={self.embedded_socket_dir()}"
+
+    @property
+    def postgres_dir(self) -> Path:
+        """Data directory of the embedded Postgres."""
+        return self.home / "postgres"
+
+    def embedded_socket_dir(self) -> str:
+        """Directory of the embedded server's Unix socket, as the running server states it.
+
+        It is not derivable from the path alone: a long path does not fit into a socket address,
+        and the server then puts its socket elsewhere.
+        """
+        pid_file = self.postgres_dir / "postmaster.pid"
+        try:
+            lines = pid_file.read_text().splitlines()
+        except FileNotFoundError:
+            lines = []
+        if len(lines) < 5:
+            raise ServiceDownError(
+                f"The embedded Postgres under {self.home} is not running ({pid_file} is absent). "
+                "Start it with `make up`, or set EVERGREEN_<DATABASE>_URL to a managed server."
+            )
+        return lines[4].strip()
+
+    @property
+    def staging(self) -> Path:
+        """Where steps stage output before it is validated and published."""
+        return self.home / "staging"
+
+    @property
+    def quality(self) -> Path:
+        """Validation results and Data Docs."""
+        return self.home / "quality"
+
+
+def load_settings() -> Settings:
+    """Read the environment. Cheap enough to call in every step; holds no connection."""
+    env = os.environ
+    home = Path(env.get("EVERGREEN_HOME") or PROJECT_ROOT / ".evergreen").expanduser().resolve()
+    urls: dict[Database, str] = {
+        name: url for name in DATABASES if (url := env.get(f"EVERGREEN_{name.upper()}_URL"))
+    }
+    return Settings(
+        home=home,
+        use_cases=Path(env.get("EVERGREEN_USE_CASES") or PROJECT_ROOT / "include" / "use_cases"),
+        warehouse=env.get("EVERGREEN_WAREHOUSE") or str(home / "warehouse"),
+        artifacts=env.get("EVERGREEN_ARTIFACTS") or str(home / "artifacts"),
+        tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
+        threads=_positive_int("EVERGREEN_THREADS", 2),
+        memory_mb=_positive_int("EVERGREEN_MEMORY_MB", 1500),
+        urls=urls,
+    )
+
+
+def secret(name: str) -> str:
+    """Value of the secret `EVERGREEN_SECRET_<NAME>`; never logged, never stored.
+
+    Raises
+    ------
+    ConfigError
+        The variable is unset or empty.
+    """
+    variable = f"EVERGREEN_SECRET_{name.upper()}"
+    value = os.environ.get(variable)
+    if not value:
+        raise ConfigError(f"The environment variable {variable} is not set. Set it to the secret.")
+    return value
+
+
+def _positive_int(variable: str, default: int) -> int:
+    text = os.environ.get(variable)
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"{variable} is {text!r}; expected a whole number of at least 1.")
+    return int(text)
