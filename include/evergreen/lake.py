@@ -15,9 +15,10 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
     NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
     NoSuchTableError,
     TableAlreadyExistsError,
     ValidationException,
@@ -36,6 +38,7 @@ from pyiceberg.expressions import (
     AlwaysTrue,
     And,
     BooleanExpression,
+    EqualTo,
     GreaterThanOrEqual,
     In,
     LessThan,
@@ -110,6 +113,7 @@ def publish(
     rows: pa.Table,
     days: Sequence[date],
     properties: Mapping[str, str] | None = None,
+    part: Mapping[str, str | int] | None = None,
 ) -> Published:
     """Replace the partitions of `days` by `rows` in one commit.
 
@@ -120,6 +124,9 @@ def publish(
         becomes empty. Not modified.
     properties
         Written into the summary of the snapshot.
+    part
+        Column values that all rows share; only rows of the days that have them are replaced. For
+        tables where several writers own a part of a day each.
 
     Raises
     ------
@@ -134,7 +141,10 @@ def publish(
     summary = {f"evergreen.{key}": value for key, value in (properties or {}).items()}
     columns = [field.name for field in target.schema().fields]
     complete = _with_missing_columns(rows, target.schema().as_arrow()).select(columns)
-    _overwrite(target, complete, _days_filter(wanted.to_pylist()), summary)
+    replaced = _days_filter(wanted.to_pylist())
+    for column, value in (part or {}).items():
+        replaced = And(replaced, EqualTo(column, value))
+    _overwrite(target, complete, replaced, summary)
     snapshot = target.current_snapshot()
     if snapshot is None:
         # Publishing no rows into a table that never had any makes no snapshot; the days are
@@ -211,6 +221,53 @@ def snapshot_id(namespace: str, table: str) -> int | None:
     return current.snapshot_id if current else None
 
 
+def snapshot_summary(namespace: str, table: str, snapshot_id: int) -> dict[str, str]:
+    """Return the summary of a snapshot, with the properties it was published with.
+
+    Raises
+    ------
+    NotReadyError
+        The snapshot does not exist, or was expired.
+    """
+    found = _load(namespace, table)
+    snapshot = found.snapshot_by_id(snapshot_id) if found else None
+    if snapshot is None:
+        raise NotReadyError(f"{namespace}.{table} has no snapshot {snapshot_id}; it was expired.")
+    return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
+
+
+def tables(namespace: str) -> list[str]:
+    """Names of the tables of a namespace, sorted."""
+    try:
+        return sorted(name for _, name in catalog().list_tables((namespace,)))
+    except NoSuchNamespaceError:
+        return []
+
+
+def expire_snapshots(namespace: str, table: str, older_than: datetime, keep: set[int]) -> int:
+    """Forget snapshots older than an instant, except the current one and those in `keep`.
+
+    Returns
+    -------
+    int
+        How many were forgotten.
+    """
+    found = _load(namespace, table)
+    current = found.current_snapshot() if found else None
+    if found is None or current is None:
+        return 0
+    limit = int(older_than.timestamp() * 1000)
+    doomed = [
+        snapshot.snapshot_id
+        for snapshot in found.snapshots()
+        if snapshot.timestamp_ms < limit
+        and snapshot.snapshot_id not in {*keep, current.snapshot_id}
+    ]
+    if doomed:
+        found.maintenance.expire_snapshots().by_ids(doomed).commit()
+    return len(doomed)
+
+
 def partitions(namespace: str, table: str) -> dict[date, int]:
     """Rows per day of the current snapshot, oldest day first; days without rows are absent."""
     found = _load(namespace, table)
@@ -261,7 +318,9 @@ def _overwrite(
     """
     for attempt in range(_SAME_DAY_ATTEMPTS):
         try:
-            with target.transaction() as transaction:
+            with warnings.catch_warnings(), target.transaction() as transaction:
+                # A day that is published for the first time has nothing to delete.
+                warnings.filterwarnings("ignore", "Delete operation did not match any records")
                 transaction.overwrite(rows, replaced, summary)
         except (ValidationException, CommitFailedException):
             if attempt == _SAME_DAY_ATTEMPTS - 1:

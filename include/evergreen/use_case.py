@@ -206,6 +206,8 @@ class BatchRules(_Model):
     # With fewer recent days than this the row count is not judged.
     row_count_min_days: Annotated[int, Field(ge=1)] = 7
     max_quarantined_ratio: Ratio = 0.1
+    # With fewer source rows than this a day's share is noise and is not judged.
+    quarantined_min_rows: Annotated[int, Field(ge=1)] = 100
     # The newest accepted row may lie at most this many hours before the end of the day.
     max_age_hours: Annotated[float, Field(gt=0)] | None = None
     # A day with no source rows at all, or with none accepted.
@@ -295,21 +297,24 @@ class Booster(_Model):
     """XGBoost settings that hold on small, noisy tables; library defaults overfit those."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
-    max_depth: Annotated[int, Field(ge=1, le=12)] = 4
+    max_depth: Annotated[int, Field(ge=1, le=12)] = 3
     min_child_weight: Annotated[float, Field(ge=0)] = 20.0
     subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
     colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 0.8
     reg_lambda: Annotated[float, Field(ge=0)] = 5.0
-    max_rounds: Annotated[int, Field(ge=10)] = 600
+    max_rounds: Annotated[int, Field(ge=10)] = 1000
     early_stopping_rounds: Annotated[int, Field(ge=1)] = 40
+    # Rounds when the history is too short for validation days.
+    default_rounds: Annotated[int, Field(ge=1)] = 150
 
 
 class Training(_Model):
     """Time-ordered split: fit | embargo | validation | embargo | holdout, by as-of."""
 
-    # Spacing and greatest number of as-of cut-offs whose labels are stacked for fitting.
-    cutoff_every_days: Annotated[int, Field(ge=1)] = 30
-    max_cutoffs: Annotated[int, Field(ge=2)] = 12
+    # Spacing and greatest number of as-of cut-offs whose labels are stacked for one fit. Dense
+    # enough to make the most of one year, many enough to see nearly all seasons of a longer past.
+    cutoff_every_days: Annotated[int, Field(ge=1)] = 14
+    max_cutoffs: Annotated[int, Field(ge=1)] = 24
     # Days of orders that must lie before the first cut-off.
     min_history_days: Annotated[int, Field(ge=1)] = 60
     seed: Annotated[int, Field(ge=0)] = 13
@@ -416,7 +421,7 @@ class UseCase(_Model):
             raise ValueError(
                 f"features.recency: {self.features.recency} is not one of features.columns"
             )
-        reserved = {self.entity.key, "as_of", "created_at", "day"} & set(self.features.columns)
+        reserved = {self.entity.key, "as_of", "created_at", "day", "label", "score"} & set(self.features.columns)
         if reserved:
             raise ValueError(f"features.columns: {sorted(reserved)} are reserved names")
         return self

@@ -1,0 +1,76 @@
+"""What every DAG of the house shares: asset names, tags, retries, and how a publish is announced.
+
+Bad data fails at once, because trying again cannot mend it; everything else (a network, a lock, a
+source that is late) is retried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+from airflow.sdk import Asset, Param, task
+from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from evergreen.use_case import UseCase
+
+# The day a run works for. Keyed runs carry it; `params.day` is for runs started from a form.
+DAY = "{{ partition_key or params.get('day') }}"
+
+RETRY_POLICY = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(
+            exception="evergreen.errors.PermanentError",
+            action=RetryAction.FAIL,
+            reason="trying again cannot mend this: the data or the configuration must change",
+        )
+    ]
+)
+
+
+def asset(use_case: UseCase, table: str) -> Asset:
+    """Return the partitioned asset of one table: `churn/features`."""
+    return Asset(
+        name=f"{use_case.name}/{table}", uri=f"evergreen://{use_case.name}/{table}", group="tables"
+    )
+
+
+def dag_arguments(use_case: UseCase, stage: str, doc: str | None) -> dict[str, Any]:
+    """Return the keyword arguments every DAG of a use case has in common."""
+    return {
+        "dag_id": f"{use_case.name}_{stage}",
+        "dag_display_name": f"{use_case.name} · {stage}",
+        "description": use_case.title,
+        "doc_md": f"### {use_case.title}\n{use_case.description}\n\n{doc or ''}",
+        "tags": [f"use-case:{use_case.name}", f"stage:{stage}"],
+        "start_date": datetime.combine(use_case.first_day, time(), UTC),
+        "catchup": False,
+        "default_args": {
+            "owner": use_case.owner,
+            "retries": 3,
+            "retry_delay": timedelta(seconds=20),
+            "retry_exponential_backoff": 2.0,
+            "max_retry_delay": timedelta(minutes=10),
+            "retry_policy": RETRY_POLICY,
+        },
+        # Optional, so that a keyed run needs no form.
+        "render_template_as_native_obj": False,
+    }
+
+
+def day_param(title: str) -> Param:
+    """Return a form field for a UTC day; empty means the run's partition key."""
+    return Param(None, type=["null", "string"], format="date", title=title)
+
+
+def publisher(function: Callable[..., dict[str, Any]], outlet: Asset) -> Callable[..., Any]:
+    """Make a task of a publishing step; its receipt becomes the asset event's `extra`."""
+
+    @task(task_id=function.__name__, outlets=[outlet], doc_md=function.__doc__)
+    def publish(*arguments: Any, outlet_events: Any = None) -> dict[str, Any]:
+        published = function(*arguments)
+        outlet_events[outlet].extra = published
+        return published
+
+    return publish

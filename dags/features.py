@@ -1,0 +1,34 @@
+"""Features of one day, for every customer, from what happened before the end of that day.
+
+Runs once per published day of `orders`. Publishes `features`, moves the online store forward (an
+older day never replaces newer values), and publishes the labels whose horizon this day completes.
+"""
+
+from airflow.sdk import PartitionedAssetTimetable, dag, task
+
+from conventions import DAY, asset, dag_arguments, publisher
+from evergreen import steps
+from evergreen.use_case import UseCase, list_use_cases, load_use_case
+
+
+def features(use_case: UseCase) -> None:
+    """Build `<use_case>_features`."""
+
+    @dag(
+        **dag_arguments(use_case, "features", __doc__),
+        schedule=PartitionedAssetTimetable(assets=asset(use_case, "orders")),
+        is_paused_upon_creation=False,
+        max_active_runs=3,
+    )
+    def build() -> None:
+        staged = task(steps.compute_features)(use_case.name, DAY)
+        validated = task(steps.validate_features)(staged)
+        published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
+        task(steps.materialize_online)(published)
+        task(steps.publish_labels)(published)
+
+    build()
+
+
+for name in list_use_cases():
+    features(load_use_case(name))

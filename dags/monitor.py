@@ -1,0 +1,45 @@
+"""Watch, every night at 02:00 UTC, whether the world has moved away from the model.
+
+Measures drift of features and score against the champion's training reference, the performance
+realised on days whose labels have matured, and freshness. The governor weighs them and may request
+retraining; only the newest day may, so a backfill of old nights never starts training.
+"""
+
+from airflow.sdk import CronPartitionTimetable, chain, dag, task, task_group
+
+from conventions import DAY, asset, dag_arguments, publisher
+from evergreen import steps
+from evergreen.use_case import UseCase, list_use_cases, load_use_case
+
+
+def monitor(use_case: UseCase) -> None:
+    """Build `<use_case>_monitor`."""
+
+    @dag(
+        **dag_arguments(use_case, "monitor", __doc__),
+        schedule=CronPartitionTimetable(
+            "0 2 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"
+        ),
+        is_paused_upon_creation=True,
+        # Nights are judged one after the other: the governor looks back at the nights before.
+        max_active_runs=1,
+    )
+    def build() -> None:
+        @task_group
+        def measure() -> list:
+            return [
+                task(steps.measure_drift)(use_case.name, DAY),
+                task(steps.measure_performance)(use_case.name, DAY),
+                task(steps.measure_freshness)(use_case.name, DAY),
+            ]
+
+        verdict = task(steps.decide_retraining)(use_case.name, DAY, measure())
+        wanted = task.short_circuit(steps.is_retraining_wanted)(verdict)
+        request = publisher(steps.request_retraining, asset(use_case, "retraining"))(verdict)
+        chain(wanted, request)
+
+    build()
+
+
+for name in list_use_cases():
+    monitor(load_use_case(name))

@@ -1,0 +1,53 @@
+"""Change the champion by hand: promote a version, or roll back to one.
+
+The decision and its reason are appended to the release ledger; the registry's alias follows. Give a
+day to score it again with the new champion (other days keep the version that scored them).
+"""
+
+from airflow.sdk import Param, chain, dag, task, task_group
+
+from conventions import asset, dag_arguments, day_param, publisher
+from evergreen import steps
+from evergreen.use_case import UseCase, list_use_cases, load_use_case
+
+
+def release(use_case: UseCase) -> None:
+    """Build `<use_case>_release`."""
+
+    @dag(
+        **dag_arguments(use_case, "release", __doc__),
+        schedule=None,
+        params={
+            "action": Param("promote", enum=["promote", "roll_back"]),
+            "version": Param(1, type="integer", minimum=1, title="Version in the registry"),
+            "reason": Param(None, type=["null", "string"], minLength=5, title="Reason"),
+            "day": day_param("Score this day again with the new champion"),
+        },
+        is_paused_upon_creation=False,
+        max_active_runs=1,
+    )
+    def build() -> None:
+        released = task(steps.release_version)(
+            use_case.name,
+            "{{ params.action }}",
+            "{{ params.version }}",
+            "{{ params.reason or '' }}",
+            "{{ dag_run.triggering_user_name or 'unknown' }}",
+        )
+
+        @task_group
+        def score_again() -> None:
+            resolved = task(steps.resolve_release)(released, "{{ params.day or '' }}")
+            wanted = task.short_circuit(steps.has_day)(resolved)
+            staged = task(steps.score_customers)(resolved)
+            validated = task(steps.validate_predictions)(staged)
+            publisher(steps.publish_predictions, asset(use_case, "predictions"))(validated)
+            chain(wanted, staged)
+
+        score_again()
+
+    build()
+
+
+for name in list_use_cases():
+    release(load_use_case(name))

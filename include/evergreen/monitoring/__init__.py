@@ -1,0 +1,1 @@
+"""The nightly watch: drift, realised performance, freshness, and what follows from them."""

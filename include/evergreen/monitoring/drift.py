@@ -1,0 +1,260 @@
+"""Drift of features and score against the champion's frozen training distribution.
+
+Two measures per column. Kolmogorov-Smirnov's D with its p-value, adjusted by Benjamini-Hochberg
+over all columns of the night, says whether anything moved; a floor on D says whether it matters,
+because with a million rows everything is significant. PSI over bins frozen at training time, with
+bins for values below, above and missing, catches what D is blind to, such as values gone missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from scipy.stats import chi2, false_discovery_control, kstwo, kstwobign
+
+from evergreen.errors import NotReadyError
+from evergreen.monitoring.reference import (
+    ColumnReference,
+    Reference,
+    bin_shares,
+    sorted_values,
+)
+from evergreen.release.decisions import Stored
+from evergreen.use_case import Monitoring
+
+PsiBand = Literal["stable", "moderate", "major"]
+
+SCORE = "score"
+"""Name of the model's output among the columns of a reference."""
+
+_EMPTY = 1e-4
+# Above it the tail of the exact distribution takes up to a second per column.
+_EXACT_ROWS = 10_000
+
+DRIFT = pa.schema(
+    [
+        ("day", pa.date32()),
+        ("model_version", pa.int64()),
+        ("feature", pa.string()),
+        ("slice", pa.string()),
+        ("test", pa.string()),
+        ("statistic", pa.float64()),
+        ("p_value", pa.float64()),
+        ("p_adjusted", pa.float64()),
+        ("psi", pa.float64()),
+        ("psi_band", pa.string()),
+        ("effect_floor", pa.float64()),
+        ("importance", pa.float64()),
+        ("drifted", pa.bool_()),
+        ("reason", pa.string()),
+        ("reference_rows", pa.int64()),
+        ("current_rows", pa.int64()),
+    ]
+)
+"""Arrow schema of the table `drift`: one row per night and column; null means not measurable."""
+
+
+@dataclass(frozen=True)
+class DriftRow(Stored):
+    """What one night says about one column; None where nothing could be measured.
+
+    Parameters
+    ----------
+    statistic, p_value, p_adjusted
+        KS D, its p-value, and that after Benjamini-Hochberg over the night's columns.
+    effect_floor
+        D below this is never drift.
+    importance
+        The champion's, None when unknown.
+    """
+
+    feature: str
+    slice: str
+    test: str
+    statistic: float | None
+    p_value: float | None
+    p_adjusted: float | None
+    psi: float
+    psi_band: PsiBand
+    effect_floor: float
+    importance: float | None
+    drifted: bool
+    reason: str
+    reference_rows: int
+    current_rows: int
+
+
+def measure_drift(
+    reference: Reference,
+    current: pa.Table,
+    monitoring: Monitoring,
+    importance: Mapping[str, float],
+) -> list[DriftRow]:
+    """Measure how far the night's columns lie from the reference.
+
+    Parameters
+    ----------
+    current
+        The rows of one night with all columns of the reference. Not modified.
+    importance
+        Of the champion's features; may lack some.
+
+    Returns
+    -------
+    list of DriftRow
+        One per column of the reference, in its order. A column drifted if it is significant at
+        `alpha` and D reaches `min_ks`, or if PSI reaches its upper band and exceeds what chance
+        alone gives with so few rows.
+
+    Raises
+    ------
+    NotReadyError
+        There are no rows or a column is absent: an incident of the data, never drift.
+
+    Notes
+    -----
+    The p-value is the one of `scipy.stats.ks_2samp(method="asymp")`, computed here from frozen
+    counts: `kstwo` with the effective size nm/(n+m) and, above 10,000, its limit `kstwobign` with
+    Stephens' (1970) correction, which is some hundred times faster and within 3 % of it. With
+    ties it is conservative. Under no drift PSI / (1/n + 1/m) is asymptotically chi-square with
+    bins - 1 degrees of freedom (Yurdakul 2018); its `alpha` quantile, Bonferroni-corrected over
+    the columns, is the chance level.
+    1M rows x 20 columns take 3 s on one core.
+    """
+    if not reference.columns:
+        raise NotReadyError("The drift reference has no columns; train with monitored columns.")
+    if current.num_rows == 0:
+        raise NotReadyError(
+            "No rows to compare with the drift reference. That is an incident of the data, not "
+            "drift: look at the ingestion and the features of this day."
+        )
+    measured = [_measure(column, current) for column in reference.columns]
+    p_values = [p for _, p, _ in measured if p is not None]
+    adjusted = iter(false_discovery_control(p_values) if p_values else [])
+    rows = []
+    for column, (statistic, p_value, psi) in zip(reference.columns, measured, strict=True):
+        p_adjusted = None if p_value is None else float(next(adjusted))
+        chance = chi2.isf(monitoring.alpha / len(measured), len(column.proportions) - 1)
+        chance_psi = float(chance) * (1 / column.rows + 1 / current.num_rows)
+        drifted, reason = _judge(statistic, p_adjusted, psi, chance_psi, monitoring)
+        rows.append(
+            DriftRow(
+                feature=column.name,
+                slice="all",
+                test="ks",
+                statistic=statistic,
+                p_value=p_value,
+                p_adjusted=p_adjusted,
+                psi=psi,
+                psi_band=_band(psi, monitoring),
+                effect_floor=monitoring.min_ks,
+                importance=importance.get(column.name),
+                drifted=drifted,
+                reason=reason,
+                reference_rows=column.rows,
+                current_rows=current.num_rows,
+            )
+        )
+    return rows
+
+
+def drift_table(day: date, model_version: int, rows: Sequence[DriftRow]) -> pa.Table:
+    """Return a night's rows with the schema `DRIFT`; `model_version` is the reference's model."""
+    head = {"day": day, "model_version": model_version}
+    return pa.Table.from_pylist([head | asdict(row) for row in rows], schema=DRIFT)
+
+
+def psi_of(
+    reference: Sequence[float],
+    current: Sequence[float],
+    reference_rows: int | None = None,
+    current_rows: int | None = None,
+) -> float:
+    """Return the population stability index of two vectors of bin shares.
+
+    An empty bin, whose logarithm does not exist, counts as 0.01 % or, if that is more, as half a
+    row: with few rows an empty bin says little.
+
+    >>> round(psi_of([0.5, 0.5], [0.4, 0.6]), 5)
+    0.04055
+    """
+    expected = np.maximum(np.asarray(reference, dtype=np.float64), _least_share(reference_rows))
+    found = np.maximum(np.asarray(current, dtype=np.float64), _least_share(current_rows))
+    terms = (found - expected) * np.log(found / expected)
+    # A bin that is empty on both sides did not move, however few rows there are.
+    return float(np.sum(terms, where=(np.asarray(reference) > 0) | (np.asarray(current) > 0)))
+
+
+def _least_share(rows: int | None) -> float:
+    return max(_EMPTY, 0.5 / rows) if rows else _EMPTY
+
+
+def _measure(
+    column: ColumnReference, current: pa.Table
+) -> tuple[float | None, float | None, float]:
+    values, missing = sorted_values(column.name, current)
+    edges = np.asarray(column.edges, dtype=np.float64)
+    shares = bin_shares(values, missing, edges).tolist()
+    psi = psi_of(column.proportions, shares, column.rows, current.num_rows)
+    present = column.rows - column.missing
+    if present == 0 or len(values) == 0:
+        # One side has no values at all; the bin of missing values tells that story.
+        return None, None, psi
+    grid = np.asarray(column.grid, dtype=np.float64)
+    # Both one-sided limits at every grid value: exact with ties, and right outside the range.
+    below = np.searchsorted(values, grid, side="left") / len(values)
+    at_or_below = np.searchsorted(values, grid, side="right") / len(values)
+    statistic = float(
+        max(
+            np.abs(np.asarray(column.below) / present - below).max(),
+            np.abs(np.asarray(column.at_or_below) / present - at_or_below).max(),
+        )
+    )
+    effective = max(1, round(present * len(values) / (present + len(values))))
+    return statistic, _p_value(statistic, effective), psi
+
+
+def _p_value(statistic: float, effective: int) -> float:
+    if effective <= _EXACT_ROWS:
+        return float(np.clip(kstwo.sf(statistic, effective), 0.0, 1.0))
+    root = np.sqrt(effective)
+    return float(np.clip(kstwobign.sf(statistic * (root + 0.12 + 0.11 / root)), 0.0, 1.0))
+
+
+def _judge(
+    statistic: float | None,
+    p_adjusted: float | None,
+    psi: float,
+    chance_psi: float,
+    monitoring: Monitoring,
+) -> tuple[bool, str]:
+    upper = monitoring.psi_bands[1]
+    parts, drifted = [], False
+    if statistic is None or p_adjusted is None:
+        parts.append("KS not measurable: one side has no values")
+    else:
+        significant = p_adjusted < monitoring.alpha
+        large = statistic >= monitoring.min_ks
+        drifted = significant and large
+        parts.append(
+            f"D {statistic:.3f} {'>=' if large else '<'} {monitoring.min_ks:g}, adjusted p "
+            f"{p_adjusted:.2g} {'<' if significant else '>='} {monitoring.alpha:g}"
+        )
+    if psi >= upper and psi < chance_psi:
+        parts.append(f"PSI {psi:.3f} >= {upper:g}, but chance alone gives {chance_psi:.3f}")
+    else:
+        drifted = drifted or psi >= upper
+        parts.append(f"PSI {psi:.3f} {'>=' if psi >= upper else '<'} {upper:g}")
+    return drifted, "; ".join(parts)
+
+
+def _band(psi: float, monitoring: Monitoring) -> PsiBand:
+    lower, upper = monitoring.psi_bands
+    if psi >= upper:
+        return "major"
+    return "moderate" if psi >= lower else "stable"

@@ -1,0 +1,149 @@
+"""The frozen training distribution that drift is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from evergreen.errors import ConfigError, NotReadyError
+from evergreen.release.decisions import Stored
+
+Floats = NDArray[np.float64]
+
+_GRID = 1_000
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class ColumnReference(Stored):
+    """The frozen distribution of one column.
+
+    Parameters
+    ----------
+    rows, missing
+        All rows, and those without a value.
+    grid
+        Ascending values: all distinct ones if they are few, else evenly spaced order statistics,
+        always with the least and the greatest.
+    below, at_or_below
+        How many values lie below, and at or below, each value of `grid`: exact counts.
+    edges
+        Least value, then the inclusive upper edges of the PSI bins; empty without any value.
+    proportions
+        Share of all rows per PSI bin: below, the bins of `edges`, above, missing. Sums to 1.
+    """
+
+    name: str
+    rows: int
+    missing: int
+    grid: tuple[float, ...]
+    below: tuple[int, ...]
+    at_or_below: tuple[int, ...]
+    edges: tuple[float, ...]
+    proportions: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Reference(Stored):
+    """The frozen distributions of all monitored columns; about 30 kB of JSON per column."""
+
+    columns: tuple[ColumnReference, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The monitored columns, in order."""
+        return [column.name for column in self.columns]
+
+
+def build_reference(frame: pa.Table, columns: Sequence[str]) -> Reference:
+    """Freeze the distributions of `columns`.
+
+    Parameters
+    ----------
+    frame
+        Rows the champion was trained on, with its score on them if that is monitored; float, int
+        or bool columns, nulls and NaN are missing values. Not modified.
+
+    Raises
+    ------
+    NotReadyError
+        There are no rows, or a column is absent.
+    ConfigError
+        A column is not numeric.
+
+    Notes
+    -----
+    O(n log n) per column. The summary is deterministic, no row is sampled: counts are exact at
+    each grid value, so KS D measured against it is exact for columns with up to 1,000 distinct
+    values and otherwise at most 0.001 too small, never too large.
+    """
+    if frame.num_rows == 0:
+        raise NotReadyError("The drift reference has no rows; train on at least one row.")
+    return Reference(tuple(_column_reference(name, frame) for name in columns))
+
+
+def _column_reference(name: str, frame: pa.Table) -> ColumnReference:
+    values, missing = sorted_values(name, frame)
+    distinct = np.unique(values)
+    if len(distinct) <= _GRID:
+        grid = distinct
+    else:
+        ranks = np.linspace(0, len(values) - 1, _GRID + 1).round().astype(np.int64)
+        grid = np.unique(values[ranks])
+    if len(distinct) <= _BINS:
+        upper = distinct
+    else:
+        # Observed values, so that a heap of equal values falls into one bin. In integers, because
+        # the 0.3 quantile of 100 values must be the 30th.
+        ranks = -(-len(values) * np.arange(1, _BINS + 1) // _BINS) - 1
+        upper = np.unique(values[ranks])
+    edges = np.concatenate([values[:1], upper])
+    return ColumnReference(
+        name=name,
+        rows=frame.num_rows,
+        missing=missing,
+        grid=tuple(grid.tolist()),
+        below=tuple(np.searchsorted(values, grid, side="left").tolist()),
+        at_or_below=tuple(np.searchsorted(values, grid, side="right").tolist()),
+        edges=tuple(edges.tolist()),
+        proportions=tuple(bin_shares(values, missing, edges).tolist()),
+    )
+
+
+def sorted_values(name: str, frame: pa.Table) -> tuple[Floats, int]:
+    """Return the present values, ascending, and how many are missing."""
+    if name not in frame.column_names:
+        raise NotReadyError(
+            f"Column {name} is absent (found {', '.join(frame.column_names)}); compute this day "
+            "with the columns the champion was trained on."
+        )
+    column = frame[name]
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = pc.cast(column, pa.uint8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise ConfigError(f"Drift of {name} cannot be measured: found {kind}, expected a number.")
+    numbers = pc.cast(column.drop_null(), pa.float64(), safe=False)
+    values: Floats = numbers.to_numpy()
+    values = values[~np.isnan(values)]
+    # Infinite values keep their place at the ends and stay writable as JSON.
+    limit = np.finfo(np.float64).max
+    return np.sort(np.clip(values, -limit, limit)), frame.num_rows - len(values)
+
+
+def bin_shares(values: Floats, missing: int, edges: Floats) -> Floats:
+    """Return the share of all rows per bin: below, the bins of `edges`, above, missing."""
+    if len(edges) == 0:
+        counts = np.array([0, len(values), missing])
+    else:
+        below = np.searchsorted(values, edges[0], side="left")
+        ends = np.searchsorted(values, edges[1:], side="right")
+        bins = np.diff(np.concatenate([[0, below], ends, [len(values)]]))
+        counts = np.append(bins, missing)
+    shares: Floats = counts / (len(values) + missing)
+    return shares

@@ -1,0 +1,1 @@
+"""What may pass: the row split, the expectations, and the record of every validation."""

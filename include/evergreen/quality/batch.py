@@ -1,0 +1,113 @@
+"""The rows of one split inside DuckDB: staged, typed, and in a fixed order."""
+
+# SQL is composed here. Identifiers come from the validated use case or are quoted, values are bound
+# or written as escaped literals; rows only ever arrive as a registered table.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from datetime import date
+
+import duckdb
+import pyarrow as pa
+
+from evergreen.errors import SourceError
+from evergreen.quality.parsing import parse, prepare, quote, trimmed
+from evergreen.use_case import UseCase
+
+META = ("_day", "_source", "_row", "_error", "_text")
+
+
+class Batch:
+    """One connection with the rows of the days asked for.
+
+    Parameters
+    ----------
+    connection
+        An in-memory DuckDB whose time zone is UTC; the tables below live in it.
+    use_case, raw, start, end, threads
+        As `split_rows` takes them.
+
+    Notes
+    -----
+    `stage` makes `staged`: the contract's columns under their names, and internal ones whose names
+    start with `~` (which no contract column can): `~r<i>` the source's columns as delivered,
+    `~t<i>` trimmed text and `~n<i>` "not finite" of the contract's columns, `~day`, `~source`,
+    `~row`, `~error`, `~text` as delivered, `~event_day`, and `~belongs`, the day of the row. Its
+    rowid is the order of the rows.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        use_case: UseCase,
+        raw: pa.Table,
+        start: date,
+        end: date,
+        threads: int,
+    ) -> None:
+        self.connection = connection
+        self.use_case = use_case
+        self.orders = use_case.orders
+        self.raw = raw
+        self.start, self.end, self.threads = start, end, threads
+        self.sources = [name for name in raw.column_names if name not in META]
+        # Source columns get neutral names: theirs may be empty, or equal but for their case.
+        self.delivered = {name: f"~r{i}" for i, name in enumerate(self.sources)}
+        rollup = self.orders.rollup
+        self.key = rollup.key if rollup else self.orders.key
+        self.required = {self.key, self.orders.key, self.orders.time, use_case.entity.key}
+
+    def stage(self) -> None:
+        """Make `staged`."""
+        self._require_columns()
+        raw = self.raw
+        arrays = {f"~{name[1:]}": raw.column(name) for name in META}
+        arrays |= {f"~r{i}": raw.column(n).cast(pa.string()) for i, n in enumerate(self.sources)}
+        self.connection.register("raw", pa.table(arrays))
+        mapped, prepared, typed = [], [], []
+        for i, (name, column) in enumerate(self.orders.columns.items()):
+            delivered = self.delivered.get(column.source)
+            text = trimmed(quote(delivered)) if delivered else "CAST(NULL AS VARCHAR)"
+            mapped.append(f'{text} AS "~t{i}"')
+            prepared.append(f"""{prepare(f'"~t{i}"', column)} AS "~p{i}\"""")
+            parsed = parse(f'"~t{i}"', f'"~p{i}"', column)
+            typed.append(f'{parsed.value} AS {quote(name)}, {parsed.not_finite} AS "~n{i}"')
+        event_day = f"CAST({quote(self.orders.time)} AS DATE)"
+        self.run(
+            "CREATE TABLE staged AS",
+            f"WITH mapped AS (SELECT *, {', '.join(mapped)} FROM raw),",
+            f"prepared AS (SELECT *, {', '.join(prepared)} FROM mapped),",
+            f"typed AS (SELECT *, {', '.join(typed)} FROM prepared),",
+            f'dated AS (SELECT *, {event_day} AS "~event_day", ',
+            'coalesce("~day", greatest("~event_day", $first), $first) AS "~belongs" FROM typed)',
+            'SELECT * FROM dated WHERE "~belongs" >= $start AND "~belongs" < $end',
+            'ORDER BY "~belongs", "~source", "~row"',
+            first=self.use_case.first_day,
+            start=self.start,
+            end=self.end,
+        )
+
+    def _require_columns(self) -> None:
+        wanted = {column.source for column in self.orders.columns.values()}
+        missing = sorted(wanted - set(self.sources))
+        if missing and self.raw.column("_error").null_count:
+            raise SourceError(
+                f"{self.use_case.name}: the source has no column {', '.join(map(repr, missing))}; "
+                f"it has {self.sources}. Mend the file, its delimiter or header, or the mapping in "
+                "orders.columns.*.source."
+            )
+
+    def run(self, *lines: str, **values: object) -> None:
+        """Execute one statement, written in lines, with bound values."""
+        self.connection.execute("\n".join(lines), values or None)
+
+    def scalar(self, sql: str) -> int:
+        """Return the whole number a query gives."""
+        row = self.connection.execute(sql).fetchone()
+        return int(row[0]) if row else 0
+
+    def table(self, *lines: str, schema: pa.Schema, **values: object) -> pa.Table:
+        """Return what a query gives, under the names and types of `schema`."""
+        found = self.connection.sql("\n".join(lines), params=values or None).to_arrow_table()
+        return found.rename_columns(schema.names).cast(schema)

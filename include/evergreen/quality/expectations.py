@@ -1,0 +1,155 @@
+"""Expectations that follow from the contract, as Great Expectations objects.
+
+Nothing is declared here a second time: types, ranges, values and patterns come from
+`use_case.yaml`. Every expectation must hold on every row; `mostly` is never used, because a share
+that may fail is a share nobody looks at.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import great_expectations.expectations as gxe
+from great_expectations.expectations.expectation import Expectation
+
+from evergreen.use_case import Bounds, Column, Dtype, FeatureDtype, UseCase
+
+# The greatest finite float: an open bound still excludes infinity, which breaks every mean.
+_LARGEST = sys.float_info.max
+
+_PANDAS: dict[Dtype | FeatureDtype, str] = {
+    "string": "object",
+    "int64": "int64",
+    "float64": "float64",
+    "bool": "bool",
+    "timestamp": "Timestamp",
+    "date": "datetime64",
+}
+
+
+def orders_expectations(use_case: UseCase) -> list[Expectation]:
+    """Return what every row of `orders` must fulfil.
+
+    The frame has the published columns, `day`, `row_id`, `source`, and `event_day`, the UTC day
+    of the event time.
+    """
+    orders = use_case.orders
+    key = orders.rollup.key if orders.rollup else orders.key
+    required = {key, orders.time, use_case.entity.key}
+    found: list[Expectation] = []
+    for name, column in orders.published.items():
+        if not column.nullable or name in required:
+            found.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
+        found += _typed(name, column.dtype, column.range)
+        found += _worded(name, column)
+    for name in ("day", "row_id", "source"):
+        found.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
+    found.append(gxe.ExpectColumnValuesToBeUnique(column="row_id"))
+    found.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=["day", key]))
+    found.append(gxe.ExpectColumnPairValuesToBeEqual(column_A="event_day", column_B="day"))
+    return found
+
+
+def orders_batch_expectations(use_case: UseCase) -> list[Expectation]:
+    """Return the batch rules; the frame has one row per day (`metrics.orders_by_day`)."""
+    rules = use_case.orders.batch
+    low, high = rules.row_count_ratio
+    least = 0 if rules.allow_empty else 1
+    found: list[Expectation] = [
+        gxe.ExpectColumnValuesToBeBetween(column="rows_in", min_value=least),
+        gxe.ExpectColumnValuesToBeBetween(column="accepted", min_value=least),
+        gxe.ExpectColumnValuesToBeBetween(column="row_count_ratio", min_value=low, max_value=high),
+        gxe.ExpectColumnValuesToBeBetween(
+            column="quarantined_ratio", min_value=0, max_value=rules.max_quarantined_ratio
+        ),
+        gxe.ExpectColumnPairValuesToBeEqual(column_A="rows_in", column_B="rows_out"),
+    ]
+    if rules.max_age_hours is not None:
+        found.append(
+            gxe.ExpectColumnValuesToBeBetween(
+                column="age_hours", min_value=0, max_value=rules.max_age_hours
+            )
+        )
+    return found
+
+
+def features_expectations(use_case: UseCase) -> list[Expectation]:
+    """Return what every row of `features` must fulfil."""
+    key = use_case.entity.key
+    found: list[Expectation] = [
+        gxe.ExpectColumnValuesToNotBeNull(column=key),
+        gxe.ExpectColumnValuesToNotBeNull(column="as_of"),
+        gxe.ExpectColumnValuesToBeOfType(column="as_of", type_="Timestamp"),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=[key, "as_of"]),
+    ]
+    for name, feature in use_case.features.columns.items():
+        if not feature.nullable:
+            found.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
+        found += _typed(name, feature.dtype, feature.range)
+    return found
+
+
+def features_batch_expectations(*, allow_empty: bool) -> list[Expectation]:
+    """Return what every as-of of `features` must fulfil (`metrics.features_by_day`)."""
+    least = 0 if allow_empty else 1
+    return [
+        gxe.ExpectColumnValuesToBeInSet(column="asked_for", value_set=[1]),
+        gxe.ExpectColumnValuesToBeBetween(column="rows", min_value=least),
+    ]
+
+
+def predictions_expectations(use_case: UseCase) -> list[Expectation]:
+    """Return what every row of `predictions` must fulfil."""
+    key = use_case.entity.key
+    required = (key, "as_of", "score", "rank", "band", "model_version")
+    return [
+        *(gxe.ExpectColumnValuesToNotBeNull(column=name) for name in required),
+        gxe.ExpectColumnValuesToBeOfType(column="as_of", type_="Timestamp"),
+        gxe.ExpectColumnValuesToBeOfType(column="score", type_="float64"),
+        gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0.0, max_value=1.0),
+        gxe.ExpectColumnValuesToBeOfType(column="rank", type_="int64"),
+        gxe.ExpectColumnValuesToBeInSet(column="band", value_set=list(use_case.scoring.bands)),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=[key, "as_of"]),
+        gxe.ExpectCompoundColumnsToBeUnique(column_list=["as_of", "rank"]),
+    ]
+
+
+def predictions_batch_expectations() -> list[Expectation]:
+    """Return what every day of `predictions` must fulfil (`metrics.predictions_by_day`).
+
+    Ranks that are unique, start at 1 and end at the number of rows are complete.
+    """
+    return [
+        gxe.ExpectColumnPairValuesToBeEqual(column_A="rows", column_B="population"),
+        gxe.ExpectColumnValuesToBeInSet(column="lowest_rank", value_set=[1]),
+        gxe.ExpectColumnPairValuesToBeEqual(column_A="highest_rank", column_B="rows"),
+        gxe.ExpectColumnValuesToBeInSet(column="model_versions", value_set=[1]),
+        gxe.ExpectColumnValuesToBeInSet(column="misplaced_bands", value_set=[0]),
+    ]
+
+
+def _typed(name: str, dtype: Dtype | FeatureDtype, bounds: Bounds) -> list[Expectation]:
+    found: list[Expectation] = [gxe.ExpectColumnValuesToBeOfType(column=name, type_=_PANDAS[dtype])]
+    if dtype not in ("int64", "float64"):
+        return found
+    low, high = bounds
+    if dtype == "float64":
+        low = -_LARGEST if low is None else low
+        high = _LARGEST if high is None else high
+    if low is not None or high is not None:
+        found.append(gxe.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high))
+    return found
+
+
+def _worded(name: str, column: Column) -> list[Expectation]:
+    """Return allowed values and patterns; the split has held other types to them, by their text."""
+    if column.dtype != "string":
+        return []
+    found: list[Expectation] = []
+    if column.values is not None:
+        found.append(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values)))
+    if column.pattern is not None:
+        found.append(
+            gxe.ExpectColumnValuesToMatchRegex(column=name, regex=rf"^(?:{column.pattern})\Z")
+        )
+    return found

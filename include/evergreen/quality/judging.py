@@ -1,0 +1,118 @@
+"""Decides which rules each row breaks."""
+
+# SQL is composed here. Identifiers come from the validated use case or are quoted, values are bound
+# or written as escaped literals; rows only ever arrive as a registered table.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evergreen.quality.batch import Batch
+from evergreen.quality.expressions import check_expression
+from evergreen.quality.parsing import checks, literal, quote
+
+
+def judge(batch: Batch) -> None:
+    """Make `judged`: per kept row (all but later exact duplicates) the sorted rules it breaks."""
+    equal = ", ".join(quote(name) for name in batch.delivered.values())
+    batch.run(
+        'CREATE TABLE kept AS SELECT min(rowid) AS n FROM staged WHERE "~error" IS NULL',
+        f'GROUP BY "~belongs"{", " + equal if equal else ", rowid"}',
+        'UNION ALL SELECT rowid AS n FROM staged WHERE "~error" IS NOT NULL',
+    )
+    batch.run(
+        'CREATE VIEW candidates AS SELECT s.*, s.rowid AS "~n" FROM staged AS s',
+        "INNER JOIN kept AS k ON s.rowid = k.n",
+    )
+    broken = [*_contract_checks(batch), *_day_checks(batch), *_conflicts(batch)]
+    broken += _row_rules(batch)
+    listed = ", ".join(f"CASE WHEN {when} THEN {literal(rule)} END" for rule, when in broken)
+    batch.run(
+        'CREATE TABLE judged AS SELECT "~n" AS n,',
+        "CASE WHEN \"~error\" IS NOT NULL THEN ['malformed_row'] ELSE",
+        f"list_sort(list_distinct([{listed}])) END AS rules",
+        "FROM ruled",
+    )
+
+
+def _contract_checks(batch: Batch) -> list[tuple[str, str]]:
+    found = []
+    for i, (name, column) in enumerate(batch.orders.columns.items()):
+        found += checks(
+            name,
+            column,
+            value=quote(name),
+            given=f'"~t{i}" IS NOT NULL',
+            not_finite=f'"~n{i}"',
+            required=not column.nullable or name in batch.required,
+        )
+    return found
+
+
+def _day_checks(batch: Batch) -> list[tuple[str, str]]:
+    first = f"DATE '{batch.use_case.first_day}'"
+    return [
+        ("outside_day", '"~event_day" <> "~day"'),
+        ("before_first_day", f'least("~event_day", "~belongs") < {first}'),
+    ]
+
+
+def _conflicts(batch: Batch) -> list[tuple[str, str]]:
+    """Keys that contradict themselves within a day; every row of such a key breaks the rule."""
+    entity, key = quote(batch.use_case.entity.key), quote(batch.key)
+    if batch.orders.rollup is None:
+        rule, contradiction = f"{batch.key}_conflict", "count(*) > 1"
+    elif batch.use_case.entity.key in batch.orders.columns:
+        rule, contradiction = "entity_conflict", f"count(DISTINCT {entity}) > 1"
+    else:
+        return []
+    batch.run(
+        f'CREATE TABLE conflicts AS SELECT "~belongs" AS day, {key} AS key',
+        f'FROM candidates WHERE "~error" IS NULL AND {key} IS NOT NULL',
+        f"GROUP BY ALL HAVING {contradiction}",
+    )
+    return [(rule, f'("~belongs", {key}) IN (SELECT (day, key) FROM conflicts)')]
+
+
+def _row_rules(batch: Batch) -> list[tuple[str, str]]:
+    """Make `ruled`, the rows with the verdicts of the use case's own rules.
+
+    NULL and run-time errors count as broken.
+
+    A rule sees the typed columns, and the source's columns as text under their own names
+    unless a typed column (or an earlier source column) has that name already.
+    """
+    taken = {name.lower() for name in batch.orders.columns}
+    shown = [quote(name) for name in batch.orders.columns]
+    for name, internal in batch.delivered.items():
+        if name and name.lower() not in taken and not name.startswith("~"):
+            taken.add(name.lower())
+            shown.append(f"{quote(internal)} AS {quote(name)}")
+    batch.run(f"CREATE VIEW visible AS SELECT {', '.join(shown)} FROM candidates")
+    judged, found = [], []
+    # Without rows there may be no source columns for a rule to name, and nothing to judge.
+    rules = batch.orders.rules if batch.scalar("SELECT count(*) FROM candidates") else ()
+    for i, rule in enumerate(rules):
+        check_expression(
+            batch.connection,
+            batch.use_case,
+            kind="rule",
+            name=rule.name,
+            sql=rule.sql,
+            relation="visible",
+        )
+        judged.append(f'coalesce(TRY(({rule.sql}\n)), false) AS "~k{i}"')
+        found.append((rule.name, f'NOT "~k{i}"'))
+    visible = ", ".join([*shown, *(f'"~{c}"' for c in _carried(batch))])
+    rest = f", {', '.join(judged)}" if judged else ""
+    batch.run(
+        f"CREATE VIEW ruled AS SELECT *{rest} FROM (SELECT {visible} FROM candidates)",
+    )
+    return found
+
+
+def _carried(batch: Batch) -> Iterable[str]:
+    yield from ("n", "error", "day", "belongs", "event_day")
+    for i in range(len(batch.orders.columns)):
+        yield from (f"t{i}", f"n{i}")

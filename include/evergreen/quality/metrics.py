@@ -1,0 +1,165 @@
+"""One row per day: the figures that rules about a whole batch are about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta
+from statistics import median
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evergreen.use_case import BatchRules, UseCase, as_of
+
+
+def orders_by_day(
+    use_case: UseCase, counts: pa.Table, recent_row_counts: Mapping[date, int]
+) -> pd.DataFrame:
+    """Return what the batch rules of orders judge.
+
+    Parameters
+    ----------
+    counts
+        `schemas.counts_schema()`, one row per day, in any order.
+    recent_row_counts
+        Rows in of days before the batch. Where a day is in both, the batch counts.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index-free, by `day` (ISO text), ascending: `rows_in`, `rows_out` (accepted + quarantined +
+        duplicates), `accepted` (int64); `row_count_ratio`, `quarantined_ratio`, `age_hours`
+        (float64, NaN where there is nothing to judge).
+
+    Notes
+    -----
+    `row_count_ratio` is rows in over the median of the days with rows among the
+    `row_count_days` days before; days of the batch count as well, so a day is judged alike
+    whether it comes alone, after them, or among them. It is NaN with fewer than
+    `row_count_min_days` such days, and on days without rows, which `allow_empty` is about.
+    `quarantined_ratio` is NaN on days with fewer than `quarantined_min_rows` rows.
+    """
+    rules = use_case.orders.batch
+    days = sorted(counts.to_pylist(), key=lambda row: row["day"])
+    known = {**recent_row_counts, **{row["day"]: row["rows_in"] for row in days}}
+    rows = []
+    for row in days:
+        day, rows_in = row["day"], row["rows_in"]
+        rows.append(
+            {
+                "day": day.isoformat(),
+                "rows_in": rows_in,
+                "rows_out": row["accepted"] + row["quarantined"] + row["duplicates"],
+                "accepted": row["accepted"],
+                "row_count_ratio": _row_count_ratio(day, known, rules),
+                "quarantined_ratio": (
+                    row["quarantined"] / rows_in
+                    if rows_in >= rules.quarantined_min_rows
+                    else np.nan
+                ),
+                "age_hours": _age_hours(day, row["newest_at"]),
+            }
+        )
+    columns = ("rows_in", "rows_out", "accepted")
+    ratios = ("row_count_ratio", "quarantined_ratio", "age_hours")
+    types = {**dict.fromkeys(columns, "int64"), **dict.fromkeys(ratios, "float64")}
+    return pd.DataFrame(rows, columns=["day", *types]).astype(types)
+
+
+def features_by_day(features: pa.Table, days: Sequence[date]) -> pd.DataFrame:
+    """Return one row per as-of that was asked for or found.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `as_of` (ISO text), `rows` (int64), `asked_for` (1 or 0; an as-of is asked for only if it
+        is the end of a day asked for).
+    """
+    found = {row["values"]: row["counts"] for row in pc.value_counts(features["as_of"]).to_pylist()}
+    asked = {as_of(day) for day in days}
+    rows = [
+        {"as_of": instant.isoformat(), "rows": found.get(instant, 0), "asked_for": instant in asked}
+        for instant in sorted({*found, *asked} - {None})
+    ]
+    types = {"rows": "int64", "asked_for": "int64"}
+    return pd.DataFrame(rows, columns=["as_of", *types]).astype(types)
+
+
+def predictions_by_day(
+    use_case: UseCase, predictions: pa.Table, population: Mapping[date, int]
+) -> pd.DataFrame:
+    """Return what whole partitions of predictions are judged by.
+
+    Parameters
+    ----------
+    predictions
+        Columns `as_of`, `score`, `rank`, `band`, `model_version`.
+    population
+        Number of entities to be scored, per day.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per day of the population or the predictions, by `day` (ISO text): `rows`,
+        `population`, `lowest_rank`, `highest_rank`, `model_versions` (how many),
+        `misplaced_bands` (rows whose band is not the one of their score); int64, 0 if absent.
+    """
+    misplaced = pc.not_equal(
+        predictions.column("band").cast(pa.string()), _bands(use_case, predictions)
+    )
+    grouped = (
+        predictions.select(["as_of", "rank", "model_version"])
+        .append_column("misplaced", misplaced)
+        .group_by("as_of")
+        .aggregate(
+            [
+                ([], "count_all"),
+                ("rank", "min"),
+                ("rank", "max"),
+                ("model_version", "count_distinct"),
+                ("misplaced", "sum"),
+            ]
+        )
+    )
+    found = {row["as_of"]: row for row in grouped.to_pylist()}
+    expected = {as_of(day): size for day, size in population.items()}
+    rows = []
+    for instant in sorted({*found, *expected} - {None}):
+        row = found.get(instant, {})
+        rows.append(
+            {
+                "day": (instant - timedelta(days=1)).date().isoformat(),
+                "rows": row.get("count_all", 0),
+                "population": expected.get(instant, 0),
+                "lowest_rank": row.get("rank_min") or 0,
+                "highest_rank": row.get("rank_max") or 0,
+                "model_versions": row.get("model_version_count_distinct", 0),
+                "misplaced_bands": row.get("misplaced_sum") or 0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _row_count_ratio(day: date, known: Mapping[date, int], rules: BatchRules) -> float:
+    window = (day - timedelta(days=n) for n in range(1, rules.row_count_days + 1))
+    recent = [rows for d in window if (rows := known.get(d, 0)) > 0]
+    if len(recent) < rules.row_count_min_days or not known[day]:
+        return float("nan")
+    return known[day] / median(recent)
+
+
+def _age_hours(day: date, newest_at: datetime | None) -> float:
+    if newest_at is None:
+        return float("nan")
+    return (as_of(day) - newest_at).total_seconds() / 3600
+
+
+def _bands(use_case: UseCase, predictions: pa.Table) -> pa.Array:
+    """Return the band each score belongs to; null where the score is null or below every band."""
+    scores = predictions.column("score")
+    reached = [pc.greater_equal(scores, low) for low in use_case.scoring.bands.values()]
+    names = [pa.scalar(name) for name in use_case.scoring.bands]
+    conditions = pc.make_struct(*reached, field_names=[str(n) for n in range(len(reached))])
+    return pc.case_when(conditions, *names)

@@ -1,0 +1,55 @@
+"""Arrow schemas of what the split gives out; every column is nullable, expectations say more."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from evergreen.use_case import Dtype, UseCase
+
+_ARROW: dict[Dtype, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "date": pa.date32(),
+}
+
+
+def orders_schema(use_case: UseCase) -> pa.Schema:
+    """Return the schema of `orders`: published columns, then `day`, `row_id`, `source`."""
+    published = use_case.orders.published.items()
+    return pa.schema(
+        [
+            *((name, _ARROW[column.dtype]) for name, column in published),
+            ("day", pa.date32()),
+            ("row_id", pa.string()),
+            ("source", pa.string()),
+        ]
+    )
+
+
+def quarantine_schema() -> pa.Schema:
+    """Return the schema of `quarantine`; `raw` is a JSON object of the columns as delivered."""
+    return pa.schema(
+        [
+            ("day", pa.date32()),
+            ("row_id", pa.string()),
+            ("source", pa.string()),
+            ("row", pa.int64()),
+            ("rules", pa.list_(pa.string())),
+            ("raw", pa.string()),
+        ]
+    )
+
+
+def counts_schema() -> pa.Schema:
+    """Return the schema of the counts: rows per day, and its newest published event time."""
+    names = ("rows_in", "accepted", "quarantined", "duplicates", "published")
+    return pa.schema(
+        [
+            ("day", pa.date32()),
+            *((name, pa.int64()) for name in names),
+            ("newest_at", pa.timestamp("us", tz="UTC")),
+        ]
+    )

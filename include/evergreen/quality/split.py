@@ -1,0 +1,204 @@
+"""Splits raw rows into accepted, quarantined and exact duplicates; loses none.
+
+The raw table is text. It is staged once in DuckDB in the order (day, source, row), so that "the
+first of several equal rows" means the same whatever the order or number of files, and a day comes
+out the same whether it is split alone or among many.
+"""
+
+# SQL is composed here. Identifiers come from the validated use case or are quoted, values are bound
+# or written as escaped literals; rows only ever arrive as a registered table.
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import duckdb
+import pyarrow as pa
+
+from evergreen.errors import ConfigError, ConservationError
+from evergreen.quality.batch import Batch
+from evergreen.quality.expressions import check_columns
+from evergreen.quality.judging import judge
+from evergreen.quality.parsing import literal, quote
+from evergreen.quality.rollup import roll_up
+from evergreen.quality.schemas import counts_schema, orders_schema, quarantine_schema
+from evergreen.use_case import UseCase
+
+
+@dataclass(frozen=True)
+class Split:
+    """What became of the rows of the days asked for.
+
+    Parameters
+    ----------
+    accepted
+        `orders_schema(use_case)`, ordered by day, time and key; after the roll-up if there is one.
+    quarantined
+        `quarantine_schema()`, ordered by day, source and row.
+    counts
+        `counts_schema()`, one row per day asked for, also for days without rows.
+        `rows_in = accepted + quarantined + duplicates` holds on each.
+    by_rule
+        Quarantined rows per broken rule, most frequent first; a row may break several.
+    excluded
+        Rows that belong to days not asked for.
+    """
+
+    accepted: pa.Table
+    quarantined: pa.Table
+    counts: pa.Table
+    by_rule: dict[str, int]
+    excluded: int
+
+
+def split_rows(
+    use_case: UseCase,
+    raw: pa.Table,
+    start: date,
+    end: date,
+    *,
+    threads: int = 2,
+    memory_mb: int = 1500,
+) -> Split:
+    """Map, judge, roll up and count the raw rows of the days `[start, end)`.
+
+    Parameters
+    ----------
+    use_case
+        The contract.
+    raw
+        Source columns as text, any number of them, and `_day` (date32, the day of the file or
+        null), `_source` (string), `_row` (int64; with `_source` it identifies a row), `_error`
+        and `_text` (string: why the row is not made of columns, and what it is made of).
+        Not modified.
+    start, end
+        UTC days, `end` excluded.
+    threads, memory_mb
+        Limits of DuckDB.
+
+    Raises
+    ------
+    ConfigError
+        The use case's SQL, zones, formats or patterns are wrong, or `start >= end`.
+    SourceError
+        A column the contract maps from is not among the source's columns.
+    ConservationError
+        The counts do not add up; nothing of this split may be published.
+
+    Notes
+    -----
+    A row belongs to `_day` if that is given, else to the UTC day of its event time. Rows without
+    either, and rows dated before the first day, belong to `use_case.first_day`, where they are
+    quarantined; so a file of many days never loses them.
+    """
+    if start >= end:
+        raise ConfigError(f"The days asked for are [{start}, {end}); expected start before end.")
+    with (
+        tempfile.TemporaryDirectory(prefix="evergreen-split-") as spill,
+        duckdb.connect(
+            config={
+                "threads": threads,
+                "memory_limit": f"{memory_mb}MB",
+                "temp_directory": spill,
+                "autoinstall_known_extensions": "false",
+                "python_enable_replacements": "false",
+            }
+        ) as connection,
+    ):
+        connection.execute("SET TimeZone = 'UTC'")
+        # The use case's SQL sees the rows and nothing else.
+        connection.execute("SET enable_external_access = false")
+        batch = Batch(connection, use_case, raw, start, end, threads)
+        check_columns(connection, use_case)
+        batch.stage()
+        judge(batch)
+        if use_case.orders.rollup is not None:
+            roll_up(batch)
+        return _collect(batch)
+
+
+def _collect(batch: Batch) -> Split:
+    """Order and type what each row came to."""
+    published = [quote(name) for name in batch.orders.published]
+    key, time = quote(batch.key), quote(batch.orders.time)
+    columns = ", ".join(f"o.{name}" for name in published)
+    if batch.orders.rollup is None:
+        origin = "staged AS o INNER JOIN judged AS j ON o.rowid = j.n WHERE len(j.rules) = 0"
+        lines, row_id = "1", _row_id("o")
+    else:
+        origin = "rolled AS o WHERE len(o.rules) = 0"
+        lines = 'o."~lines"'
+        row_id = f"md5(CAST(o.\"~belongs\" AS VARCHAR) || '|' || CAST(o.{key} AS VARCHAR))"
+    batch.run(
+        f'CREATE TABLE accepted AS SELECT {columns}, o."~belongs" AS "~day",',
+        f'{row_id} AS "~row_id", o."~source", {lines} AS "~lines" FROM {origin}',
+    )
+    raw_json = ", ".join(
+        f"{literal(name)}, o.{quote(internal)}" for name, internal in batch.delivered.items()
+    )
+    batch.run(
+        f'CREATE TABLE quarantined AS SELECT o."~belongs" AS day, {_row_id("o")} AS row_id,',
+        'o."~source" AS source, o."~row" AS row, j.rules, CAST(CASE',
+        "WHEN o.\"~error\" IS NOT NULL THEN json_object('_error', o.\"~error\", '_text',",
+        f'o."~text") ELSE json_object({raw_json}) END AS VARCHAR) AS raw',
+        "FROM staged AS o INNER JOIN judged AS j ON o.rowid = j.n WHERE len(j.rules) > 0",
+        "ORDER BY o.rowid",
+    )
+    accepted = batch.table(
+        f'SELECT {", ".join(published)}, "~day" AS day, "~row_id" AS row_id,',
+        f'"~source" AS source FROM accepted ORDER BY "~day", {time}, {key},',
+        '"~row_id"',
+        schema=orders_schema(batch.use_case),
+    )
+    rules = batch.connection.execute(
+        "SELECT rule, count(*) FROM (SELECT unnest(rules) AS rule FROM quarantined) "
+        "GROUP BY rule ORDER BY count(*) DESC, rule"
+    ).fetchall()
+    return Split(
+        accepted=accepted,
+        quarantined=batch.table("SELECT * FROM quarantined", schema=quarantine_schema()),
+        counts=_counts(batch),
+        by_rule=dict(rules),
+        excluded=batch.raw.num_rows - batch.scalar("SELECT count(*) FROM staged"),
+    )
+
+
+def _counts(batch: Batch) -> pa.Table:
+    """Count each side of the law from its own table, and hold the law."""
+    last = batch.end - timedelta(days=1)
+    counts = batch.table(
+        "WITH days AS (SELECT CAST(unnest(generate_series($start, $last, INTERVAL 1 DAY))",
+        "AS DATE) AS day),",
+        'came AS (SELECT "~belongs" AS day, count(*) AS rows_in FROM staged GROUP BY ALL),',
+        'passed AS (SELECT "~day" AS day, CAST(sum("~lines") AS BIGINT) AS accepted,',
+        "count(*) AS published, max(CAST(",
+        f"{quote(batch.orders.time)} AS TIMESTAMPTZ)) AS newest_at FROM accepted GROUP BY ALL),",
+        "held AS (SELECT day, count(*) AS quarantined FROM quarantined GROUP BY ALL),",
+        'twice AS (SELECT "~belongs" AS day, count(*) AS duplicates FROM staged AS s',
+        "ANTI JOIN kept AS k ON s.rowid = k.n GROUP BY ALL)",
+        "SELECT day, coalesce(rows_in, 0), coalesce(accepted, 0), coalesce(quarantined, 0),",
+        "coalesce(duplicates, 0), coalesce(published, 0), newest_at FROM days",
+        "LEFT JOIN came USING (day) LEFT JOIN passed USING (day) LEFT JOIN held USING (day)",
+        "LEFT JOIN twice USING (day) ORDER BY day",
+        schema=counts_schema(),
+        start=batch.start,
+        last=last,
+    )
+    for day in counts.to_pylist():
+        out = day["accepted"] + day["quarantined"] + day["duplicates"]
+        if day["rows_in"] != out:
+            raise ConservationError(
+                f"{batch.use_case.name}, {day['day']}: {day['rows_in']} rows in, but "
+                f"{day['accepted']} accepted + {day['quarantined']} quarantined + "
+                f"{day['duplicates']} duplicates = {out}. Nothing was published; this is a "
+                "defect of the split, please report it with the day's source file."
+            )
+    return counts
+
+
+def _row_id(alias: str) -> str:
+    """Stable over runs: where the row came from, not where it ended up."""
+    row = f'CAST({alias}."~row" AS VARCHAR)'
+    return f"md5(coalesce({alias}.\"~source\", '') || '|' || coalesce({row}, ''))"

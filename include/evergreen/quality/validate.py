@@ -1,0 +1,278 @@
+"""Runs Great Expectations over staged batches, keeps the results, and fails closed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+# No usage statistics leave the machine; read when the library is imported.
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+import great_expectations as gx
+import pandas as pd
+import pyarrow as pa
+from great_expectations.core import ExpectationSuiteValidationResult
+from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.expectations.expectation import Expectation
+
+from evergreen.errors import ConfigError, ValidationError
+from evergreen.quality import docs, expectations, metrics
+from evergreen.quality.report import EXAMPLES, Report, describe
+from evergreen.quality.schemas import orders_schema
+from evergreen.settings import load_settings
+from evergreen.use_case import UseCase
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One frame and what is expected of it; `label_column` names rows in examples."""
+
+    frame: pd.DataFrame
+    expected: Sequence[Expectation]
+    label_column: str | None = None
+
+
+def validate_orders(
+    use_case: UseCase,
+    accepted: pa.Table,
+    counts: pa.Table,
+    recent_row_counts: Mapping[date, int],
+    *,
+    run_name: str,
+    quality: Path | None = None,
+) -> Report:
+    """Hold accepted rows against the contract, and each day against the batch rules.
+
+    Parameters
+    ----------
+    accepted, counts
+        As `split_rows` gives them. Not modified.
+    recent_row_counts
+        Rows in per day of the `row_count_days` days before the batch, as far as known.
+    run_name
+        The day, or `<first>..<last>`; names the result.
+    quality
+        Where results are kept; default `settings.quality`.
+
+    Raises
+    ------
+    ValidationError
+        A column is missing, so there is nothing to validate.
+
+    Notes
+    -----
+    A batch without days fails. One without accepted rows fails unless `batch.allow_empty`.
+    """
+    _require_columns("orders", accepted, orders_schema(use_case).names)
+    time = accepted.column(use_case.orders.time)
+    rows = accepted.append_column("event_day", time.cast(pa.date32()))
+    checks = [
+        _Check(_frame(rows), expectations.orders_expectations(use_case), "row_id"),
+        _Check(
+            metrics.orders_by_day(use_case, counts, recent_row_counts),
+            expectations.orders_batch_expectations(use_case),
+            "day",
+        ),
+    ]
+    missing = [] if counts.num_rows else ["the batch has no days; expected at least one"]
+    if not accepted.num_rows and not use_case.orders.batch.allow_empty:
+        missing.append("no rows were accepted; expected some, or batch.allow_empty")
+    return _report(use_case, "orders", checks, missing, run_name, quality)
+
+
+def validate_features(
+    use_case: UseCase,
+    features: pa.Table,
+    days: Sequence[date],
+    *,
+    run_name: str,
+    allow_empty: bool = False,
+    quality: Path | None = None,
+) -> Report:
+    """Hold features against the contract.
+
+    Parameters
+    ----------
+    features
+        Columns entity key, `as_of` (timestamp, UTC) and the declared features; others are
+        ignored. Not modified.
+    days
+        The days asked for; each must have rows unless `allow_empty`.
+    allow_empty
+        Whether days without any entity are right, as before the first order.
+
+    Raises
+    ------
+    ValidationError
+        A column is missing, so there is nothing to validate.
+    """
+    names = [use_case.entity.key, "as_of", *use_case.features.columns]
+    _require_columns("features", features, names)
+    rows = features.select(names)
+    checks = [
+        _Check(_frame(rows), expectations.features_expectations(use_case), use_case.entity.key),
+        _Check(
+            metrics.features_by_day(rows, days),
+            expectations.features_batch_expectations(allow_empty=allow_empty),
+            "as_of",
+        ),
+    ]
+    missing = [] if days else ["no days were asked for; expected at least one"]
+    if not features.num_rows and not allow_empty:
+        missing.append(f"there are no rows; expected some for each of {len(days)} day(s)")
+    return _report(use_case, "features", checks, missing, run_name, quality)
+
+
+def validate_predictions(
+    use_case: UseCase,
+    predictions: pa.Table,
+    population: int | Mapping[date, int],
+    *,
+    run_name: str,
+    quality: Path | None = None,
+) -> Report:
+    """Hold scores against what scores must be: all there, ranked, banded, by one model.
+
+    Parameters
+    ----------
+    predictions
+        Columns entity key, `as_of`, `score`, `rank`, `band`, `model_version`; others are ignored.
+        Not modified.
+    population
+        How many entities had to be scored: per day, or a number when `run_name` is the one day.
+
+    Raises
+    ------
+    ValidationError
+        A column is missing, so there is nothing to validate.
+    ConfigError
+        `population` is a number and `run_name` is not a day.
+    """
+    names = [use_case.entity.key, "as_of", "score", "rank", "band", "model_version"]
+    _require_columns("predictions", predictions, names)
+    rows = predictions.select(names)
+    if isinstance(population, int):
+        population = {_only_day(run_name): population}
+    checks = [
+        _Check(_frame(rows), expectations.predictions_expectations(use_case), use_case.entity.key),
+        _Check(
+            metrics.predictions_by_day(use_case, rows, population),
+            expectations.predictions_batch_expectations(),
+            "day",
+        ),
+    ]
+    missing = [] if predictions.num_rows else ["there are no rows; expected the population"]
+    return _report(use_case, "predictions", checks, missing, run_name, quality)
+
+
+def _report(
+    use_case: UseCase,
+    suite: str,
+    checks: Sequence[_Check],
+    missing: list[str],
+    run_name: str,
+    quality: Path | None,
+) -> Report:
+    results = [result for check in checks for result in _run(suite, check)]
+    if not results:
+        missing.append("there are no expectations; a validation of nothing is a failure")
+    passed = sum(bool(result.success) for result in results)
+    success = passed == len(results) and not missing
+    statistics = {
+        "evaluated_expectations": len(results),
+        "successful_expectations": passed,
+        "unsuccessful_expectations": len(results) - passed,
+        "success_percent": 100 * passed / len(results) if results else 0.0,
+    }
+    rows = len(checks[0].frame)
+    kept = ExpectationSuiteValidationResult(
+        success=success,
+        results=results,
+        suite_name=suite,
+        statistics=statistics,
+        # Nothing of the clock: the same data give the same result file.
+        meta={
+            "great_expectations_version": gx.__version__,
+            "run_id": {"run_name": run_name, "run_time": ""},
+            "use_case": use_case.name,
+            "rows": rows,
+            "missing": missing,
+        },
+    )
+    folder = (quality or load_settings().quality) / use_case.name
+    results_path, docs_path = docs.keep(kept, folder=folder, suite=suite, run_name=run_name)
+    failures = [describe(result) for result in results if not result.success]
+    return Report(
+        success=success,
+        suite=suite,
+        run_name=run_name,
+        statistics={**statistics, "rows": rows},
+        failures=(*missing, *failures),
+        results_path=results_path,
+        docs_path=docs_path,
+    )
+
+
+def _run(suite: str, check: _Check) -> list[Any]:
+    """Validate one frame in a context of its own, which takes the frame with it when it goes."""
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_pandas(suite)
+    whole = source.add_dataframe_asset("batch").add_batch_definition_whole_dataframe("whole")
+    batch = whole.get_batch({"dataframe": check.frame})
+    result_format: dict[str, Any] = {
+        "result_format": "SUMMARY",
+        "partial_unexpected_count": EXAMPLES,
+    }
+    if check.label_column:
+        result_format["unexpected_index_column_names"] = [check.label_column]
+    try:
+        result = batch.validate(
+            gx.ExpectationSuite(suite, expectations=list(check.expected)),
+            result_format=result_format,
+        )
+    finally:
+        context.delete_datasource(suite)
+    return list(result.results)
+
+
+def _frame(rows: pa.Table) -> pd.DataFrame:
+    """Convert once; whole numbers and booleans keep their type when some are null."""
+    plain = [
+        column.cast(pa.timestamp("us")) if pa.types.is_date(column.type) else column
+        for column in rows.columns
+    ]
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    holes = {
+        name: nullable[column.type]
+        for name, column in zip(rows.column_names, plain, strict=True)
+        if column.null_count and column.type in nullable
+    }
+    table = pa.table(plain, names=rows.column_names)
+    complete: pd.DataFrame = table.drop_columns(list(holes)).to_pandas()
+    for name, dtype in holes.items():
+        complete[name] = table.column(name).to_pandas(types_mapper={dtype: dtype}.get)
+    ordered: pd.DataFrame = complete.loc[:, rows.column_names]
+    return ordered
+
+
+def _require_columns(suite: str, rows: pa.Table, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in rows.column_names]
+    if missing:
+        raise ValidationError(
+            f"The {suite} have no column {', '.join(missing)}; found {rows.column_names}. Add the "
+            "column to the SQL that makes them, or remove it from use_case.yaml."
+        )
+
+
+def _only_day(run_name: str) -> date:
+    try:
+        return date.fromisoformat(run_name)
+    except ValueError as error:
+        raise ConfigError(
+            f"The run {run_name!r} is not one day; give the population per day."
+        ) from error

@@ -1,0 +1,1 @@
+"""Who is in charge: the gate, the ledger, and the alias that follows it."""

@@ -1,0 +1,304 @@
+"""The release ledger: an append-only SQL table that decides which model is in charge.
+
+The champion of a use case is the version named by its last entry. Entries are numbered 1, 2, 3, …
+per use case and the number is the primary key, so of several actors that append after the same
+entry the database lets exactly one win. Each entry carries the hash of the one before.
+
+Notes
+-----
+The chain shows changed, removed and reordered entries. Removal of the newest entries, or a chain
+rewritten from some entry on, shows only against a hash that was written down elsewhere: pass it
+to `verify`. Triggers refuse UPDATE, DELETE and TRUNCATE; the owner of the database can drop them,
+which is what the chain is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import NullPool
+
+from evergreen.errors import LedgerConflictError, PermanentError, ServiceDownError
+from evergreen.release.decisions import canonical_json, digest
+from evergreen.release.ledger_table import LEDGER, UtcInstant, create_tables, to_utc
+from evergreen.settings import Settings, load_settings
+
+Action = Literal["promote", "roll_back"]
+
+GENESIS = "0" * 64
+"""`previous_hash` of a first entry."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the ledger.
+
+    Parameters
+    ----------
+    sequence
+        1, 2, 3, … within the use case.
+    version
+        The version in charge from this entry on.
+    previous_version
+        The version in charge before; None for the first entry.
+    actor
+        Who or what appended it.
+    request
+        What asked for it, for example a training run; repeated by a retry.
+    evidence
+        Canonical JSON; `evidence_digest` is its SHA-256.
+    recorded_at
+        UTC; never before the entry it follows.
+    hash
+        SHA-256 over all of the above (evidence by its digest) and `previous_hash`.
+    """
+
+    use_case: str
+    sequence: int
+    action: Action
+    version: int
+    previous_version: int | None
+    actor: str
+    reason: str
+    request: str
+    evidence: str
+    evidence_digest: str
+    recorded_at: datetime
+    previous_hash: str
+    hash: str
+
+
+def engine(settings: Settings | None = None) -> Engine:
+    """Connect to the ledger's database and make sure its table exists.
+
+    Raises
+    ------
+    ServiceDownError
+        The database does not answer.
+    """
+    settings = settings or load_settings()
+    created = create_engine(settings.database_url("ledger"), poolclass=NullPool)
+    try:
+        create_tables(created)
+    except OperationalError as error:
+        where = created.url.render_as_string(hide_password=True)
+        raise ServiceDownError(
+            f"The ledger's database {where} does not answer ({error.orig}). Start it with "
+            "`make up`, or correct EVERGREEN_LEDGER_URL."
+        ) from error
+    return created
+
+
+def append(
+    engine: Engine,
+    use_case: str,
+    action: Action,
+    version: int,
+    *,
+    actor: str,
+    reason: str,
+    expected_sequence: int | None = None,
+    request: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
+    recorded_at: datetime | None = None,
+) -> Entry:
+    """Append one entry right after entry `expected_sequence`, or not at all.
+
+    Parameters
+    ----------
+    expected_sequence
+        Number of the entry the decision was based on; 0 for an empty ledger. None, for a person
+        who decides regardless, appends after whatever is newest.
+    request
+        What asked for it, for example a training run. The same request for the same action and
+        version, made again, returns the entry it made the first time, even if others followed.
+    evidence
+        JSON-able; stored with the entry.
+    recorded_at
+        Aware instant; None takes the database's clock.
+
+    Returns
+    -------
+    Entry
+        The new entry; or the existing one, when this request made it before, the version to
+        promote is in charge already, or the newest entry is this very roll-back.
+
+    Raises
+    ------
+    LedgerConflictError
+        Somebody else appended first. Decide again on what the ledger says now.
+    PermanentError
+        A roll-back to the version in charge or to one that never was; an instant before the
+        newest entry's.
+    """
+    wanted = (use_case, action, int(version), request)
+    try:
+        with engine.begin() as connection:
+            head = _head(connection, use_case)
+            if done := _already_done(connection, head, *wanted):
+                return done
+            found = head.sequence if head else 0
+            if expected_sequence not in (None, found):
+                raise LedgerConflictError(_conflict(wanted, expected_sequence, head))
+            if action == "roll_back":
+                _require_former_champion(connection, head, use_case, int(version))
+            payload = canonical_json(dict(evidence or {}))
+            entry = _sealed(
+                use_case=use_case,
+                sequence=found + 1,
+                action=action,
+                version=int(version),
+                previous_version=head.version if head else None,
+                actor=actor,
+                reason=reason,
+                request=request or f"entry {found + 1}",
+                evidence=payload,
+                evidence_digest=digest(payload),
+                recorded_at=_instant(connection, head, recorded_at),
+                previous_hash=head.hash if head else GENESIS,
+            )
+            connection.execute(LEDGER.insert().values(**asdict(entry)))
+    except IntegrityError as error:
+        with engine.connect() as connection:
+            head = _head(connection, use_case)
+            if done := _already_done(connection, head, *wanted):
+                return done
+        raise LedgerConflictError(_conflict(wanted, expected_sequence, head)) from error
+    return entry
+
+
+def champion(engine: Engine, use_case: str) -> Entry | None:
+    """Return the entry that put the present champion in charge; None when there is none."""
+    with engine.connect() as connection:
+        return _head(connection, use_case)
+
+
+def champion_at(engine: Engine, use_case: str, instant: datetime) -> Entry | None:
+    """Return the entry in force at an aware `instant`; None before the first promotion."""
+    query = select(LEDGER).where(
+        LEDGER.c.use_case == use_case, LEDGER.c.recorded_at <= to_utc(instant)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
+    return None if row is None else Entry(**row._mapping)
+
+
+def entries(engine: Engine, use_case: str) -> list[Entry]:
+    """Return the whole ledger of a use case, oldest first."""
+    query = select(LEDGER).where(LEDGER.c.use_case == use_case).order_by(LEDGER.c.sequence)
+    with engine.connect() as connection:
+        return [Entry(**row._mapping) for row in connection.execute(query)]
+
+
+def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None) -> tuple[str, ...]:
+    """Return what is wrong with the ledger of a use case; empty when it is intact.
+
+    Parameters
+    ----------
+    anchor
+        Sequence and hash of an entry, written down elsewhere when it was the newest. Without it,
+        a ledger that was cut off at its end looks intact.
+    """
+    ledger = entries(engine, use_case)
+    problems = []
+    for entry in ledger:
+        if digest(entry.evidence) != entry.evidence_digest:
+            problems.append(f"entry {entry.sequence}: the evidence was changed")
+        if _hash(asdict(entry)) != entry.hash:
+            problems.append(f"entry {entry.sequence}: its content does not give its hash")
+    if ledger and (ledger[0].sequence != 1 or ledger[0].previous_hash != GENESIS):
+        problems.append(f"the first entry is number {ledger[0].sequence}; entries are missing")
+    for before, after in pairwise(ledger):
+        if after.sequence != before.sequence + 1:
+            problems.append(f"entries between {before.sequence} and {after.sequence} are missing")
+        if after.previous_hash != before.hash or after.previous_version != before.version:
+            problems.append(f"entry {after.sequence} does not follow from entry {before.sequence}")
+        if after.recorded_at < before.recorded_at:
+            problems.append(f"entry {after.sequence} is older than entry {before.sequence}")
+    if anchor and anchor not in {(entry.sequence, entry.hash) for entry in ledger}:
+        problems.append(f"entry {anchor[0]} with hash {anchor[1]} is missing")
+    return tuple(problems)
+
+
+def _head(connection: Connection, use_case: str) -> Entry | None:
+    query = select(LEDGER).where(LEDGER.c.use_case == use_case)
+    row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
+    return None if row is None else Entry(**row._mapping)
+
+
+def _already_done(
+    connection: Connection,
+    head: Entry | None,
+    use_case: str,
+    action: Action,
+    version: int,
+    request: str | None,
+) -> Entry | None:
+    query = select(LEDGER).where(
+        LEDGER.c.use_case == use_case,
+        LEDGER.c.request == request,
+        LEDGER.c.action == action,
+        LEDGER.c.version == version,
+    )
+    row = connection.execute(query).first()
+    if row is not None:
+        return Entry(**row._mapping)
+    in_charge = head is not None and head.version == version
+    return head if head and in_charge and action in ("promote", head.action) else None
+
+
+def _require_former_champion(
+    connection: Connection, head: Entry | None, use_case: str, version: int
+) -> None:
+    query = select(LEDGER.c.version).where(LEDGER.c.use_case == use_case).distinct()
+    former = set(connection.scalars(query)) - ({head.version} if head else set())
+    if version not in former:
+        in_charge = head is not None and head.version == version
+        raise PermanentError(
+            f"Cannot roll {use_case} back to version {version}: "
+            f"{'it is in charge now' if in_charge else 'it never was champion'}. "
+            f"Former champions: {', '.join(map(str, sorted(former))) or 'none'}."
+        )
+
+
+def _instant(connection: Connection, head: Entry | None, given: datetime | None) -> datetime:
+    if given is None:
+        clock = select(func.current_timestamp(type_=UtcInstant))
+        now: datetime = connection.execute(clock).scalar_one()
+        # The clock of a database may be set back by a little; order in time must not break.
+        return max(now, head.recorded_at) if head else now
+    given = to_utc(given)
+    if head and given < head.recorded_at:
+        raise PermanentError(
+            f"The entry would be recorded at {given.isoformat()}, before entry {head.sequence} at "
+            f"{head.recorded_at.isoformat()}; pass a later instant or none."
+        )
+    return given
+
+
+def _sealed(**content: Any) -> Entry:
+    return Entry(**content, hash=_hash(content))
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    sealed = {key: value for key, value in content.items() if key not in ("evidence", "hash")}
+    sealed["recorded_at"] = sealed["recorded_at"].isoformat(timespec="microseconds")
+    return digest(canonical_json(sealed))
+
+
+def _conflict(
+    wanted: tuple[str, Action, int, str | None], expected_sequence: int | None, head: Entry | None
+) -> str:
+    use_case, action, version, _ = wanted
+    now = f"entry {head.sequence} (version {head.version}, by {head.actor})" if head else "nothing"
+    after = "" if expected_sequence is None else f" after entry {expected_sequence}"
+    return (
+        f"{use_case}: cannot {action} version {version}{after}: the ledger ends with {now}. "
+        "Compare with the present champion and decide again."
+    )

@@ -1,0 +1,117 @@
+"""Put a version in charge: first the ledger, then its projection, the registry's alias.
+
+The ledger decides. The alias may lag behind after a crash between the two, and `project` brings it
+up to date from the ledger at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine
+
+from evergreen.errors import PermanentError
+from evergreen.release import ledger
+from evergreen.release.gate import Verdict
+
+SetAlias = Callable[[int], object]
+"""Points the registry's alias `champion` at a version; may be called repeatedly."""
+
+_ATTEMPTS = 10
+
+
+def promote(
+    engine: Engine,
+    use_case: str,
+    version: int,
+    *,
+    actor: str,
+    reason: str,
+    set_alias: SetAlias,
+    action: ledger.Action = "promote",
+    expected_sequence: int | None = None,
+    request: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
+    verdict: Verdict | None = None,
+    recorded_at: datetime | None = None,
+) -> ledger.Entry:
+    """Put `version` in charge and project the alias.
+
+    Parameters
+    ----------
+    action
+        `promote`, or `roll_back` to a former champion.
+    expected_sequence
+        Number of the ledger entry the decision was based on (`Evidence.ledger_sequence`). None is
+        for a person who decides regardless.
+    request
+        The training run or manual run that asks; a retry with the same request appends nothing.
+    evidence
+        JSON-able; stored in the ledger together with the verdict.
+    verdict
+        The gate's; None for a decision by hand, which answers for itself with `actor` and
+        `reason`.
+
+    Returns
+    -------
+    Entry
+        The entry that this request made, now or before. The alias follows the newest entry, which
+        may be a later one.
+
+    Raises
+    ------
+    PermanentError
+        The verdict refuses; or the version to roll back to is in charge or never was.
+    LedgerConflictError
+        The champion changed since the decision.
+    """
+    if verdict is not None and verdict.decision != "promote":
+        raise PermanentError(
+            f"{use_case}: the gate refused version {version}: {'; '.join(verdict.reasons)}. "
+            "Promote it by hand, with a reason, if it must be."
+        )
+    stored = {
+        "evidence": dict(evidence or {}),
+        "verdict": verdict.to_dict() if verdict is not None else None,
+    }
+    entry = ledger.append(
+        engine,
+        use_case,
+        action,
+        version,
+        actor=actor,
+        reason=reason,
+        expected_sequence=expected_sequence,
+        request=request,
+        evidence=stored,
+        recorded_at=recorded_at,
+    )
+    project(engine, use_case, set_alias)
+    return entry
+
+
+def project(engine: Engine, use_case: str, set_alias: SetAlias) -> ledger.Entry | None:
+    """Set the alias to what the ledger says; repeatable, and safe beside other promotions.
+
+    Returns
+    -------
+    Entry or None
+        The entry the alias now follows; None (and no call) when the ledger is empty.
+    """
+    head = ledger.champion(engine, use_case)
+    for _ in range(_ATTEMPTS):
+        if head is None:
+            return None
+        set_alias(head.version)
+        # Another actor may have appended and projected between our reading and our writing, and
+        # our writing was then the stale one.
+        newest = ledger.champion(engine, use_case)
+        if newest == head:
+            return head
+        head = newest
+    raise PermanentError(
+        f"{use_case}: the ledger changed {_ATTEMPTS} times while its alias was set; find out who "
+        "promotes in a loop."
+    )

@@ -1,0 +1,1 @@
+"""Scores of one day: one row per entity, ranked over the whole day."""

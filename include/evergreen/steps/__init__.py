@@ -1,0 +1,73 @@
+"""The steps: the only part of the package that DAGs import.
+
+A step takes and returns small JSON-able values (names, days, folders, counts), never data; data
+goes through staging and the lake. Every step can be repeated: staging folders are unique to an
+attempt, and publishing replaces whole partitions.
+
+Parsing a DAG imports this package, so heavy libraries are imported inside the functions.
+"""
+
+from evergreen.steps.features import (
+    compute_features,
+    materialize_online,
+    publish_features,
+    publish_labels,
+    validate_features,
+)
+from evergreen.steps.ingest import publish_orders, stage_orders, validate_orders
+from evergreen.steps.maintenance import expire_snapshots, sweep_staging
+from evergreen.steps.monitoring import (
+    decide_retraining,
+    is_retraining_wanted,
+    measure_drift,
+    measure_freshness,
+    measure_performance,
+    request_retraining,
+)
+from evergreen.steps.release import has_day, release_version, resolve_release
+from evergreen.steps.scoring import (
+    publish_predictions,
+    resolve_model,
+    score_customers,
+    validate_predictions,
+)
+from evergreen.steps.training import (
+    accept_request,
+    assemble_training_set,
+    is_promotable,
+    judge_challenger,
+    promote_challenger,
+    train_challenger,
+)
+
+__all__ = [
+    "accept_request",
+    "assemble_training_set",
+    "compute_features",
+    "decide_retraining",
+    "expire_snapshots",
+    "has_day",
+    "is_promotable",
+    "is_retraining_wanted",
+    "judge_challenger",
+    "materialize_online",
+    "measure_drift",
+    "measure_freshness",
+    "measure_performance",
+    "promote_challenger",
+    "publish_features",
+    "publish_labels",
+    "publish_orders",
+    "publish_predictions",
+    "release_version",
+    "request_retraining",
+    "resolve_model",
+    "resolve_release",
+    "score_customers",
+    "stage_orders",
+    "sweep_staging",
+    "train_challenger",
+    "validate_features",
+    "validate_orders",
+    "validate_predictions",
+]

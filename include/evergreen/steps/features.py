@@ -1,0 +1,154 @@
+"""Features and labels: `orders` to `features`, the online store and `labels`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from evergreen.period import Period
+from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.use_case import load_use_case
+
+# Days of features held in memory at once.
+CHUNK_DAYS = 30
+
+
+def compute_features(use_case: str, period: str) -> dict[str, Any]:
+    """Run `features.sql` for the period's days over the orders published so far."""
+    import pyarrow as pa
+
+    from evergreen import lake
+    from evergreen.features.compute import compute_features as compute
+    from evergreen.settings import load_settings
+
+    started = time.monotonic()
+    declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
+    orders = lake.scan(use_case, "orders", end=wanted.end)
+    staged = Staged(
+        use_case,
+        wanted.label,
+        str(lake.new_staging(use_case, "features", wanted.label)),
+        inputs={"orders": orders.snapshot_id or 0},
+    )
+    counts: dict[str, dict[str, int]] = {}
+    chunks = wanted.chunks(CHUNK_DAYS)
+    for chunk in chunks:
+        visible = lake.scan(use_case, "orders", end=chunk.end, snapshot_id=orders.snapshot_id)
+        rows = compute(
+            declared,
+            visible.paths,
+            chunk.days,
+            threads=settings.threads,
+            memory_mb=settings.memory_mb,
+        )
+        # An audit stamp, not an input: it orders corrections of the same as-of.
+        created_at = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
+        rows = rows.append_column("created_at", pa.repeat(created_at, rows.num_rows))
+        staged.write("features", chunk, rows)
+        counts.update({day: {"rows": n} for day, n in _rows_by_day(rows, chunk).items()})
+    return staged.with_seconds(
+        started, chunks=tuple(chunk.label for chunk in chunks), counts=counts
+    ).to_dict()
+
+
+def validate_features(staged: dict[str, Any]) -> dict[str, Any]:
+    """Hold the computed features against the contract."""
+    from evergreen.quality.validate import validate_features as validate
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    declared = batch.load_use_case()
+    for chunk in batch.periods():
+        rows = batch.read("features", chunk)
+        validate(
+            declared,
+            rows,
+            chunk.days,
+            run_name=chunk.label,
+            allow_empty=declared.orders.batch.allow_empty,
+        ).require()
+    return batch.with_seconds(started).to_dict()
+
+
+def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
+    """Replace the period's days of `features`."""
+    from evergreen import lake
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    snapshot, rows = 0, 0
+    for chunk in batch.periods():
+        published = publish_chunk(
+            batch.with_seconds(started),
+            "publish_features",
+            "features",
+            batch.read("features", chunk),
+            chunk.days,
+        )
+        snapshot, rows = published.snapshot_id, rows + published.rows
+    lake.drop_staging(Path(batch.folder))
+    return {
+        "use_case": batch.use_case,
+        "period": batch.period,
+        "snapshot": snapshot,
+        "rows": rows,
+        "orders_snapshot": batch.inputs["orders"],
+    }
+
+
+def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
+    """Move the online store forward to the newest day of what was published."""
+    from evergreen.features.store import materialize
+
+    declared = load_use_case(published["use_case"])
+    day = Period.parse(published["period"]).last
+    written = materialize(declared, day, snapshot_id=published["snapshot"] or None)
+    return {"use_case": declared.name, "day": day.isoformat(), "rows": written.rows}
+
+
+def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
+    """Publish the labels whose horizon the period's days complete."""
+    from evergreen import lake
+    from evergreen.features.compute import compute_labels
+    from evergreen.settings import load_settings
+
+    started = time.monotonic()
+    declared, settings = load_use_case(published["use_case"]), load_settings()
+    horizon = timedelta(days=declared.label.horizon_days)
+    known = Period.parse(published["period"])
+    start = max(known.start - horizon, declared.first_day)
+    if start >= known.end - horizon:
+        return {"use_case": declared.name, "period": None, "rows": 0}
+    matured = Period(start, known.end - horizon)
+    orders_snapshot = published["orders_snapshot"] or None
+    total = 0
+    for chunk in matured.chunks(CHUNK_DAYS):
+        visible = lake.scan(
+            declared.name, "orders", end=chunk.end + horizon, snapshot_id=orders_snapshot
+        )
+        rows = compute_labels(
+            declared,
+            visible.paths,
+            chunk.days,
+            threads=settings.threads,
+            memory_mb=settings.memory_mb,
+        )
+        counts = {day: {"rows": n} for day, n in _rows_by_day(rows, chunk).items()}
+        batch = Staged(
+            declared.name,
+            chunk.label,
+            "",
+            inputs={"orders": orders_snapshot or 0},
+            counts=counts,
+        )
+        publish_chunk(batch.with_seconds(started), "publish_labels", "labels", rows, chunk.days)
+        total += rows.num_rows
+    return {"use_case": declared.name, "period": matured.label, "rows": total}
+
+
+def _rows_by_day(rows: Any, chunk: Period) -> dict[str, int]:
+    """Count rows per ISO day of the chunk; days without rows count 0."""
+    counted = {row["values"]: row["counts"] for row in rows["day"].value_counts().to_pylist()}
+    return {day.isoformat(): counted.get(day, 0) for day in chunk.days}

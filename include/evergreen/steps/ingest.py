@@ -1,0 +1,124 @@
+"""Ingestion: source rows to `orders` and `quarantine`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from evergreen.errors import ConfigError
+from evergreen.period import Period
+from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.use_case import as_of, load_use_case
+
+# Days of raw rows held in memory at once.
+CHUNK_DAYS = 62
+
+
+def stage_orders(use_case: str, period: str) -> dict[str, Any]:
+    """Read the source's rows of the period and split them into accepted and quarantined."""
+    import pyarrow as pa
+
+    from evergreen import lake
+    from evergreen.quality.split import split_rows
+    from evergreen.settings import load_settings
+    from evergreen.sources import open_source
+
+    started = time.monotonic()
+    declared, wanted = load_use_case(use_case), Period.parse(period)
+    _require_past(wanted)
+    source = open_source(declared)
+    staged = Staged(use_case, wanted.label, str(lake.new_staging(use_case, "orders", wanted.label)))
+    counts: dict[str, dict[str, Any]] = {}
+    by_rule: dict[str, int] = {}
+    chunks = wanted.chunks(CHUNK_DAYS)
+    for chunk in chunks:
+        raw = pa.concat_tables(source.read(chunk.start, chunk.end), promote_options="default")
+        split = split_rows(declared, raw, chunk.start, chunk.end, threads=load_settings().threads)
+        staged.write("orders", chunk, split.accepted)
+        staged.write("quarantine", chunk, split.quarantined)
+        staged.write("counts", chunk, split.counts)
+        for row in split.counts.to_pylist():
+            counts[row["day"].isoformat()] = {
+                name: row[name]
+                for name in ("rows_in", "accepted", "quarantined", "duplicates", "published")
+            }
+        for rule, broken in split.by_rule.items():
+            by_rule[rule] = by_rule.get(rule, 0) + broken
+    return staged.with_seconds(
+        started,
+        chunks=tuple(chunk.label for chunk in chunks),
+        counts=counts,
+        facts={"broken_rules": dict(sorted(by_rule.items()))},
+    ).to_dict()
+
+
+def validate_orders(staged: dict[str, Any]) -> dict[str, Any]:
+    """Hold the accepted rows against the contract and the batch against the batch rules."""
+    from evergreen import receipts
+    from evergreen.quality.validate import validate_orders as validate
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    declared = batch.load_use_case()
+    for chunk in batch.periods():
+        window = timedelta(days=declared.orders.batch.row_count_days)
+        before = receipts.latest(declared.name, "publish_orders", chunk.start - window, chunk.start)
+        recent = {day: receipt.counts.get("rows_in", 0) for day, receipt in before.items()}
+        for day in Period.parse(batch.period).days:
+            if chunk.start - window <= day < chunk.start:
+                recent[day] = batch.counts.get(day.isoformat(), {}).get("rows_in", 0)
+        report = validate(
+            declared,
+            batch.read("orders", chunk),
+            batch.read("counts", chunk),
+            recent,
+            run_name=chunk.label,
+        )
+        report.require()
+    return batch.with_seconds(started).to_dict()
+
+
+def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
+    """Replace the period's days of `quarantine` and `orders`; `orders` is committed last."""
+    from pathlib import Path
+
+    from evergreen import lake
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    snapshot = 0
+    for chunk in batch.periods():
+        publish_chunk(
+            batch, "publish_quarantine", "quarantine", batch.read("quarantine", chunk), chunk.days
+        )
+        published = publish_chunk(
+            batch.with_seconds(started),
+            "publish_orders",
+            "orders",
+            batch.read("orders", chunk),
+            chunk.days,
+        )
+        snapshot = published.snapshot_id
+    lake.drop_staging(Path(batch.folder))
+    totals: dict[str, int] = {}
+    for counts in batch.counts.values():
+        for name, value in counts.items():
+            totals[name] = totals.get(name, 0) + value
+    return {
+        "use_case": batch.use_case,
+        "period": batch.period,
+        "snapshot": snapshot,
+        "rows": totals,
+        "broken_rules": batch.facts["broken_rules"],
+    }
+
+
+def _require_past(period: Period) -> None:
+    # The one clock read of the chain: a day that has not ended has no complete partition.
+    now = datetime.now(UTC)
+    if as_of(period.last) > now:
+        raise ConfigError(
+            f"The day {period.last} has not ended yet (it is {now:%Y-%m-%d %H:%M} UTC). "
+            "Ask for days up to yesterday."
+        )

@@ -1,0 +1,262 @@
+"""Monitoring: one night's measurements, the governor's verdict, and perhaps a request."""
+
+from __future__ import annotations
+
+import logging
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any
+
+from evergreen.errors import IncidentError, NotReadyError
+from evergreen.period import Period
+from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.use_case import UseCase, load_use_case, parse_day
+
+if TYPE_CHECKING:
+    from evergreen.monitoring.drift import DriftRow
+    from evergreen.release.ledger import Entry
+    from evergreen.training.fit import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+def measure_drift(use_case: str, day: str) -> dict[str, Any]:
+    """Hold features and scores of the last nights against the champion's training reference.
+
+    The governor asks for persistence over several nights. All of them are measured here, against
+    the same reference, so the verdict of a night does not depend on which nights ran before it.
+    """
+    from evergreen.monitoring.drift import drift_table
+    from evergreen.monitoring.governor import summarise_nights
+
+    declared, tonight = load_use_case(use_case), parse_day(day)
+    champion = _champion(use_case)
+    if champion is None:
+        return {"nights": [], "incidents": []}
+    model, champion_version = _model(declared, champion), champion.version
+    nights: list[dict[str, Any]] = []
+    for night in Period(
+        tonight - timedelta(days=declared.monitoring.persistence[1] - 1),
+        tonight + timedelta(days=1),
+    ).days:
+        try:
+            rows = _drift_of(declared, model, night)
+        except NotReadyError as error:
+            if night == tonight:
+                return {"nights": [], "incidents": [str(error)]}
+            continue
+        table = drift_table(night, champion_version, rows)
+        nights.extend(table.to_pylist())
+        if night == tonight:
+            _publish(declared, day, "measure_drift", "drift", table, tonight)
+    summaries = summarise_nights(nights, declared.monitoring)
+    return {"nights": [night.to_dict() for night in summaries], "incidents": []}
+
+
+def measure_performance(use_case: str, day: str) -> dict[str, Any]:
+    """Compare the scores of the day whose labels matured today with what happened."""
+    from evergreen import lake
+    from evergreen.monitoring import governor
+    from evergreen.monitoring.performance import (
+        judge_performance,
+        performance_table,
+        realised_performance,
+    )
+
+    declared = load_use_case(use_case)
+    matured = parse_day(day) - timedelta(days=declared.label.horizon_days)
+    tables = [
+        lake.read_day(use_case, table, matured) if lake.exists(use_case, table) else None
+        for table in ("predictions", "labels")
+    ]
+    predictions, labels = tables
+    if predictions is None or not predictions.num_rows or labels is None or not labels.num_rows:
+        logger.info("%s: no scored day with matured labels (looked at %s)", use_case, matured)
+        return {"performance": None}
+    rows = realised_performance(predictions, labels, declared.entity.key)
+    holdout_auc = {
+        version: _version(declared, version).metrics["holdout_auc"]
+        for version in sorted({row.model_version for row in rows})
+    }
+    judged = judge_performance(rows, holdout_auc, declared.monitoring)
+    table = performance_table(matured, judged)
+    _publish(declared, day, "measure_performance", "performance", table, matured)
+    overall = max((row for row in judged if row.slice == "all"), key=lambda row: row.rows)
+    summary = governor.Performance(
+        day=matured,
+        model_version=overall.model_version,
+        rows=overall.rows,
+        auc=overall.auc,
+        holdout_auc=overall.holdout_auc,
+        degraded=overall.degraded,
+    )
+    return {"performance": summary.to_dict()}
+
+
+def measure_freshness(use_case: str, day: str) -> dict[str, Any]:
+    """Measure how far each table lies behind the day."""
+    from evergreen import receipts
+    from evergreen.monitoring.freshness import freshness_table
+    from evergreen.monitoring.freshness import measure_freshness as measure
+
+    declared, tonight = load_use_case(use_case), parse_day(day)
+    tables = ["orders", "features"]
+    if _champion(use_case) is not None:
+        tables.append("predictions")
+    newest = {table: receipts.newest_day(use_case, f"publish_{table}") for table in tables}
+    rows = measure(newest, tonight, declared.monitoring.max_staleness_days)
+    table = freshness_table(tonight, rows)
+    _publish(declared, day, "measure_freshness", "freshness", table, tonight)
+    return {"incidents": [row.reason for row in rows if row.stale]}
+
+
+def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Let the governor weigh the night, and keep evidence and verdict in `decisions`."""
+    from evergreen import receipts
+    from evergreen.monitoring import governor
+
+    declared, tonight = load_use_case(use_case), parse_day(day)
+    drift, performance, freshness = measured
+    entry = _champion(use_case)
+    champion = (
+        governor.Champion(entry.version, parse_day(_model(declared, entry).tags["day"]))
+        if entry
+        else None
+    )
+    requests, in_progress = _requests(declared)
+    evidence = governor.Evidence(
+        use_case=use_case,
+        day=tonight,
+        newest_day=receipts.newest_day(use_case, "publish_features"),
+        nights=tuple(governor.Night.from_dict(night) for night in drift["nights"]),
+        performance=(
+            governor.Performance.from_dict(performance["performance"])
+            if performance["performance"]
+            else None
+        ),
+        champion=champion,
+        training_in_progress=in_progress,
+        requests=requests,
+        incidents=(*drift["incidents"], *freshness["incidents"]),
+    )
+    verdict = governor.decide_retraining(evidence, declared.monitoring)
+    _publish(
+        declared,
+        day,
+        "decide_retraining",
+        "decisions",
+        governor.record_retraining_decision(evidence, declared.monitoring, verdict),
+        tonight,
+        part={"kind": "governor"},
+    )
+    for reason in verdict.reasons:
+        logger.info("%s %s: %s", use_case, day, reason)
+    return {
+        "use_case": use_case,
+        "day": day,
+        "decision": verdict.decision,
+        "trigger": verdict.trigger,
+        "reasons": list(verdict.reasons),
+        "incidents": list(evidence.incidents),
+        "drifted": _tonights_drift(drift["nights"], tonight),
+    }
+
+
+def is_retraining_wanted(verdict: dict[str, Any]) -> bool:
+    """Whether the governor asks for retraining.
+
+    Raises
+    ------
+    IncidentError
+        The night's data were bad. The decision is on record; the run fails so that somebody looks.
+    """
+    if verdict["incidents"]:
+        raise IncidentError(
+            f"{verdict['use_case']}, night of {verdict['day']}: "
+            + "; ".join(verdict["incidents"])
+            + ". Bad data is no reason to retrain: mend the pipeline, then run this night again."
+        )
+    return bool(verdict["decision"] == "retrain")
+
+
+def request_retraining(verdict: dict[str, Any]) -> dict[str, Any]:
+    """State the request; it is announced as an asset event and starts training for the day."""
+    return {
+        "use_case": verdict["use_case"],
+        "period": verdict["day"],
+        "trigger": verdict["trigger"],
+        "reason": "; ".join(verdict["reasons"]),
+    }
+
+
+def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftRow]:
+    from evergreen import lake
+    from evergreen.monitoring.drift import SCORE, measure_drift
+    from evergreen.monitoring.reference import Reference
+    from evergreen.settings import load_settings
+    from evergreen.training.fit import predict
+    from evergreen.training.frame import prepare
+
+    features = lake.read_day(use_case.name, "features", night)
+    reference = Reference.from_dict(model.reference)
+    watched = {name for name, feature in use_case.features.columns.items() if feature.drift} | {
+        SCORE
+    }
+    if not features.num_rows:
+        raise NotReadyError(f"{use_case.name}.features has no rows for {night}.")
+    # Scored here with the champion, so that the score's drift is about the population and not
+    # about which version happened to score the day.
+    matrix = prepare(features, model.feature_names)
+    scores = predict(model.booster, matrix, threads=load_settings().threads)
+    import pyarrow as pa
+
+    current = features.append_column(SCORE, pa.array(scores))
+    kept = tuple(column for column in reference.columns if column.name in watched)
+    return measure_drift(Reference(kept), current, use_case.monitoring, model.importances)
+
+
+def _tonights_drift(nights: list[dict[str, Any]], tonight: date) -> list[str]:
+    for night in nights:
+        if night["day"] == tonight.isoformat():
+            return [*night["drifted"], *(["score"] if night["score_drifted"] else [])]
+    return []
+
+
+def _requests(use_case: UseCase) -> tuple[tuple[date, ...], bool]:
+    """Days retraining was requested for, and whether one of them awaits the gate's verdict."""
+    from evergreen import lake
+
+    if not lake.exists(use_case.name, "decisions"):
+        return (), False
+    rows = lake.read(use_case.name, "decisions", columns=["day", "kind", "decision"]).to_pylist()
+    requested = {r["day"] for r in rows if r["kind"] == "governor" and r["decision"] == "retrain"}
+    judged = {r["day"] for r in rows if r["kind"] == "gate"}
+    return tuple(sorted(requested)), bool(requested - judged)
+
+
+def _champion(use_case: str) -> Entry | None:
+    from evergreen.release import ledger
+
+    return ledger.champion(ledger.engine(), use_case)
+
+
+def _model(use_case: UseCase, champion: Entry) -> LoadedModel:
+    return _version(use_case, champion.version)
+
+
+def _version(use_case: UseCase, version: int) -> LoadedModel:
+    from evergreen.training.tracking import load_version
+
+    return load_version(use_case, version)
+
+
+def _publish(
+    use_case: UseCase,
+    period: str,
+    step: str,
+    table: str,
+    rows: Any,
+    day: date,
+    part: dict[str, Any] | None = None,
+) -> None:
+    batch = Staged(use_case.name, period, "", counts={day.isoformat(): {"rows": rows.num_rows}})
+    publish_chunk(batch, step, table, rows, [day], part=part)

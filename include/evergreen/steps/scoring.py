@@ -1,0 +1,107 @@
+"""Scoring: `features` of one day to `predictions` of that day, by one resolved version."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from evergreen.errors import NotReadyError
+from evergreen.period import Period
+from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.use_case import load_use_case, parse_day
+
+
+def resolve_model(use_case: str, day: str) -> dict[str, Any]:
+    """Decide, once per run, which version scores the day.
+
+    A day that was scored before keeps its version; a new day gets the champion.
+    """
+    from evergreen import receipts
+    from evergreen.release import ledger
+
+    wanted = Period.parse(day)
+    recorded = receipts.latest(use_case, "publish_predictions", wanted.start, wanted.end)
+    if recorded:
+        version = int(recorded[wanted.start].inputs["model_version"])
+        return {"use_case": use_case, "day": day, "version": version, "because": "recorded"}
+    champion = ledger.champion(ledger.engine(), use_case)
+    if champion is None:
+        raise NotReadyError(
+            f"{use_case} has no champion yet, so {day} cannot be scored. Trigger {use_case}_train "
+            "with a day as its partition key; then clear this run."
+        )
+    return {"use_case": use_case, "day": day, "version": champion.version, "because": "champion"}
+
+
+def score_customers(resolved: dict[str, Any]) -> dict[str, Any]:
+    """Score everybody who has features on the day."""
+    from evergreen import lake
+    from evergreen.scoring.score import score
+    from evergreen.settings import load_settings
+    from evergreen.training.tracking import load_version
+
+    started = time.monotonic()
+    declared, day = load_use_case(resolved["use_case"]), parse_day(resolved["day"])
+    period = Period.parse(resolved["day"])
+    snapshot = lake.snapshot_id(declared.name, "features")
+    features = lake.read_day(declared.name, "features", day, snapshot_id=snapshot)
+    if not features.num_rows:
+        raise NotReadyError(
+            f"{declared.name}.features has no rows for {day}. Run {declared.name}_features for "
+            "that day first (it follows a backfill of the ingest DAG)."
+        )
+    model = load_version(declared, resolved["version"])
+    staged = Staged(
+        declared.name,
+        period.label,
+        str(lake.new_staging(declared.name, "predictions", period.label)),
+        chunks=(period.label,),
+        inputs={"features": snapshot, "model_version": resolved["version"]},
+    )
+    predictions = score(model, features, declared, threads=load_settings().threads)
+    staged.write("predictions", period, predictions)
+    return staged.with_seconds(
+        started,
+        counts={resolved["day"]: {"population": features.num_rows, "rows": predictions.num_rows}},
+    ).to_dict()
+
+
+def validate_predictions(staged: dict[str, Any]) -> dict[str, Any]:
+    """Hold the scores against what scores must look like."""
+    from evergreen.quality.validate import validate_predictions as validate
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    period = Period.parse(batch.period)
+    validate(
+        batch.load_use_case(),
+        batch.read("predictions", period),
+        population=batch.counts[batch.period]["population"],
+        run_name=batch.period,
+    ).require()
+    return batch.with_seconds(started).to_dict()
+
+
+def publish_predictions(staged: dict[str, Any]) -> dict[str, Any]:
+    """Replace the day's partition of `predictions`."""
+    from evergreen import lake
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    period = Period.parse(batch.period)
+    published = publish_chunk(
+        batch.with_seconds(started),
+        "publish_predictions",
+        "predictions",
+        batch.read("predictions", period),
+        period.days,
+    )
+    lake.drop_staging(Path(batch.folder))
+    return {
+        "use_case": batch.use_case,
+        "period": batch.period,
+        "snapshot": published.snapshot_id,
+        "rows": published.rows,
+        "version": batch.inputs["model_version"],
+    }

@@ -1,0 +1,131 @@
+"""What one step hands to the next: a folder of staged Parquet files and what is known of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from evergreen.period import Period
+from evergreen.use_case import UseCase, load_use_case
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from evergreen.lake import Published
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Output of a step that is not published yet.
+
+    Parameters
+    ----------
+    folder
+        Staging folder of this attempt; `<name>-<chunk>.parquet` files.
+    chunks
+        Periods, in order; each is staged, validated and committed on its own, which bounds memory.
+    inputs
+        What the output was made from, for the receipt.
+    counts
+        Per ISO day, rows by kind, for the receipt.
+    seconds
+        Wall time spent so far.
+    facts
+        Further small values.
+    """
+
+    use_case: str
+    period: str
+    folder: str
+    chunks: tuple[str, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    seconds: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild from what `to_dict` gave (and XCom carried)."""
+        return cls(**{**values, "chunks": tuple(values["chunks"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary."""
+        return asdict(self)
+
+    def with_seconds(self, started: float, **changes: Any) -> Staged:
+        """Add the wall time since `started` (`time.monotonic`), and change fields."""
+        return replace(self, seconds=self.seconds + time.monotonic() - started, **changes)
+
+    def load_use_case(self) -> UseCase:
+        """Load the use case this belongs to."""
+        return load_use_case(self.use_case)
+
+    def write(self, name: str, chunk: Period, rows: pa.Table) -> None:
+        """Stage one chunk."""
+        import pyarrow.parquet as pq
+
+        pq.write_table(rows, self._path(name, chunk), compression="zstd")
+
+    def read(self, name: str, chunk: Period) -> pa.Table:
+        """Read one staged chunk."""
+        import pyarrow.parquet as pq
+
+        return pq.read_table(self._path(name, chunk))
+
+    def periods(self) -> Iterator[Period]:
+        """Iterate over the chunks."""
+        return (Period.parse(chunk) for chunk in self.chunks)
+
+    def _path(self, name: str, chunk: Period) -> Path:
+        return Path(self.folder) / f"{name}-{chunk.label}.parquet"
+
+
+def publish_chunk(
+    staged: Staged,
+    step: str,
+    table: str,
+    rows: pa.Table,
+    days: Sequence[date],
+    part: Mapping[str, str | int] | None = None,
+) -> Published:
+    """Commit one chunk with its receipt in the same snapshot, then project the receipt to SQL.
+
+    See `lake.publish` for `part`.
+    """
+    from evergreen import lake, receipts
+
+    use_case = staged.load_use_case()
+    code, lock = receipts.code_digest(use_case), receipts.lock_digest()
+    provenance = {
+        "step": step,
+        "run": staged.period,
+        "days": [days[0].isoformat(), days[-1].isoformat()],
+        "inputs": dict(staged.inputs),
+        "code_digest": code,
+        "lock_digest": lock,
+    }
+    published = lake.publish(
+        use_case.name, table, rows, days, {"receipt": json.dumps(provenance)}, part
+    )
+    receipts.record(
+        receipts.Receipt(
+            use_case=use_case.name,
+            step=step,
+            day=day,
+            run=staged.period,
+            inputs=staged.inputs,
+            output_table=published.table,
+            output_snapshot=published.snapshot_id,
+            counts=staged.counts.get(day.isoformat(), {}),
+            code_digest=code,
+            lock_digest=lock,
+            seconds=staged.seconds,
+        )
+        for day in days
+    )
+    return published

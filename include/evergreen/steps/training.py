@@ -1,0 +1,271 @@
+"""Training: a request to a challenger, a verdict, and perhaps a new champion."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evergreen.errors import NotReadyError
+from evergreen.period import Period
+from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.use_case import UseCase, as_of, load_use_case
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from evergreen.monitoring.reference import Reference
+    from evergreen.release.gate import Champion
+    from evergreen.training.fit import FittedModel
+    from evergreen.training.frame import LabelledFrame, LabelledSplit
+    from evergreen.training.split import SplitPlan
+
+logger = logging.getLogger(__name__)
+
+
+def accept_request(use_case: str, day: str, reason: str) -> dict[str, Any]:
+    """State what is trained, for which day, and why."""
+    load_use_case(use_case)
+    Period.parse(day)
+    logger.info("training %s for %s: %s", use_case, day, reason)
+    return {"use_case": use_case, "day": day, "reason": reason}
+
+
+def assemble_training_set(request: dict[str, Any]) -> dict[str, Any]:
+    """Join the labels of the split's days with point-in-time features, through Feast."""
+    from evergreen import lake
+    from evergreen.features.store import training_set
+
+    started = time.monotonic()
+    declared, period = load_use_case(request["use_case"]), Period.parse(request["day"])
+    snapshots = {table: lake.snapshot_id(declared.name, table) for table in ("features", "labels")}
+    labels = _labels_of(declared, _plan(declared, period.last), snapshots["labels"])
+    rows = training_set(declared, labels, snapshot_id=snapshots["features"])
+    staged = Staged(
+        declared.name,
+        period.label,
+        str(lake.new_staging(declared.name, "training", period.label)),
+        chunks=(period.label,),
+        inputs=snapshots,
+        facts={"reason": request["reason"], "rows": rows.num_rows},
+    )
+    staged.write("training_set", period, rows)
+    return staged.with_seconds(started).to_dict()
+
+
+def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
+    """Fit, evaluate against baselines and champion on one holdout, and register a version."""
+    from evergreen import lake, receipts
+    from evergreen.monitoring.reference import build_reference
+    from evergreen.release.gate import Baseline, Evidence, Metrics
+    from evergreen.settings import load_settings
+    from evergreen.sources import oracle_for
+    from evergreen.training.baselines import fit_baselines
+    from evergreen.training.evaluate import evaluate
+    from evergreen.training.fit import fit_booster
+    from evergreen.training.frame import label_split
+    from evergreen.training.record import TrainingRecord
+    from evergreen.training.tracking import log_training_run
+
+    batch = Staged.from_dict(staged)
+    declared, period, settings = batch.load_use_case(), Period.parse(batch.period), load_settings()
+    plan = _plan(declared, period.last)
+    split = label_split(batch.read("training_set", period), plan, declared)
+    seed, threads = declared.training.seed, settings.threads
+    fitted = fit_booster(split, declared, threads=threads, seed=seed)
+    oracle = oracle_for(declared, as_of(plan.holdout[-1]), declared.label.horizon_days)
+    evaluation = evaluate(fitted.booster, split.holdout, declared, threads=threads, oracle=oracle)
+    baselines = fit_baselines(split, declared)
+    version = log_training_run(
+        TrainingRecord(
+            day=period.last,
+            request_key=f"{batch.period} {batch.facts['reason']}",
+            reason=batch.facts["reason"],
+            plan=plan,
+            split=split,
+            fitted=fitted,
+            evaluation=evaluation,
+            baselines=baselines,
+            inputs=batch.inputs,
+            reference=_reference(build_reference, split, fitted, threads).to_dict(),
+            code_digest=receipts.code_digest(declared),
+            seed=seed,
+        ),
+        declared,
+    )
+    champion, sequence = _champion_on(declared, split.holdout, threads)
+    evidence = Evidence(
+        day=period.last,
+        use_case=declared.name,
+        version=version.version,
+        holdout_as_of=as_of(plan.holdout[-1]),
+        rows=evaluation.rows,
+        minority_rows=min(evaluation.positives, evaluation.rows - evaluation.positives),
+        challenger=Metrics(
+            auc=evaluation.auc,
+            logloss=evaluation.logloss,
+            brier=evaluation.brier,
+            latency_ms_per_1k=evaluation.latency_ms_per_1k,
+        ),
+        baselines={b.name: Baseline(auc=b.auc, logloss=b.logloss) for b in baselines},
+        champion=champion,
+        ledger_sequence=sequence,
+    )
+    lake.drop_staging(Path(batch.folder))
+    return {
+        "use_case": declared.name,
+        "day": batch.period,
+        "reason": batch.facts["reason"],
+        "version": version.version,
+        "oracle_auc": evaluation.oracle_auc,
+        "inputs": dict(batch.inputs),
+        "evidence": evidence.to_dict(),
+    }
+
+
+def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
+    """Let the gate decide, and keep evidence and verdict in `decisions`."""
+    from evergreen.release.gate import Evidence, decide_promotion, record_promotion_decision
+    from evergreen.training.tracking import tag_version
+
+    declared = load_use_case(challenger["use_case"])
+    evidence = Evidence.from_dict(challenger["evidence"])
+    verdict = decide_promotion(evidence, declared.gate)
+    batch = Staged(declared.name, challenger["day"], "", inputs=challenger["inputs"])
+    publish_chunk(
+        batch,
+        "judge_challenger",
+        "decisions",
+        record_promotion_decision(evidence, declared.gate, verdict),
+        [evidence.day],
+        part={"kind": "gate", "version": evidence.version},
+    )
+    tag_version(declared, evidence.version, {"decision": verdict.decision})
+    summary = "\n".join(
+        [
+            f"Version {evidence.version}, trained for {evidence.day}: **{verdict.decision}**.",
+            *(
+                f"- {'passed' if c.passed else 'FAILED'} {c.name}: {c.reason}"
+                for c in verdict.checks
+            ),
+        ]
+    )
+    logger.info("%s", summary)
+    return {
+        **challenger,
+        "decision": verdict.decision,
+        "reasons": list(verdict.reasons),
+        "verdict": verdict.to_dict(),
+        "summary": summary,
+    }
+
+
+def is_promotable(judged: dict[str, Any]) -> bool:
+    """Whether the gate said yes."""
+    return bool(judged["decision"] == "promote")
+
+
+def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
+    """Append the promotion to the ledger; the registry's alias follows."""
+    from evergreen.release.gate import Evidence, Verdict
+    from evergreen.release.ledger import engine
+    from evergreen.release.promote import promote
+    from evergreen.training.tracking import set_champion
+
+    declared = load_use_case(judged["use_case"])
+    evidence = Evidence.from_dict(judged["evidence"])
+    entry = promote(
+        engine(),
+        declared.name,
+        evidence.version,
+        actor=f"{declared.name}_train",
+        reason=judged["reason"],
+        set_alias=lambda version: set_champion(declared, version),
+        expected_sequence=evidence.ledger_sequence,
+        request=f"train {evidence.day} version {evidence.version}",
+        evidence=judged["evidence"],
+        verdict=Verdict.from_dict(judged["verdict"]),
+    )
+    return {
+        "use_case": declared.name,
+        "version": entry.version,
+        "sequence": entry.sequence,
+        "previous_version": entry.previous_version,
+    }
+
+
+def _plan(use_case: UseCase, day: date) -> SplitPlan:
+    from evergreen.training.split import plan_split
+
+    return plan_split(use_case.training, use_case.label.horizon_days, use_case.first_day, day)
+
+
+def _labels_of(use_case: UseCase, plan: SplitPlan, snapshot_id: int | None) -> pa.Table:
+    import pyarrow as pa
+
+    from evergreen import lake
+
+    published = lake.partitions(use_case.name, "labels")
+    missing = [day for day in plan.days if day not in published]
+    if missing:
+        raise NotReadyError(
+            f"Training needs labels of {len(plan.days)} days and {len(missing)} of them are not "
+            f"published (the oldest is {missing[0]}, the newest {missing[-1]}). Load them: trigger "
+            f"{use_case.name}_history from {missing[0]} to "
+            f"{missing[-1] + timedelta(days=use_case.label.horizon_days)}."
+        )
+    return pa.concat_tables(
+        lake.read_day(use_case.name, "labels", day, snapshot_id=snapshot_id).select(
+            [use_case.entity.key, "as_of", "label"]
+        )
+        for day in plan.days
+    )
+
+
+def _reference(build: Any, split: LabelledSplit, fitted: FittedModel, threads: int) -> Reference:
+    """Freeze the features the model was fitted on, and its score on rows it had not seen."""
+    from evergreen.monitoring.drift import SCORE
+    from evergreen.training.fit import predict
+
+    names = list(fitted.feature_names)
+    inputs: Reference = build(_as_table(split.refit, names), names)
+    import pyarrow as pa
+
+    scores = predict(fitted.booster, split.holdout.matrix, threads=threads)
+    output: Reference = build(pa.table({SCORE: scores}), [SCORE])
+    return replace(inputs, columns=inputs.columns + output.columns)
+
+
+def _as_table(frame: LabelledFrame, names: list[str]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {name: pa.array(frame.matrix[:, n], from_pandas=True) for n, name in enumerate(names)}
+    )
+
+
+def _champion_on(
+    use_case: UseCase, holdout: LabelledFrame, threads: int
+) -> tuple[Champion | None, int]:
+    """Measure the champion on the challenger's holdout; also its place in the ledger."""
+    from evergreen.release import gate, ledger
+    from evergreen.training.evaluate import measure_auc, measure_logloss
+    from evergreen.training.fit import predict
+    from evergreen.training.frame import prepare
+    from evergreen.training.tracking import load_version
+
+    entry = ledger.champion(ledger.engine(), use_case.name)
+    if entry is None:
+        return None, 0
+    model = load_version(use_case, entry.version)
+    matrix = prepare(_as_table(holdout, list(holdout.feature_names)), model.feature_names)
+    scores = predict(model.booster, matrix, threads=threads)
+    champion = gate.Champion(
+        version=entry.version,
+        auc=measure_auc(holdout.target, scores),
+        logloss=measure_logloss(holdout.target, scores),
+    )
+    return champion, entry.sequence

@@ -1,0 +1,118 @@
+"""Everything one training run leaves behind, as tags, parameters, metrics and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from evergreen.training.baselines import Baseline
+from evergreen.training.evaluate import Evaluation
+from evergreen.training.fit import FittedModel, predict
+from evergreen.training.frame import LabelledSplit
+from evergreen.training.plots import draw_calibration, draw_importances, draw_roc
+from evergreen.training.split import SplitPlan
+from evergreen.use_case import UseCase
+
+REFERENCE_FILE = "reference.json"
+IMPORTANCES_FILE = "importances.json"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Everything one training run leaves behind.
+
+    Parameters
+    ----------
+    day
+        Partition key of the run.
+    request_key
+        Identity of the request; a retry of the same request has the same key.
+    reason
+        Why the training was requested, for people.
+    plan, split
+        Days, and their rows.
+    fitted
+        The model.
+    evaluation, baselines
+        Measurements on the holdout.
+    inputs
+        Iceberg snapshot id of each table that was read; None for a table without snapshots.
+    reference
+        The drift reference, JSON-serialisable.
+    code_digest
+        Digest of the code that trained.
+    seed
+        Seed of the fit.
+    """
+
+    day: date
+    request_key: str
+    reason: str
+    plan: SplitPlan
+    split: LabelledSplit
+    fitted: FittedModel
+    evaluation: Evaluation
+    baselines: tuple[Baseline, ...]
+    inputs: Mapping[str, int | None]
+    reference: Mapping[str, Any]
+    code_digest: str
+    seed: int
+
+
+def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
+    """Tags of the run and of the version."""
+    return {
+        "use_case": use_case.name,
+        "day": str(record.day),
+        "request_key": record.request_key,
+        "reason": record.reason,
+        "seed": str(record.seed),
+        "code_digest": record.code_digest,
+        "model_digest": record.fitted.digest,
+        "early_stopped": str(record.fitted.early_stopped).lower(),
+    }
+
+
+def run_metrics(record: TrainingRecord) -> dict[str, float]:
+    """Numbers: `holdout_<metric>` of the model, `<baseline>_<metric>` of the baselines."""
+    numbers = {f"holdout_{name}": value for name, value in record.evaluation.metrics().items()}
+    for baseline in record.baselines:
+        numbers[f"{baseline.name}_auc"] = baseline.auc
+        numbers[f"{baseline.name}_logloss"] = baseline.logloss
+    if record.fitted.validation_logloss is not None:
+        numbers["validation_logloss"] = record.fitted.validation_logloss
+    return numbers
+
+
+def run_parameters(record: TrainingRecord) -> dict[str, Any]:
+    """Parameters: what XGBoost was told, the rounds, and the days of every part."""
+    return {
+        **record.fitted.parameters,
+        "rounds": record.fitted.rounds,
+        "features": len(record.fitted.feature_names),
+        **{part: " ".join(map(str, days)) for part, days in asdict(record.plan).items()},
+    }
+
+
+def write_artifacts(record: TrainingRecord, folder: Path) -> None:
+    """Write drift reference, importances, calibration and plots below an existing folder."""
+    documents: dict[str, Any] = {
+        REFERENCE_FILE: record.reference,
+        IMPORTANCES_FILE: record.fitted.importances,
+        "calibration.json": [asdict(bin_) for bin_ in record.evaluation.calibration],
+    }
+    for name, content in documents.items():
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
+        (folder / name).write_text(text, encoding="utf-8")
+    plots = folder / "plots"
+    plots.mkdir()
+    holdout = record.split.holdout
+    threads = int(record.fitted.parameters["nthread"])
+    scores = predict(record.fitted.booster, holdout.matrix, threads=threads)
+    draw_roc(holdout.target, {"model": scores}, plots / "roc.png")
+    draw_calibration(record.evaluation.calibration, plots / "calibration.png")
+    draw_importances(record.fitted.importances, plots / "importances.png")

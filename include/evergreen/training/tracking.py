@@ -1,0 +1,379 @@
+"""Training runs and model versions in MLflow; the only module that imports it.
+
+The registered version is the commit point of a training run: everything else is logged before it,
+so a version is always complete, and a run without one can be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
+from evergreen.settings import Settings, load_settings
+from evergreen.training.fit import LoadedModel, load_booster
+from evergreen.training.frame import LabelledFrame
+from evergreen.training.record import (
+    IMPORTANCES_FILE,
+    REFERENCE_FILE,
+    TrainingRecord,
+    run_metrics,
+    run_parameters,
+    run_tags,
+    write_artifacts,
+)
+from evergreen.use_case import UseCase
+
+CHAMPION = "champion"
+
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "xgboost")
+
+_PASSING = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR"}
+
+for _noisy in ("mlflow", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+# It misses pip in environments that uv made; the requirements we state do not need it.
+logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class TrainedVersion:
+    """A registered version and the MLflow run that made it."""
+
+    version: int
+    run_id: str
+
+
+def initialise(settings: Settings | None = None) -> None:
+    """Create MLflow's tables, once, at deployment.
+
+    Everywhere in this module, settings that are not given are read from the environment.
+
+    Later calls find them in place. MLflow guards a first creation with a lock file, so processes
+    of one machine that race here are safe; machines are not, hence "at deployment".
+
+    Raises
+    ------
+    ServiceDownError
+        The tracking store does not answer.
+    """
+    with _explained():
+        _client(settings).search_experiments(max_results=1)
+
+
+def log_training_run(
+    record: TrainingRecord, use_case: UseCase, settings: Settings | None = None
+) -> TrainedVersion:
+    """Log one training run and register its model as a new version.
+
+    The experiment and the registered model carry the use case's name. The model is logged as
+    XGBoost UBJ with signature and input example; nothing is pickled.
+
+    Returns
+    -------
+    TrainedVersion
+        The new version or, if this request has already registered these very bytes, that one.
+
+    Raises
+    ------
+    ServiceDownError
+        The tracking store does not answer.
+
+    Notes
+    -----
+    A run that was killed before its version was registered is marked as failed by its retry.
+    """
+    settings = settings or load_settings()
+    with _explained():
+        client = _client(settings)
+        registered = _registered(client, use_case.name, record)
+        if registered is not None:
+            return registered
+        experiment_id = _experiment(client, use_case.name, settings)
+        _fail_unfinished(client, experiment_id, record.fitted.digest)
+        tags = run_tags(record, use_case)
+        run_id = client.create_run(
+            experiment_id, run_name=f"{use_case.name} {record.day}", tags=tags
+        ).info.run_id
+        mlflow.set_tracking_uri(_uri(settings))
+        mlflow.set_registry_uri(_uri(settings))
+        # Leaving the context finishes the run; leaving it by an error marks it as failed.
+        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+            client.log_batch(
+                run_id,
+                metrics=[
+                    Metric(name, value, timestamp=0, step=0)
+                    for name, value in run_metrics(record).items()
+                ],
+                params=[Param(key, str(value)) for key, value in run_parameters(record).items()],
+            )
+            client.log_inputs(run_id, datasets=_datasets(record, use_case))
+            with tempfile.TemporaryDirectory(prefix="evergreen-training-") as folder:
+                write_artifacts(record, Path(folder))
+                client.log_artifacts(run_id, folder)
+            source, model_id = _log_model(record)
+        _ensure_registered_model(client, use_case)
+        version = client.create_model_version(
+            use_case.name,
+            source,
+            run_id=run_id,
+            tags=tags,
+            description=record.reason,
+            model_id=model_id,
+        )
+    return TrainedVersion(version=int(version.version), run_id=run_id)
+
+
+def load_version(use_case: UseCase, version: int, settings: Settings | None = None) -> LoadedModel:
+    """Fetch one registered version: one download, no MLflow flavour in between.
+
+    Raises
+    ------
+    NotReadyError
+        There is no such version.
+    PermanentError
+        The stored model is not the one that was registered.
+    ServiceDownError
+        The tracking store does not answer.
+    """
+    settings = settings or load_settings()
+    with _explained(f"version {version} of {use_case.name}"):
+        client = _client(settings)
+        found = client.get_model_version(use_case.name, str(version))
+        location = client.get_model_version_download_uri(use_case.name, str(version))
+        metrics = client.get_run(found.run_id).data.metrics
+        with tempfile.TemporaryDirectory(prefix="evergreen-model-") as folder:
+            model_file = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{location.rstrip('/')}/model.ubj",
+                dst_path=folder,
+                tracking_uri=_uri(settings),
+            )
+            ubj = Path(model_file).read_bytes()
+            documents = {
+                name: json.loads(
+                    Path(client.download_artifacts(found.run_id, name, folder)).read_text("utf-8")
+                )
+                for name in (REFERENCE_FILE, IMPORTANCES_FILE)
+            }
+    digest = hashlib.sha256(ubj).hexdigest()
+    if digest != found.tags.get("model_digest"):
+        raise PermanentError(
+            f"The model file of version {version} of {use_case.name} has SHA-256 {digest}; "
+            f"expected {found.tags.get('model_digest')}, as registered. Something changed the "
+            f"file under {location}: restore it, or train a new version."
+        )
+    booster = load_booster(ubj)
+    return LoadedModel(
+        booster=booster,
+        feature_names=tuple(booster.feature_names or ()),
+        version=version,
+        run_id=found.run_id,
+        importances=documents[IMPORTANCES_FILE],
+        reference=documents[REFERENCE_FILE],
+        metrics=dict(metrics),
+        tags=dict(found.tags),
+    )
+
+
+def alias_version(use_case: UseCase, alias: str, settings: Settings | None = None) -> int | None:
+    """Version an alias points at; None when it points nowhere."""
+    with _explained():
+        client = _client(settings)
+        try:
+            return int(client.get_model_version_by_alias(use_case.name, alias).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+
+
+def version_exists(use_case: UseCase, version: int, settings: Settings | None = None) -> bool:
+    """Whether a version is registered."""
+    try:
+        with _explained():
+            _client(settings).get_model_version(use_case.name, str(version))
+    except NotReadyError:
+        return False
+    return True
+
+
+def set_alias(
+    use_case: UseCase, version: int, alias: str, settings: Settings | None = None
+) -> None:
+    """Point an alias at a version; setting it again changes nothing.
+
+    Raises
+    ------
+    NotReadyError
+        There is no such version.
+    """
+    with _explained(f"version {version} of {use_case.name}"):
+        _client(settings).set_registered_model_alias(use_case.name, alias, str(version))
+
+
+def set_champion(use_case: UseCase, version: int, settings: Settings | None = None) -> None:
+    """Let the registry's alias follow the release ledger; see `set_alias`."""
+    set_alias(use_case, version, CHAMPION, settings)
+
+
+def tag_version(
+    use_case: UseCase, version: int, tags: Mapping[str, str], settings: Settings | None = None
+) -> None:
+    """Set tags of a version, e.g. the gate's decision; a tag that exists is replaced.
+
+    Raises
+    ------
+    NotReadyError
+        There is no such version.
+    """
+    with _explained(f"version {version} of {use_case.name}"):
+        client = _client(settings)
+        for key, value in tags.items():
+            client.set_model_version_tag(use_case.name, str(version), key, value)
+
+
+def _uri(settings: Settings) -> str:
+    return settings.tracking_url or settings.database_url("mlflow")
+
+
+def _client(settings: Settings | None) -> MlflowClient:
+    uri = _uri(settings or load_settings())
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _explained(what: str = "it") -> Iterator[None]:
+    """Translate what MLflow raises into the project's own errors."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotReadyError(
+                f"MLflow does not know {what}: {error}. Choose a registered version, or train one."
+            ) from error
+        if error.error_code in _PASSING:
+            raise ServiceDownError(
+                f"The MLflow tracking store failed: {error}. Start it with `make up`, or check "
+                "EVERGREEN_TRACKING_URL and EVERGREEN_MLFLOW_URL."
+            ) from error
+        raise PermanentError(f"MLflow refused the request: {error}") from error
+
+
+def _registered(client: MlflowClient, name: str, record: TrainingRecord) -> TrainedVersion | None:
+    # The digest is hexadecimal, so it is safe in a filter; the request's key may be any text.
+    same_bytes = client.search_model_versions(
+        f"name = '{name}' and tag.model_digest = '{record.fitted.digest}'"
+    )
+    versions = sorted(
+        (int(found.version), found.run_id)
+        for found in same_bytes
+        if found.tags.get("request_key") == record.request_key
+    )
+    return TrainedVersion(*versions[0]) if versions else None
+
+
+def _experiment(client: MlflowClient, name: str, settings: Settings) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    # A server keeps artifacts where it was told to; beside a bare database we say where.
+    if settings.tracking_url is None:
+        root = settings.artifacts.rstrip("/")
+        location = f"{root if '://' in root else Path(root).resolve().as_uri()}/{name}"
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(client.get_experiment_by_name(name).experiment_id)
+
+
+def _ensure_registered_model(client: MlflowClient, use_case: UseCase) -> None:
+    try:
+        client.create_registered_model(use_case.name, description=use_case.title)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _fail_unfinished(client: MlflowClient, experiment_id: str, digest: str) -> None:
+    unfinished = client.search_runs(
+        [experiment_id], f"attributes.status = 'RUNNING' and tags.model_digest = '{digest}'"
+    )
+    for run in unfinished:
+        client.set_terminated(run.info.run_id, "FAILED")
+
+
+def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
+    schema = json.dumps(
+        {
+            "mlflow_colspec": Schema(
+                [ColSpec("double", n) for n in record.split.refit.feature_names]
+            ).to_dict()
+        }
+    )
+    snapshots = dict(sorted(record.inputs.items()))
+    datasets = []
+    for part in ("fit", "validation", "refit", "holdout"):
+        frame: LabelledFrame | None = getattr(record.split, part)
+        if frame is None:
+            continue
+        source = {
+            "snapshots": snapshots,
+            "days": [str(day) for day in getattr(record.plan, part)],
+        }
+        profile = {"num_rows": frame.rows, "positives": frame.positives}
+        tags = [InputTag("mlflow.data.context", part)]
+        tags += [InputTag(f"snapshot.{table}", str(value)) for table, value in snapshots.items()]
+        dataset = Dataset(
+            name=f"{use_case.name}.{part}",
+            digest=frame.digest[:36],
+            source_type="iceberg",
+            source=json.dumps(source),
+            schema=schema,
+            profile=json.dumps(profile),
+        )
+        datasets.append(DatasetInput(dataset, tags))
+    return datasets
+
+
+def _log_model(record: TrainingRecord) -> tuple[str, str]:
+    names = list(record.fitted.feature_names)
+    # Doubles, so that a caller of the served model may send whole numbers and nulls alike.
+    example = pd.DataFrame(record.split.holdout.matrix[:5].astype(np.float64), columns=names)
+    with warnings.catch_warnings():
+        # MLflow warns about a type hint of its own classes when it first loads them.
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        logged = mlflow.xgboost.log_model(
+            record.fitted.booster,
+            name="model",
+            model_format="ubj",
+            signature=ModelSignature(
+                inputs=Schema([ColSpec("double", name) for name in names]),
+                outputs=Schema([ColSpec("float")]),
+            ),
+            input_example=example,
+            # Stated, because finding them out would start a second Python.
+            pip_requirements=[
+                f"{package}=={metadata.version(package)}" for package in _REQUIREMENTS
+            ],
+        )
+    return str(logged.model_uri), str(logged.model_id)

@@ -1,0 +1,77 @@
+"""Fixtures that several rooms share: an empty data directory, and the embedded Postgres."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from evergreen.settings import PROJECT_ROOT, Settings, load_settings
+
+_numbers = itertools.count()
+REAL_DATA = PROJECT_ROOT.parent / "shared" / "data" / "online_retail"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("EVERGREEN_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """One server for the whole session; `home` gives each test databases of its own."""
+    from evergreen.local import postgres
+
+    previous = os.environ.get("EVERGREEN_HOME")
+    os.environ["EVERGREEN_HOME"] = str(tmp_path_factory.mktemp("server"))
+    settings = load_settings()
+    postgres.start(settings)
+    admin = _admin(settings)
+    with admin.connect() as connection:
+        # A test server may lose its data in a power cut; waiting for the disk is most of its time.
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(sa.text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
+    admin.dispose()
+    yield settings
+    postgres.stop(settings)
+    if previous is not None:
+        os.environ["EVERGREEN_HOME"] = previous
+
+
+@pytest.fixture
+def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """An empty data directory whose databases are fresh ones on the session's server."""
+    names = ("catalog", "mlflow", "feast", "ledger")
+    suffix = f"{os.getpid()}_{next(_numbers)}"
+    admin = _admin(postgres_server)
+    with admin.connect() as connection:
+        for name in names:
+            connection.execute(sa.text(f"CREATE DATABASE {name}_{suffix}"))
+    admin.dispose()
+    socket = postgres_server.embedded_socket_dir()
+    for name in names:
+        url = f"postgresql+psycopg2://postgres@/{name}_{suffix}?host={socket}"
+        monkeypatch.setenv(f"EVERGREEN_{name.upper()}_URL", url)
+    return load_settings()
+
+
+def _admin(settings: Settings) -> sa.Engine:
+    return sa.create_engine(
+        f"postgresql+psycopg2://postgres@/postgres?host={settings.embedded_socket_dir()}",
+        isolation_level="AUTOCOMMIT",
+    )
+
+
+@pytest.fixture
+def online_retail() -> Path:
+    """The real order history; tests that need it skip where it is absent, saying so."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"the real data is not here: {REAL_DATA} does not exist")
+    return REAL_DATA

@@ -1,0 +1,49 @@
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evergreen.errors import NotReadyError
+from evergreen.monitoring.freshness import FRESHNESS, freshness_table, measure_freshness
+
+DAY = date(2026, 3, 10)
+
+
+def test_lag_counts_days_and_the_limit_is_inclusive():
+    newest = {"orders": DAY, "features": DAY - timedelta(1), "predictions": DAY - timedelta(2)}
+    rows = measure_freshness(newest, DAY, 1)
+    assert [(row.table, row.lag_days, row.stale) for row in rows] == [
+        ("features", 1, False),
+        ("orders", 0, False),
+        ("predictions", 2, True),
+    ]
+
+
+def test_a_table_without_days_is_stale():
+    (row,) = measure_freshness({"orders": None}, DAY, 999)
+    assert (row.newest_day, row.lag_days, row.stale) == (None, None, True)
+
+
+def test_an_older_night_sees_newer_tables_as_fresh():
+    (row,) = measure_freshness({"orders": DAY + timedelta(30)}, DAY, 0)
+    assert (row.lag_days, row.stale) == (0, False)
+
+
+def test_nothing_to_look_at_is_not_ready():
+    with pytest.raises(NotReadyError, match="nothing"):
+        measure_freshness({}, DAY, 1)
+
+
+def test_the_table_has_the_declared_schema():
+    table = freshness_table(DAY, measure_freshness({"orders": DAY, "x": None}, DAY, 1))
+    assert table.schema == FRESHNESS
+    assert table["newest_day"].to_pylist() == [DAY, None]
+
+
+@given(st.integers(-50, 50), st.integers(0, 60), st.integers(0, 10))
+def test_older_data_is_never_fresher(lag, older, allowed):
+    def stale(days):
+        return measure_freshness({"t": DAY - timedelta(days)}, DAY, allowed)[0].stale
+
+    assert stale(lag + older) or not stale(lag)

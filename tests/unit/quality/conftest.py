@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from evergreen.use_case import UseCase
+
+DAY = date(2024, 3, 10)
+
+
+def declared(**changes: Any) -> dict[str, Any]:
+    """A small use case: orders with a key, a customer, a time and an amount."""
+    orders: dict[str, Any] = {
+        "key": "order_id",
+        "time": "ordered_at",
+        "columns": {
+            "order_id": {"source": "id", "dtype": "string"},
+            "customer_id": {"source": "customer", "dtype": "string", "strip_float": True},
+            "ordered_at": {"source": "at", "dtype": "timestamp"},
+            "amount": {"source": "amount", "dtype": "float64", "range": [0.01, 1000]},
+        },
+        "batch": {"max_quarantined_ratio": 0.5},
+    }
+    orders |= changes.pop("orders", {})
+    orders["columns"] = {**orders["columns"], **changes.pop("columns", {})}
+    return {
+        "name": "shop",
+        "title": "Shop",
+        "first_day": "2024-01-01",
+        "entity": {"name": "customer", "key": "customer_id"},
+        "source": {"kind": "files", "path": "/nowhere/{day}.csv"},
+        "orders": orders,
+        "features": {
+            "recency": "days_since",
+            "columns": {
+                "days_since": {"dtype": "float64", "description": "d", "range": [0, None]},
+                "orders": {"dtype": "int64", "description": "n", "range": [1, None]},
+                "gap": {"dtype": "int64", "description": "g", "nullable": True},
+            },
+        },
+        "label": {"name": "churned", "description": "No order.", "horizon_days": 90},
+        **changes,
+    }
+
+
+@pytest.fixture
+def use_case() -> Callable[..., UseCase]:
+    return lambda **changes: UseCase.model_validate(declared(**changes))
+
+
+def raw_rows(
+    rows: list[dict[str, str | None]], *, day: date | None = DAY, columns: tuple[str, ...] = ()
+) -> pa.Table:
+    """Rows as a source delivers them; `_error` and `_text` may be among their keys."""
+    names = columns or tuple(dict.fromkeys(k for row in rows for k in row if k[0] != "_"))
+    delivered = {n: pa.array([row.get(n) for row in rows], pa.string()) for n in names}
+    return pa.table(
+        {
+            **delivered,
+            "_text": pa.array([row.get("_text") for row in rows], pa.string()),
+            "_day": pa.array([day] * len(rows), pa.date32()),
+            "_source": pa.array(["orders.csv"] * len(rows), pa.string()),
+            "_row": pa.array(range(1, len(rows) + 1), pa.int64()),
+            "_error": pa.array([row.get("_error") for row in rows], pa.string()),
+        }
+    )
+
+
+def order(n: int = 1, **changes: str | None) -> dict[str, str | None]:
+    good: dict[str, str | None] = {
+        "id": f"O{n}",
+        "customer": f"C{n}",
+        "at": f"{DAY} 10:00:00",
+        "amount": "12.50",
+    }
+    return good | changes
+
+
+@pytest.fixture
+def quality(tmp_path: Path) -> Path:
+    return tmp_path / "quality"

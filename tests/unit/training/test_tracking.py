@@ -1,0 +1,156 @@
+import dataclasses
+import json
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
+from evergreen.settings import load_settings
+from evergreen.training import tracking
+from evergreen.training.baselines import fit_baselines
+from evergreen.training.evaluate import evaluate
+from evergreen.training.record import TrainingRecord
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tracking")
+    settings = dataclasses.replace(
+        load_settings(),
+        artifacts=str(root / "artifacts"),
+        tracking_url=None,
+        urls={"mlflow": f"sqlite:///{root}/mlflow.db"},
+    )
+    tracking.initialise(settings)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def record(fitted, split, plan, use_case):
+    return TrainingRecord(
+        day=date(2025, 1, 1),
+        request_key="2025-01-01 it's drift",
+        reason="drift of idle_days",
+        plan=plan,
+        split=split,
+        fitted=fitted,
+        evaluation=evaluate(fitted.booster, split.holdout, use_case, threads=2),
+        baselines=fit_baselines(split, use_case),
+        inputs={"features": 123, "labels": None},
+        reference={"idle_days": {"quantiles": [1.0, 2.0]}},
+        code_digest="c0de",
+        seed=3,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(record, use_case, settings):
+    return tracking.log_training_run(record, use_case, settings)
+
+
+def test_version_comes_back_as_it_was_trained(trained, record, use_case, settings):
+    model = tracking.load_version(use_case, trained.version, settings)
+    assert bytes(model.booster.save_raw("ubj")) == record.fitted.ubj
+    assert list(model.feature_names) == use_case.feature_names
+    assert model.run_id == trained.run_id
+    assert model.reference == record.reference
+    assert model.importances == record.fitted.importances
+    assert model.metrics["holdout_auc"] == record.evaluation.auc
+    assert model.metrics["recency_auc"] == record.baselines[0].auc
+    assert model.tags["day"] == "2025-01-01"
+    assert model.tags["reason"] == "drift of idle_days"
+
+
+def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, settings):
+    files = [path for path in Path(settings.artifacts).rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"model.ubj", "MLmodel", "input_example.json", "roc.png", "calibration.png"} <= names
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".joblib")]
+    # Protocol 2 and later begin with 0x80; no file of ours may.
+    assert not [path for path in files if path.read_bytes()[:1] == b"\x80"]
+    model = next(path for path in files if path.name == "MLmodel").read_text()
+    assert "python_function" in model
+    assert "idle_days" in model
+
+
+def test_run_states_its_datasets_with_snapshots(trained, plan, settings):
+    run = tracking._client(settings).get_run(trained.run_id)
+    assert run.info.status == "FINISHED"
+    inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
+    assert set(inputs) == {"tiny.fit", "tiny.validation", "tiny.refit", "tiny.holdout"}
+    source = json.loads(inputs["tiny.holdout"].dataset.source)
+    assert source == {
+        "snapshots": {"features": 123, "labels": None},
+        "days": [str(plan.holdout[0])],
+    }
+    assert run.data.params["max_depth"] == "3"
+
+
+def test_retry_returns_the_same_version(trained, record, use_case, settings):
+    assert tracking.log_training_run(record, use_case, settings) == trained
+    other = dataclasses.replace(record, request_key="another")
+    later = tracking.log_training_run(other, use_case, settings)
+    assert later.version > trained.version
+    assert tracking.log_training_run(other, use_case, settings) == later
+
+
+def test_killed_attempt_is_marked_and_its_retry_registers(
+    record, use_case, settings, monkeypatch, trained
+):
+    killed = dataclasses.replace(record, request_key="killed")
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracking, "_log_model", die)
+        with pytest.raises(KeyboardInterrupt):
+            tracking.log_training_run(killed, use_case, settings)
+    client = tracking._client(settings)
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    stuck = client.create_run(experiment, tags={"model_digest": record.fitted.digest})
+    version = tracking.log_training_run(killed, use_case, settings)
+    assert version.version > trained.version
+    assert client.get_run(stuck.info.run_id).info.status == "FAILED"
+    assert not client.search_runs([experiment], "attributes.status = 'RUNNING'")
+
+
+def test_alias_moves_between_versions(trained, use_case, settings):
+    assert tracking.alias_version(use_case, "nobody", settings) is None
+    tracking.set_champion(use_case, trained.version, settings)
+    tracking.set_champion(use_case, trained.version, settings)
+    assert tracking.alias_version(use_case, "champion", settings) == trained.version
+    tracking.tag_version(use_case, trained.version, {"decision": "promoted"}, settings)
+    model = tracking.load_version(use_case, trained.version, settings)
+    assert model.tags["decision"] == "promoted"
+
+
+def test_unknown_version_is_named(trained, use_case, settings):
+    with pytest.raises(NotReadyError, match="version 999 of tiny"):
+        tracking.load_version(use_case, 999, settings)
+    with pytest.raises(NotReadyError, match="version 999 of tiny"):
+        tracking.set_alias(use_case, 999, "champion", settings)
+    assert not tracking.version_exists(use_case, 999, settings)
+    assert tracking.version_exists(use_case, trained.version, settings)
+
+
+def test_alias_of_a_model_never_registered_is_none(use_case, settings):
+    stranger = use_case.model_copy(update={"name": "stranger"})
+    assert tracking.alias_version(stranger, "champion", settings) is None
+
+
+def test_changed_model_file_is_refused(record, use_case, settings):
+    version = tracking.log_training_run(
+        dataclasses.replace(record, request_key="tampered"), use_case, settings
+    ).version
+    newest = max(Path(settings.artifacts).rglob("model.ubj"), key=lambda p: p.stat().st_mtime_ns)
+    newest.write_bytes(newest.read_bytes()[:-40] + b"\0" * 40)
+    with pytest.raises(PermanentError, match="SHA-256"):
+        tracking.load_version(use_case, version, settings)
+
+
+def test_store_that_is_down_is_a_passing_trouble(use_case, settings, tmp_path):
+    down = dataclasses.replace(settings, urls={}, home=tmp_path)
+    with pytest.raises(ServiceDownError, match="not running"):
+        tracking.alias_version(use_case, "champion", down)
