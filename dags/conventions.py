@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import Asset, Param, task
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from evergreen.use_case import UseCase
+from evergreen.use_case import UseCase, as_of
 
 # The day a run works for. Keyed runs carry it; `params.day` is for runs started from a form.
 DAY = "{{ partition_key or params.get('day') }}"
@@ -45,6 +45,8 @@ def dag_arguments(use_case: UseCase, stage: str, doc: str | None) -> dict[str, A
         "doc_md": f"### {use_case.title}\n{use_case.description}\n\n{doc or ''}",
         "tags": [f"use-case:{use_case.name}", f"stage:{stage}"],
         "start_date": datetime.combine(use_case.first_day, time(), UTC),
+        # A closed source's last run is made on the day after; unpausing must not make later ones.
+        "end_date": as_of(use_case.last_day) + timedelta(hours=12) if use_case.last_day else None,
         "catchup": False,
         "default_args": {
             "owner": use_case.owner,
@@ -54,8 +56,6 @@ def dag_arguments(use_case: UseCase, stage: str, doc: str | None) -> dict[str, A
             "max_retry_delay": timedelta(minutes=10),
             "retry_policy": RETRY_POLICY,
         },
-        # Optional, so that a keyed run needs no form.
-        "render_template_as_native_obj": False,
     }
 
 

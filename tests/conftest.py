@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,12 +25,17 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """One server for the whole session; `home` gives each test databases of its own."""
+def postgres_server() -> Iterator[Settings]:
+    """One server for the whole session; `home` gives each test databases of its own.
+
+    Not under pytest's own directory: each starting pytest closes that one to other users, and a
+    server started by root runs as another user.
+    """
     from evergreen.local import postgres
 
     previous = os.environ.get("EVERGREEN_HOME")
-    os.environ["EVERGREEN_HOME"] = str(tmp_path_factory.mktemp("server"))
+    folder = tempfile.TemporaryDirectory(prefix="evergreen-tests-")
+    os.environ["EVERGREEN_HOME"] = folder.name
     settings = load_settings()
     postgres.start(settings)
     admin = _admin(settings)
@@ -41,6 +47,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settin
     admin.dispose()
     yield settings
     postgres.stop(settings)
+    folder.cleanup()
     if previous is not None:
         os.environ["EVERGREEN_HOME"] = previous
 
@@ -57,14 +64,14 @@ def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings
     admin.dispose()
     socket = postgres_server.embedded_socket_dir()
     for name in names:
-        url = f"postgresql+psycopg2://postgres@/{name}_{suffix}?host={socket}"
+        url = f"postgresql+psycopg2://postgres@/{name}_{suffix}?host={socket}&port=5432"
         monkeypatch.setenv(f"EVERGREEN_{name.upper()}_URL", url)
     return load_settings()
 
 
 def _admin(settings: Settings) -> sa.Engine:
     return sa.create_engine(
-        f"postgresql+psycopg2://postgres@/postgres?host={settings.embedded_socket_dir()}",
+        f"postgresql+psycopg2://postgres@/postgres?host={settings.embedded_socket_dir()}&port=5432",
         isolation_level="AUTOCOMMIT",
     )
 

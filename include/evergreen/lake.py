@@ -43,6 +43,7 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from sqlalchemy.exc import IntegrityError
 
 from evergreen.errors import NotReadyError
 from evergreen.settings import Settings, load_settings
@@ -274,6 +275,9 @@ def partitions(namespace: str, table: str) -> dict[date, int]:
     if found is None or found.current_snapshot() is None:
         return {}
     listed = found.inspect.partitions()
+    if not listed.num_rows:
+        # A snapshot without files lists no column `partition` either.
+        return {}
     counts = {
         row["partition"]["day"]: row["record_count"]
         for row in listed.select(["partition", "record_count"]).to_pylist()
@@ -354,7 +358,7 @@ def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:
 def _create(namespace: str, table: str, schema: pa.Schema) -> Table:
     try:
         catalog().create_namespace_if_not_exists((namespace,))
-    except NamespaceAlreadyExistsError:
+    except (NamespaceAlreadyExistsError, IntegrityError):
         logger.debug("namespace %s was created by another process", namespace)
     try:
         with (
@@ -366,7 +370,7 @@ def _create(namespace: str, table: str, schema: pa.Schema) -> Table:
             creation.update_spec() as spec,
         ):
             spec.add_identity("day")
-    except (TableAlreadyExistsError, CommitFailedException):
+    except (TableAlreadyExistsError, CommitFailedException, IntegrityError):
         logger.debug("table %s.%s was created by another process", namespace, table)
     return catalog().load_table((namespace, table))
 

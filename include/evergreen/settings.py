@@ -64,7 +64,9 @@ class Settings:
         """
         if configured := self.urls.get(database):
             return configured
-        return f"postgresql+psycopg2://postgres@/{database}?host={self.embedded_socket_dir()}"
+        # The port is stated because a client would else obey PGPORT, which the server does not.
+        socket = self.embedded_socket_dir()
+        return f"postgresql+psycopg2://postgres@/{database}?host={socket}&port=5432"
 
     @property
     def postgres_dir(self) -> Path:

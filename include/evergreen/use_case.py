@@ -396,6 +396,9 @@ class UseCase(_Model):
     owner: str = "evergreen"
     # The first day there is any data for; rows dated before it are quarantined.
     first_day: date
+    # The last day there will ever be data for, where the source is closed (an archive, a
+    # simulation); the schedule ends with it.
+    last_day: date | None = None
     entity: Entity
     source: Source
     orders: Orders
@@ -421,7 +424,17 @@ class UseCase(_Model):
             raise ValueError(
                 f"features.recency: {self.features.recency} is not one of features.columns"
             )
-        reserved = {self.entity.key, "as_of", "created_at", "day", "label", "score"} & set(self.features.columns)
+        if self.last_day is not None and self.last_day < self.first_day:
+            raise ValueError(f"last_day: {self.last_day} lies before first_day {self.first_day}")
+        taken = {"day", "row_id", "source", "rowid"} & {
+            *self.orders.columns,
+            *self.orders.published,
+        }
+        if taken:
+            raise ValueError(f"orders.columns: {sorted(taken)} are reserved names")
+        reserved = {self.entity.key, "as_of", "created_at", "day", "label", "score"} & set(
+            self.features.columns
+        )
         if reserved:
             raise ValueError(f"features.columns: {sorted(reserved)} are reserved names")
         return self

@@ -40,8 +40,7 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
 
     Notes
     -----
-    Names carry the use case, because all use cases share one Feast project. A value is usable in
-    `[as_of, as_of + ttl_days)`; Feast includes the end of that interval, hence the microsecond.
+    Names carry the use case, because all use cases share one Feast project.
     """
     key = use_case.entity.key
     key_dtype = use_case.orders.published[key].dtype
@@ -72,7 +71,7 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
         name=view_name(use_case),
         entities=[entity],
         schema=[Field(name=key, dtype=_FIELD_TYPES[key_dtype]), *fields],
-        ttl=timedelta(days=use_case.features.ttl_days) - timedelta(microseconds=1),
+        ttl=timedelta(days=use_case.features.ttl_days),
         source=LakeSource(
             namespace=use_case.name,
             table="features",

@@ -2,11 +2,13 @@
 
 The stock store would scan a whole Iceberg table into memory. Here DuckDB reads the Parquet files
 that the lake has planned: those of the days a query can use, of the current or a pinned snapshot.
-Joins, deduplication and point-in-time rules are Feast's own code.
+Joins, deduplication and point-in-time rules are Feast's own code, but for one end of an interval:
+a value is usable in `[timestamp, timestamp + ttl)`, where Feast would include the end.
 """
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -70,7 +72,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
         days = None if unlimited else _usable_days(instants.dt.to_pydatetime(), reach)
         return get_historical_features_ibis(
             config=config,
-            feature_views=feature_views,
+            feature_views=[_half_open(view) for view in feature_views],
             feature_refs=feature_refs,
             entity_df=entity_df,
             registry=registry,
@@ -185,6 +187,16 @@ def _usable_days(instants: Iterable[datetime], reach: timedelta) -> list[date]:
     """Days whose rows can be joined to any instant: `as_of` in `[instant - reach, instant]`."""
     days = {day for instant in instants for day in _interval_days(instant - reach, instant)}
     return sorted(days)
+
+
+def _half_open(view: FeatureView) -> FeatureView:
+    """Shorten the ttl by the smallest step, because Feast compares with `<=`."""
+    if not view.ttl:
+        return view
+    shortened = copy.copy(view)
+    # As pandas writes it: ibis refuses a plain timedelta that mixes days with smaller units.
+    shortened.ttl = pd.Timedelta(view.ttl) - pd.Timedelta(1, "us")
+    return shortened
 
 
 def _interval_days(start: datetime, end: datetime) -> list[date]:

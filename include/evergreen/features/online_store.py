@@ -135,17 +135,21 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Create and drop tables as the stock store does, without its second index.
+        """Create and drop tables as the stock store does, laid out for daily replacement.
 
-        That index is on `entity_key` alone, which the primary key already begins with.
+        Its second index is on `entity_key` alone, which the primary key already begins with. Pages
+        are filled by half, so that the new version of a row fits beside the old one and no index
+        has to change.
         """
         super().update(
             config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial
         )
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             for view in tables_to_keep:
-                index = sql.Identifier(f"{_table_name(config, view)}_ek")
+                name = _table_name(config, view)
+                index, table = sql.Identifier(f"{name}_ek"), sql.Identifier(name)
                 cursor.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
+                cursor.execute(sql.SQL("ALTER TABLE {} SET (fillfactor = 50)").format(table))
             connection.commit()
 
     def close(self) -> None:
@@ -200,14 +204,26 @@ def _encoded(config: RepoConfig, view: FeatureView, rows: pa.Table) -> Iterator[
     events = rows[source.timestamp_field].to_pylist()
     created = rows[source.created_timestamp_column].to_pylist()
     for feature in view.features:
-        column = rows[feature.name]
-        field = _value_field(column.type)
-        for key, value, event_ts, created_ts in zip(
-            keys, column.to_pylist(), events, created, strict=True
-        ):
-            # An empty message is how Feast writes null.
-            encoded = b"" if value is None else Value(**{field: value}).SerializeToString()
-            yield key, feature.name, encoded, event_ts, created_ts
+        values = _encoded_values(rows[feature.name])
+        for key, value, event_ts, created_ts in zip(keys, values, events, created, strict=True):
+            yield key, feature.name, value, event_ts, created_ts
+
+
+def _encoded_values(column: pa.ChunkedArray) -> list[bytes]:
+    """Encode as `Value(...).SerializeToString()` does; null is the empty message."""
+    field = _value_field(column.type)
+    if field != "double_val":
+        # Counts, flags and names repeat.
+        plain = column.to_pylist()
+        known = {value: Value(**{field: value}).SerializeToString() for value in set(plain)}
+        return [b"" if value is None else known[value] for value in plain]
+    # A double is a tag and its eight bytes, little end first; few repeat.
+    tag = Value(double_val=1.0).SerializeToString()[:1]
+    raw = column.fill_null(0.0).to_numpy().astype("<f8").tobytes()
+    return [
+        tag + raw[start : start + 8] if valid else b""
+        for start, valid in zip(range(0, len(raw), 8), column.is_valid().to_pylist(), strict=True)
+    ]
 
 
 def _value_field(kind: pa.DataType) -> str:

@@ -41,6 +41,18 @@ from evergreen.local.airflow_environment import (
 from evergreen.local.airflow_processes import await_end, mark, owned, signal_all
 from evergreen.settings import PROJECT_ROOT, Settings
 
+__all__ = [
+    "DEFAULT_PORT",
+    "HOST",
+    "USERNAME",
+    "Instance",
+    "airflow_environment",
+    "find",
+    "health",
+    "start",
+    "stop",
+]
+
 _API_SERVER = "api-server"
 # Without the log servers: tasks run here, so the API server reads their logs from disk.
 _COMPONENTS = {
@@ -208,8 +220,8 @@ def _running_instance(settings: Settings) -> Instance | None:
         state = json.loads(_instance_file(settings).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    owned = {process.pid for process in owned(settings)}
-    if not set(state["pids"].values()) <= owned:
+    alive = {process.pid for process in owned(settings)}
+    if not set(state["pids"].values()) <= alive:
         return None
     return _instance(settings, state["port"], state["pids"])
 

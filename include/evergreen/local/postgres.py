@@ -36,7 +36,8 @@ _logger = logging.getLogger(__name__)
 
 # A socket address holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 _MAX_SOCKET_PATH = 103
-_SOCKET_NAME = ".s.PGSQL.5432"
+_PORT = 5432
+_SOCKET_NAME = f".s.PGSQL.{_PORT}"
 # Crash recovery replays at most max_wal_size; a slow disk may take a while over it.
 _START_SECONDS = 120
 _STOP_SECONDS = 60
@@ -173,7 +174,7 @@ def _initialise(data_dir: Path) -> None:
 
 def _create_databases(settings: Settings, wanted: list[Database]) -> None:
     connection = psycopg2.connect(
-        host=settings.embedded_socket_dir(), user="postgres", dbname="postgres"
+        host=settings.embedded_socket_dir(), port=_PORT, user="postgres", dbname="postgres"
     )
     try:
         # CREATE DATABASE cannot run inside a transaction.

@@ -34,12 +34,16 @@ def run(data_dir: Path, command: str, *arguments: str) -> None:
     ServiceDownError
         The program failed; the message holds its output and the end of the server's log.
     """
-    version_file = data_dir / "PGVERSION"
+    version_file = data_dir / "PG_VERSION"
     if version_file.exists() and (found := version_file.read_text().strip()) != VERSION:
         raise ConfigError(
             f"{data_dir} was made by Postgres {found}; this program brings {VERSION}. Upgrade "
             "it with pg_upgrade, or set EVERGREEN_HOME to another directory."
         )
+    # PGPORT and its like would configure the server, too; what marks a process as part of
+    # something that ends (an Airflow, a test) must not pass to a server that stays.
+    foreign = ("PG", "EVERGREEN_")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
         _open_the_way(data_dir)
@@ -52,6 +56,7 @@ def run(data_dir: Path, command: str, *arguments: str) -> None:
                 [str(_binaries() / command), *arguments],
                 check=True,
                 cwd=data_dir,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -89,7 +94,7 @@ def _binaries() -> Path:
 
 
 def owner() -> pwd.struct_passwd:
-    """Return the user the server runs as: the caller, or a system user (made if needed) for root."""
+    """Return the user the server runs as: the caller, or for root a system user, made if needed."""
     if os.geteuid() != 0:
         return pwd.getpwuid(os.geteuid())
     try:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,12 @@ class _PageView(DefaultJinjaPageView):
         self.env.loader = jinja2.ChoiceLoader([ours, self.env.loader])
 
 
+@cache
+def _page_view() -> _PageView:
+    """Compile the templates once per process."""
+    return _PageView()
+
+
 def keep(
     result: ExpectationSuiteValidationResult, *, folder: Path, suite: str, run_name: str
 ) -> tuple[Path, Path]:
@@ -112,14 +119,19 @@ def keep(
     _replace(stored, json.dumps(content, indent=1, sort_keys=True) + "\n")
     document = ValidationResultsPageRenderer(run_info_at_end=True).render(result)
     heading = f"{folder.name}: {suite} of {run_name}"
-    _replace(page, _PageView().render(document, heading=heading))
+    _replace(page, _page_view().render(document, heading=heading))
+    update_index(folder, suite, run_name, _summary(content))
+    return stored, page
+
+
+def update_index(folder: Path, suite: str, run_name: str, summary: list[int]) -> None:
+    """Enter one result, `[passed, judged]`, into the site's index; one process at a time."""
     site = folder / "data_docs"
     with fasteners.InterProcessLock(site / ".index.lock"):
         runs = _read_index(folder)
-        runs.setdefault(run_name, {})[suite] = _summary(content)
+        runs.setdefault(run_name, {})[suite] = summary
         _replace(site / "index.json", json.dumps(runs, sort_keys=True))
         _replace(site / "index.html", _index_page(folder.name, runs))
-    return stored, page
 
 
 def _summary(content: Mapping[str, Any]) -> list[int]:

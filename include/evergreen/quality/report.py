@@ -66,7 +66,7 @@ def describe(result: Any) -> str:
     columns = [
         kwargs.pop(k) for k in ("column", "column_A", "column_B", "column_list") if k in kwargs
     ]
-    names = ", ".join(map(str, columns))
+    names = ", ".join(c if isinstance(c, str) else ", ".join(c) for c in columns)
     asked = ", ".join(f"{name}={_short(value)}" for name, value in kwargs.items())
     parts = [f"{names}: {config.type}({asked})" if asked else f"{names}: {config.type}"]
     if raised := _raised(result.exception_info):

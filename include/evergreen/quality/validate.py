@@ -16,7 +16,11 @@ import great_expectations as gx
 import pandas as pd
 import pyarrow as pa
 from great_expectations.core import ExpectationSuiteValidationResult
-from great_expectations.data_context.types.base import ProgressBarsConfig
+from great_expectations.data_context.types.base import (
+    DataContextConfig,
+    InMemoryStoreBackendDefaults,
+    ProgressBarsConfig,
+)
 from great_expectations.expectations.expectation import Expectation
 
 from evergreen.errors import ConfigError, ValidationError
@@ -219,8 +223,15 @@ def _report(
 
 def _run(suite: str, check: _Check) -> list[Any]:
     """Validate one frame in a context of its own, which takes the frame with it when it goes."""
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context = gx.get_context(
+        mode="ephemeral",
+        project_config=DataContextConfig(
+            # The default would leave a directory behind for a site nobody asked for.
+            store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False),
+            progress_bars=ProgressBarsConfig(globally=False),
+            analytics_enabled=False,
+        ),
+    )
     source = context.data_sources.add_pandas(suite)
     whole = source.add_dataframe_asset("batch").add_batch_definition_whole_dataframe("whole")
     batch = whole.get_batch({"dataframe": check.frame})
@@ -247,15 +258,15 @@ def _frame(rows: pa.Table) -> pd.DataFrame:
         for column in rows.columns
     ]
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    holes = {
-        name: nullable[column.type]
+    holes = [
+        name
         for name, column in zip(rows.column_names, plain, strict=True)
         if column.null_count and column.type in nullable
-    }
+    ]
     table = pa.table(plain, names=rows.column_names)
-    complete: pd.DataFrame = table.drop_columns(list(holes)).to_pandas()
-    for name, dtype in holes.items():
-        complete[name] = table.column(name).to_pandas(types_mapper={dtype: dtype}.get)
+    complete: pd.DataFrame = table.drop_columns(holes).to_pandas()
+    for name in holes:
+        complete[name] = table.column(name).to_pandas(types_mapper=nullable.get)
     ordered: pd.DataFrame = complete.loc[:, rows.column_names]
     return ordered
 

@@ -9,7 +9,7 @@ from typing import Any
 from evergreen.errors import ConfigError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
-from evergreen.use_case import as_of, load_use_case
+from evergreen.use_case import UseCase, as_of, load_use_case
 
 # Days of raw rows held in memory at once.
 CHUNK_DAYS = 62
@@ -25,8 +25,8 @@ def stage_orders(use_case: str, period: str) -> dict[str, Any]:
     from evergreen.sources import open_source
 
     started = time.monotonic()
-    declared, wanted = load_use_case(use_case), Period.parse(period)
-    _require_past(wanted)
+    declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
+    _require_days_with_data(declared, wanted)
     source = open_source(declared)
     staged = Staged(use_case, wanted.label, str(lake.new_staging(use_case, "orders", wanted.label)))
     counts: dict[str, dict[str, Any]] = {}
@@ -34,7 +34,14 @@ def stage_orders(use_case: str, period: str) -> dict[str, Any]:
     chunks = wanted.chunks(CHUNK_DAYS)
     for chunk in chunks:
         raw = pa.concat_tables(source.read(chunk.start, chunk.end), promote_options="default")
-        split = split_rows(declared, raw, chunk.start, chunk.end, threads=load_settings().threads)
+        split = split_rows(
+            declared,
+            raw,
+            chunk.start,
+            chunk.end,
+            threads=settings.threads,
+            memory_mb=settings.memory_mb,
+        )
         staged.write("orders", chunk, split.accepted)
         staged.write("quarantine", chunk, split.quarantined)
         staged.write("counts", chunk, split.counts)
@@ -114,11 +121,21 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _require_past(period: Period) -> None:
+def _require_days_with_data(use_case: UseCase, period: Period) -> None:
     # The one clock read of the chain: a day that has not ended has no complete partition.
     now = datetime.now(UTC)
     if as_of(period.last) > now:
         raise ConfigError(
             f"The day {period.last} has not ended yet (it is {now:%Y-%m-%d %H:%M} UTC). "
             "Ask for days up to yesterday."
+        )
+    if period.start < use_case.first_day:
+        raise ConfigError(
+            f"{use_case.name} has data from {use_case.first_day} on (first_day in use_case.yaml); "
+            f"found {period.label}. Ask for later days, or declare an earlier first_day."
+        )
+    if use_case.last_day is not None and period.last > use_case.last_day:
+        raise ConfigError(
+            f"The data of {use_case.name} end on {use_case.last_day} (last_day in use_case.yaml); "
+            f"found {period.label}. Ask for earlier days, or declare a later last_day."
         )

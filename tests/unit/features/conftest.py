@@ -1,7 +1,6 @@
-"""A use case small enough to check by hand, its orders, and a lake with a feature store."""
+"""A use case small enough to check by hand, its orders, and features of it in the lake."""
 
 import itertools
-import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -110,23 +109,8 @@ def write_orders(tmp_path_factory):
     return write
 
 
-@pytest.fixture(scope="session")
-def lake_home(tmp_path_factory):
-    """Provide an embedded Postgres and an empty lake in a home of their own."""
-    from evergreen.local.postgres import embedded_postgres
-    from evergreen.settings import load_settings
-
-    with pytest.MonkeyPatch.context() as patch:
-        for variable in [name for name in os.environ if name.startswith("EVERGREEN_")]:
-            patch.delenv(variable)
-        patch.setenv("EVERGREEN_HOME", str(tmp_path_factory.mktemp("home")))
-        settings = load_settings()
-        with embedded_postgres(settings):
-            yield settings
-
-
 @pytest.fixture
-def applied(lake_home, make_use_case):
+def applied(home, make_use_case):
     """Provide a use case that Feast knows, without features yet."""
     from evergreen.features import store
 

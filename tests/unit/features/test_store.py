@@ -13,7 +13,7 @@ from feast.repo_config import load_repo_config
 
 from evergreen import lake
 from evergreen.errors import ConfigError, NotReadyError
-from evergreen.features import store
+from evergreen.features import online_store, store
 from evergreen.features.definitions import definitions
 from evergreen.features.lake_source import LakeSource
 from evergreen.features.online_store import ForwardPostgresOnlineStore
@@ -142,14 +142,14 @@ def test_what_is_missing_is_said(applied, publish, make_use_case):
 # --- Feast's own paths through our stores --------------------------------------------------------
 
 
-def feast_store(lake_home):
-    return FeatureStore(config=store.repo_config(lake_home))
+def feast_store(home):
+    return FeatureStore(config=store.repo_config(home))
 
 
-def test_the_stock_store_reads_what_the_fast_path_wrote(applied, publish, lake_home):
+def test_the_stock_store_reads_what_the_fast_path_wrote(applied, publish, home):
     publish(applied, MONDAY, {"a": 3})
     store.materialize(applied, MONDAY)
-    config = store.repo_config(lake_home)
+    config = store.repo_config(home)
     config.online_store.type = "postgres"
     _, view, _ = definitions(applied)
     stock = PostgreSQLOnlineStore()
@@ -161,10 +161,10 @@ def test_the_stock_store_reads_what_the_fast_path_wrote(applied, publish, lake_h
     assert values["total_spent"] == Value(double_val=31.5)
 
 
-def test_feasts_materialization_agrees_and_moves_forward_too(applied, publish, lake_home):
+def test_feasts_materialization_agrees_and_moves_forward_too(applied, publish, home):
     publish(applied, MONDAY, {"a": 1, "b": 1})
     publish(applied, TUESDAY, {"a": 2})
-    feast = feast_store(lake_home)
+    feast = feast_store(home)
     name = f"{applied.name}_features"
     feast.materialize(as_of(TUESDAY), as_of(TUESDAY), feature_views=[name])
     assert totals(applied, "a", "b") == [2, None]
@@ -177,8 +177,8 @@ def test_feasts_materialization_agrees_and_moves_forward_too(applied, publish, l
     assert store.read_online(applied, ["a", "b"]).equals(fast)
 
 
-def test_the_latest_of_a_batch_wins_and_no_created_time_is_the_oldest(applied, lake_home):
-    online, config = ForwardPostgresOnlineStore(), store.repo_config(lake_home)
+def test_the_latest_of_a_batch_wins_and_no_created_time_is_the_oldest(applied, home):
+    online, config = ForwardPostgresOnlineStore(), store.repo_config(home)
     _, view, _ = definitions(applied)
     key = EntityKey(join_keys=["buyer"], entity_values=[Value(string_val="a")])
 
@@ -197,14 +197,29 @@ def test_the_latest_of_a_batch_wins_and_no_created_time_is_the_oldest(applied, l
     online.close()
 
 
-def test_many_small_batches_write_every_row(applied, publish, lake_home):
+def test_many_small_batches_write_every_row(applied, publish, home):
     publish(applied, MONDAY, {f"b{n:03}": n for n in range(50)})
-    online, config = ForwardPostgresOnlineStore(), store.repo_config(lake_home)
+    online, config = ForwardPostgresOnlineStore(), store.repo_config(home)
     config.online_store.write_batch_values = 7
     _, view, _ = definitions(applied)
     online.write_table(config, view, lake.read_day(applied.name, "features", MONDAY))
     online.close()
     assert totals(applied, *(f"b{n:03}" for n in range(50))) == list(range(50))
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("double_val", [0.0, -0.0, 1.5, float("inf"), 5e-324, -1e308]),
+        ("int64_val", [0, -1, 2**62, 1]),
+        ("bool_val", [False, True]),
+        ("string_val", ["", "é"]),
+    ],
+)
+def test_values_are_encoded_as_feast_encodes_them(field, values):
+    column = pa.chunked_array([[*values, None], []], pa.array(values).type)
+    expected = [Value(**{field: value}).SerializeToString() for value in values]
+    assert online_store._encoded_values(column) == [*expected, Value().SerializeToString()]
 
 
 # --- training sets -------------------------------------------------------------------------------
@@ -322,29 +337,29 @@ def test_the_repository_of_the_feast_command_holds_every_use_case():
         assert len(names) == len(set(names))
 
 
-def test_the_feast_command_sees_the_configuration_of_the_tasks(lake_home, monkeypatch):
-    for variable, value in store.environment(lake_home).items():
+def test_the_feast_command_sees_the_configuration_of_the_tasks(home, monkeypatch):
+    for variable, value in store.environment(home).items():
         monkeypatch.setenv(variable, value)
     folder = PROJECT_ROOT / "feature_repo"
     read = load_repo_config(folder, folder / "feature_store.yaml")
-    built = store.repo_config(lake_home)
+    built = store.repo_config(home)
     assert read.online_store == built.online_store
     assert type(read.offline_store) is type(built.offline_store)
     assert (read.project, read.registry.path) == (built.project, built.registry.path)
 
 
-def test_a_managed_server_is_taken_from_its_url(lake_home, monkeypatch):
+def test_a_managed_server_is_taken_from_its_url(home, monkeypatch):
     awkward = 'p"a\\ss@word'
     url = "postgresql+psycopg2://me:p%22a%5Css%40word@db.example:6543/features?sslmode=require"
-    monkeypatch.setitem(lake_home.urls, "feast", url)
-    online = store.repo_config(lake_home).online_store
+    monkeypatch.setitem(home.urls, "feast", url)
+    online = store.repo_config(home).online_store
     assert (online.host, online.port, online.database) == ("db.example", 6543, "features")
     assert (online.user, online.password, online.sslmode) == ("me", awkward, "require")
-    for variable, value in store.environment(lake_home).items():
+    for variable, value in store.environment(home).items():
         monkeypatch.setenv(variable, value)
     folder = PROJECT_ROOT / "feature_repo"
     assert load_repo_config(folder, folder / "feature_store.yaml").online_store == online
 
-    monkeypatch.setitem(lake_home.urls, "feast", "sqlite:///x.db")
+    monkeypatch.setitem(home.urls, "feast", "sqlite:///x.db")
     with pytest.raises(ConfigError, match="expected postgresql"):
-        store.repo_config(lake_home)
+        store.repo_config(home)

@@ -42,7 +42,7 @@ def settings(monkeypatch, folder):
 
 def _query(settings: Settings, statement: str, database: str = "ledger"):
     connection = psycopg2.connect(
-        host=settings.embedded_socket_dir(), user="postgres", dbname=database
+        host=settings.embedded_socket_dir(), port=5432, user="postgres", dbname=database
     )
     try:
         connection.autocommit = True
@@ -70,7 +70,10 @@ def _kill(process: psutil.Process) -> None:
         pass
 
 
-def test_starts_once_makes_the_databases_and_stops(settings):
+def test_starts_once_makes_the_databases_and_stops(settings, monkeypatch):
+    # What a shell set up for another server must not reach this one.
+    monkeypatch.setenv("PGPORT", "6543")
+    monkeypatch.setenv("PGDATA", "/elsewhere")
     assert not postgres.running(settings)
     with pytest.raises(ServiceDownError, match="make up"):
         settings.database_url("catalog")

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pytest
 
 from evergreen.use_case import UseCase
 
@@ -48,16 +45,15 @@ def declared(**changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def use_case() -> Callable[..., UseCase]:
-    return lambda **changes: UseCase.model_validate(declared(**changes))
+def shop(**changes: Any) -> UseCase:
+    return UseCase.model_validate(declared(**changes))
 
 
 def raw_rows(
     rows: list[dict[str, str | None]], *, day: date | None = DAY, columns: tuple[str, ...] = ()
 ) -> pa.Table:
     """Rows as a source delivers them; `_error` and `_text` may be among their keys."""
-    names = columns or tuple(dict.fromkeys(k for row in rows for k in row if k[0] != "_"))
+    names = columns or tuple(dict.fromkeys(k for row in rows for k in row if k[:1] != "_"))
     delivered = {n: pa.array([row.get(n) for row in rows], pa.string()) for n in names}
     return pa.table(
         {
@@ -79,8 +75,3 @@ def order(n: int = 1, **changes: str | None) -> dict[str, str | None]:
         "amount": "12.50",
     }
     return good | changes
-
-
-@pytest.fixture
-def quality(tmp_path: Path) -> Path:
-    return tmp_path / "quality"

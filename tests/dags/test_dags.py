@@ -1,0 +1,128 @@
+"""The DAGs parse, are what the reviewed snapshots say, and stay light."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from evergreen.settings import PROJECT_ROOT
+from evergreen.use_case import list_use_cases
+
+if TYPE_CHECKING:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk import DAG
+
+STAGES = ("ingest", "features", "train", "score", "monitor", "release", "history")
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+HEAVY = (
+    "pandas", "numpy", "pyarrow", "scipy", "xgboost", "mlflow", "feast", "great_expectations",
+    "duckdb", "sklearn", "pyiceberg", "ibis", "matplotlib",
+)  # fmt: skip
+
+
+def test_every_file_imports(dag_bag: DagBag) -> None:
+    assert dag_bag.import_errors == {}
+
+
+def test_every_use_case_has_every_stage(dag_bag: DagBag) -> None:
+    expected = {f"{name}_{stage}" for name in list_use_cases() for stage in STAGES}
+    assert set(dag_bag.dags) == expected | {"maintenance"}
+    assert len(expected) >= len(STAGES)
+
+
+@pytest.mark.parametrize("stage", [*(f"churn_{stage}" for stage in STAGES), "maintenance"])
+def test_dag_is_what_was_reviewed(dag_bag: DagBag, stage: str) -> None:
+    """Review the diff of the snapshot; `UPDATE_SNAPSHOTS=1 make test` writes it."""
+    path = SNAPSHOTS / f"{stage}.json"
+    described = json.dumps(_describe(dag_bag.dags[stage]), indent=2, sort_keys=True) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOTS.mkdir(exist_ok=True)
+        path.write_text(described)
+    assert described == path.read_text()
+
+
+def test_use_cases_differ_in_nothing_but_names(dag_bag: DagBag) -> None:
+    for stage in STAGES:
+        shapes = []
+        for name in list_use_cases():
+            described = _describe(dag_bag.dags[f"{name}_{stage}"])
+            for own in ("first_day", "last_day", "params"):
+                described.pop(own)
+            shapes.append(json.dumps(described).replace(name, "USE_CASE"))
+        assert len(set(shapes)) == 1, stage
+
+
+def test_every_dag_explains_itself(dag_bag: DagBag) -> None:
+    for dag_id, dag in dag_bag.dags.items():
+        assert dag.doc_md and len(dag.doc_md) > 80, dag_id
+        assert any(tag.startswith("stage:") for tag in dag.tags), dag_id
+
+
+def test_permanent_errors_are_not_retried(dag_bag: DagBag) -> None:
+    from airflow.sdk.definitions.retry_policy import RetryAction
+
+    from evergreen.errors import SourceMissingError, ValidationError
+
+    checked = 0
+    for dag in dag_bag.dags.values():
+        for task in dag.tasks:
+            policy = task.retry_policy
+            assert policy.evaluate(ValidationError("bad"), 1, 3).action is RetryAction.FAIL
+            assert policy.evaluate(SourceMissingError("late"), 1, 3).action is not RetryAction.FAIL
+            assert policy.evaluate(ConnectionError("net"), 1, 3).action is not RetryAction.FAIL
+            checked += 1
+    assert checked > 20
+
+
+def test_parsing_imports_no_heavy_library(run_python: Callable[[str], str]) -> None:
+    files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem != "conventions")
+    assert len(files) == len(STAGES) + 1
+    code = "\n".join(
+        [
+            "import runpy, sys, airflow.sdk",
+            "from airflow.providers.standard.operators.hitl import ApprovalOperator",
+            "before = set(sys.modules)",
+            *(f"runpy.run_path({str(PROJECT_ROOT / 'dags' / name)!r})" for name in files),
+            "ours = {m.split('.')[0] for m in set(sys.modules) - before}",
+            f"print(sorted(ours & set({HEAVY!r})))",
+        ]
+    )
+    assert run_python(code).strip().splitlines()[-1] == "[]"
+
+
+def _describe(dag: DAG) -> dict[str, Any]:
+    timetable = dag.timetable
+    condition = getattr(timetable, "asset_condition", None)
+    return {
+        "schedule": type(timetable).__name__,
+        "cron": getattr(timetable, "expression", None),
+        "triggered_by": [found.name for found in _assets(condition)],
+        "first_day": dag.start_date.isoformat(),
+        "last_day": dag.end_date.isoformat() if dag.end_date else None,
+        "catchup": dag.catchup,
+        "paused_upon_creation": dag.is_paused_upon_creation,
+        "max_active_runs": dag.max_active_runs,
+        "tags": sorted(dag.tags),
+        "params": {name: dag.params.get_param(name).schema for name in dag.params},
+        "tasks": {
+            task.task_id: {
+                "type": task.task_type,
+                "downstream": sorted(task.downstream_task_ids),
+                "retries": task.retries,
+                "trigger_rule": str(task.trigger_rule),
+                "outlets": [outlet.name for outlet in task.outlets],
+            }
+            for task in dag.tasks
+        },
+    }
+
+
+def _assets(condition: Any) -> list[Any]:
+    if condition is None:
+        return []
+    return [condition] if hasattr(condition, "name") else list(condition.objects)

@@ -1,0 +1,36 @@
+"""A use case small enough for tests: the churn use case with few customers and short horizons."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evergreen.settings import PROJECT_ROOT
+
+FIRST_DAY = date(2025, 1, 1)
+LAST_DAY = date(2025, 6, 30)
+
+
+def write_small_shop(root: Path, **changes: Any) -> Path:
+    """Write the folder `root/shop`; `changes` replace top-level keys of its `use_case.yaml`."""
+    folder = root / "shop"
+    shutil.copytree(PROJECT_ROOT / "include" / "use_cases" / "churn", folder)
+    declared = yaml.safe_load((folder / "use_case.yaml").read_text())
+    declared |= {
+        "name": "shop",
+        "first_day": FIRST_DAY,
+        "last_day": LAST_DAY,
+        "training": {"cutoff_every_days": 7, "max_cutoffs": 6, "min_history_days": 20},
+        "gate": {"min_auc": 0.5, "max_logloss": 1.0, "min_holdout_rows": 50},
+    }
+    declared["source"] |= {"customers": 900, "acquisition_days": 60}
+    declared["source"].pop("regime_change")
+    declared["label"]["horizon_days"] = 21
+    declared["gate"]["min_baseline_margin"] = 0.0
+    declared |= changes
+    (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
+    return folder

@@ -1,0 +1,254 @@
+"""The steps of one use case, one after the other, without Airflow: what ends in the tables."""
+
+from __future__ import annotations
+
+import threading
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evergreen import lake, receipts, steps
+from evergreen.errors import (
+    ConfigError,
+    LookAheadError,
+    NotReadyError,
+    SourceMissingError,
+    ValidationError,
+)
+from evergreen.release import ledger, ledger_table
+from evergreen.settings import Settings, load_settings
+
+pytestmark = pytest.mark.integration
+
+HEADER = "id,customer,at,value"
+DAY = date(2025, 3, 10)
+
+
+@pytest.fixture
+def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A use case over daily CSV files in a folder that tests fill."""
+    folder = tmp_path / "use_cases" / "shop"
+    folder.mkdir(parents=True)
+    (folder / "use_case.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "shop",
+                "title": "A small shop",
+                "first_day": date(2025, 3, 1),
+                "entity": {"name": "customer", "key": "customer_id"},
+                "source": {"kind": "files", "path": str(tmp_path / "data" / "{day}.csv")},
+                "orders": {
+                    "key": "order_id",
+                    "time": "ordered_at",
+                    "columns": {
+                        "order_id": {"source": "id", "dtype": "string"},
+                        "customer_id": {"source": "customer", "dtype": "string"},
+                        "ordered_at": {"source": "at", "dtype": "timestamp"},
+                        "amount": {
+                            "source": "value",
+                            "dtype": "float64",
+                            "range": [0.01, 1000],
+                            "thousands": ",",
+                        },
+                    },
+                    "batch": {"max_quarantined_ratio": 0.5, "quarantined_min_rows": 4},
+                },
+                "features": {
+                    "recency": "days_since_last_order",
+                    "columns": {
+                        "total_orders": {"dtype": "int64", "description": "Orders so far."},
+                        "days_since_last_order": {"dtype": "float64", "description": "Recency."},
+                    },
+                },
+                "label": {"name": "churned", "description": "No order.", "horizon_days": 2},
+            }
+        )
+    )
+    (folder / "features.sql").write_text(
+        "SELECT o.customer_id, d.as_of, count(*) AS total_orders, "
+        "date_diff('second', max(o.ordered_at), d.as_of) / 86400.0 AS days_since_last_order "
+        "FROM as_of_days AS d JOIN orders AS o ON o.ordered_at < d.as_of "
+        "GROUP BY o.customer_id, d.as_of"
+    )
+    (folder / "labels.sql").write_text(
+        "SELECT o.customer_id, d.as_of, count(*) FILTER (o.ordered_at >= d.as_of) = 0 AS label "
+        "FROM as_of_days AS d JOIN orders AS o ON o.ordered_at < d.horizon_end "
+        "GROUP BY o.customer_id, d.as_of HAVING min(o.ordered_at) < d.as_of"
+    )
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    lake.catalog(home).create_tables()
+    receipts.create_tables()
+    ledger_table.create_tables(ledger.engine(home))
+    return tmp_path / "data"
+
+
+def deliver(data: Path, day: date, *rows: str) -> None:
+    (data / f"{day}.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+
+
+def order(number: int, day: date, customer: str = "a", value: str = "10") -> str:
+    return f"o{number},{customer},{day}T12:00:00Z,{value}"
+
+
+def ingest(period: str) -> dict[str, Any]:
+    staged = steps.stage_orders("shop", period)
+    return steps.publish_orders(steps.validate_orders(staged))
+
+
+def features(period: str) -> dict[str, Any]:
+    staged = steps.compute_features("shop", period)
+    return steps.publish_features(steps.validate_features(staged))
+
+
+def staging_is_empty() -> bool:
+    return not list(load_settings().staging.glob("*/*"))
+
+
+def test_every_row_is_accounted_for(shop: Path) -> None:
+    deliver(
+        shop,
+        DAY,
+        order(1, DAY),
+        order(1, DAY),
+        order(2, DAY, value='"1,234.5"'),
+        order(3, DAY, value="nan"),
+        order(4, DAY, customer=""),
+        order(5, DAY, value="12.5"),
+        order(6, DAY + timedelta(days=1)),
+        "o7,a,whenever,1",
+        HEADER,
+        "o8,a",
+        *(order(number, DAY, customer="b") for number in range(10, 20)),
+    )
+    published = ingest(str(DAY))
+    assert published["rows"] == {
+        "rows_in": 20,
+        "accepted": 12,
+        "quarantined": 7,
+        "duplicates": 1,
+        "published": 12,
+    }
+    rules = {
+        rule
+        for row in lake.read_day("shop", "quarantine", DAY).to_pylist()
+        for rule in row["rules"]
+    }
+    assert rules == {
+        "amount_not_finite",
+        "amount_out_of_range",
+        "customer_id_missing",
+        "malformed_row",
+        "ordered_at_unparsable",
+        "outside_day",
+    }
+    receipt = receipts.latest("shop", "publish_orders")[DAY]
+    assert receipt.counts["rows_in"] == 20
+    assert staging_is_empty()
+
+
+def test_a_batch_that_breaks_a_batch_rule_publishes_nothing(shop: Path) -> None:
+    deliver(shop, DAY, *(order(n, DAY) for n in range(4)))
+    ingest(str(DAY))
+    before = lake.snapshot_id("shop", "orders")
+    deliver(shop, DAY, order(1, DAY), *(order(n, DAY, value="-1") for n in range(2, 9)))
+    with pytest.raises(ValidationError, match="quarantined_ratio"):
+        ingest(str(DAY))
+    assert lake.snapshot_id("shop", "orders") == before
+    assert lake.partitions("shop", "orders") == {DAY: 4}
+    assert lake.partitions("shop", "quarantine") == {}
+
+
+def test_a_day_with_no_accepted_row_is_refused_unless_declared(shop: Path) -> None:
+    deliver(shop, DAY, order(1, DAY, value="-1"))
+    with pytest.raises(ValidationError, match="accepted"):
+        ingest(str(DAY))
+    assert not lake.exists("shop", "orders")
+
+
+def test_a_missing_file_may_come_later_and_a_future_day_never(shop: Path) -> None:
+    with pytest.raises(SourceMissingError, match=str(DAY)):
+        steps.stage_orders("shop", str(DAY))
+    with pytest.raises(ConfigError, match="has not ended yet"):
+        steps.stage_orders("shop", "2999-01-01")
+    with pytest.raises(ConfigError, match="from 2025-03-01 on"):
+        steps.stage_orders("shop", "2025-02-28")
+    with pytest.raises(ConfigError, match="no use case 'shopp'"):
+        steps.stage_orders("shopp", str(DAY))
+
+
+def test_one_run_over_a_range_equals_the_days_one_by_one(shop: Path) -> None:
+    days = [DAY + timedelta(days=n) for n in range(4)]
+    for n, day in enumerate(days):
+        deliver(shop, day, *(order(10 * n + i, day, "ab"[i % 2]) for i in range(3)))
+    period = f"{days[0]}..{days[-1]}"
+    ingest(period)
+    steps.publish_labels(features(period))
+    whole = _content()
+    for day in reversed(days):
+        ingest(str(day))
+    for day in reversed(days):
+        steps.publish_labels(features(str(day)))
+    assert _content() == whole
+    assert len(whole["labels"]) == 4
+
+
+def test_features_that_read_the_future_are_caught(shop: Path) -> None:
+    days = [DAY, DAY + timedelta(days=1), DAY + timedelta(days=2)]
+    for n, day in enumerate(days):
+        deliver(shop, day, order(n, day))
+    ingest(f"{days[0]}..{days[-1]}")
+    sql = load_settings().use_cases / "shop" / "features.sql"
+    sql.write_text(sql.read_text().replace("ON o.ordered_at < d.as_of", "ON true"))
+    with pytest.raises(LookAheadError):
+        steps.compute_features("shop", f"{days[0]}..{days[-1]}")
+    assert not lake.exists("shop", "features")
+
+
+def test_wrong_sql_names_the_file(shop: Path) -> None:
+    deliver(shop, DAY, order(1, DAY))
+    ingest(str(DAY))
+    sql = load_settings().use_cases / "shop" / "features.sql"
+    sql.write_text("SELECT nonsense FROM orders, as_of_days")
+    with pytest.raises(ConfigError, match=r"features\.sql"):
+        steps.compute_features("shop", str(DAY))
+
+
+def test_the_same_day_twice_at_once_leaves_one_whole_partition(shop: Path) -> None:
+    deliver(shop, DAY, *(order(n, DAY) for n in range(5)))
+    staged = [steps.validate_orders(steps.stage_orders("shop", str(DAY))) for _ in range(3)]
+    failures: list[BaseException] = []
+
+    def publish(one: dict[str, Any]) -> None:
+        try:
+            steps.publish_orders(one)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=publish, args=(one,)) for one in staged]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert lake.partitions("shop", "orders") == {DAY: 5}
+    assert staging_is_empty()
+
+
+def test_without_a_champion_scoring_says_what_to_do(shop: Path) -> None:
+    with pytest.raises(NotReadyError, match="Trigger shop_train"):
+        steps.resolve_model("shop", str(DAY))
+
+
+def _content() -> dict[str, list[Any]]:
+    found = {}
+    for table in ("orders", "features", "labels"):
+        rows = lake.read("shop", table).to_pylist()
+        for row in rows:
+            # The one audit stamp; it says when the row was made, not what it is.
+            row.pop("created_at", None)
+        found[table] = sorted(rows, key=repr)
+    return found
