@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -67,6 +70,42 @@ def status() -> None:
     from evergreen.report import show_status
 
     show_status(load_settings())
+
+
+_PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@cli.command(context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def airflow(arguments: Sequence[str]) -> None:
+    """Run any `airflow` command on the services of this data directory."""
+    from evergreen.deploy import airflow_process_environment
+
+    environment = airflow_process_environment(load_settings())
+    sys.exit(subprocess.call(["airflow", *arguments], env=environment))
+
+
+@cli.command(context_settings=_PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def feast(arguments: Sequence[str]) -> None:
+    """Run any `feast` command on the feature repository."""
+    module = "evergreen.features.feast_cli"
+    sys.exit(subprocess.call([sys.executable, "-m", module, *arguments]))
+
+
+@cli.command()
+@click.option("--port", default=5000, show_default=True, help="Port on loopback.")
+def mlflow(port: int) -> None:
+    """Show runs, models and plots in MLflow's UI until interrupted."""
+    settings = load_settings()
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", settings.database_url("mlflow"), "--workers", "1"]
+    command += ["--default-artifact-root", Path(settings.artifacts).absolute().as_uri()]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    folder = Path(sys.executable).parent
+    path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    click.echo(f"MLflow    http://127.0.0.1:{port}  (Ctrl-C ends it)")
+    sys.exit(subprocess.call(command, env={**os.environ, **quiet, "PATH": path}))
 
 
 @cli.command()

@@ -124,7 +124,6 @@ def _run_chain(
         for stage in ("ingest", "monitor"):
             client.unpause(f"{USE_CASE}_{stage}")
         _airflow(
-            client,
             settings,
             ["backfill", "create", "--dag-id", f"{USE_CASE}_ingest"],
             ["--from-date", new_days[0].isoformat(), "--to-date", last.isoformat()],
@@ -152,6 +151,7 @@ def _run_chain(
         "reason": request.extra["reason"],
         "verdict": judged["decision"],
         "verdict_reasons": judged["reasons"],
+        "verdict_checks": len(judged["verdict"]["checks"]),
         "version": judged["version"],
     }
 
@@ -194,15 +194,13 @@ def _start_over(settings: Settings) -> None:
 # --- driving Airflow -----------------------------------------------------------------------------
 
 
-def _airflow(client: AirflowClient, settings: Settings, *arguments: list[str]) -> None:
+def _airflow(settings: Settings, *arguments: list[str]) -> None:
     """Run an `airflow` command as a person would."""
-    instance = airflow.find(settings)
-    port = int(instance.url.rsplit(":", 1)[1]) if instance else airflow.DEFAULT_PORT
     words = [word for part in arguments for word in part]
-    click.echo(f"           $ airflow {' '.join(words)}")
+    click.echo(f"           $ evergreen airflow {' '.join(words)}")
     done = subprocess.run(
         ["airflow", *words],
-        env=airflow.airflow_environment(settings, port),
+        env=deploy.airflow_process_environment(settings),
         cwd=PROJECT_ROOT,
         capture_output=True,
         text=True,
@@ -400,8 +398,12 @@ def _show(summary: dict[str, Any], path: Path) -> None:
         else "not requested",
     )
     if retraining["requested"]:
-        why = "; ".join(retraining["verdict_reasons"])
-        line("Gate", f"version {retraining['version']}: {retraining['verdict']} ({why})")
+        why = (
+            f"all {retraining['verdict_checks']} checks passed"
+            if retraining["verdict"] == "promote"
+            else "; ".join(retraining["verdict_reasons"])
+        )
+        line("Gate", f"version {retraining['version']}: {retraining['verdict']}; {why}")
     line("Time", ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
     line("Peak memory", f"{summary['peak_memory_mb']:,} MB")
     console = Console()

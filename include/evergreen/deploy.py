@@ -58,3 +58,18 @@ def stop_services(settings: Settings) -> None:
 
     airflow.stop(settings)
     postgres.stop(settings)
+
+
+def airflow_process_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment for an `airflow` command beside the running services.
+
+    Raises
+    ------
+    ServiceDownError
+        The embedded Postgres is needed and does not run.
+    """
+    from evergreen.local import airflow
+
+    instance = airflow.find(settings)
+    port = int(instance.url.rsplit(":", 1)[1]) if instance else airflow.DEFAULT_PORT
+    return airflow.airflow_environment(settings, port)

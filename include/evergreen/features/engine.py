@@ -97,10 +97,14 @@ class Engine:
                 "autoload_known_extensions": "false",
             }
         )
-        self._connection.execute("SET TimeZone = 'UTC'")
-        self._load(paths, columns, end)
-        self._connection.execute("SET enable_external_access = false")
-        self._connection.execute("SET lock_configuration = true")
+        try:
+            self._connection.execute("SET TimeZone = 'UTC'")
+            self._load(paths, columns, end)
+            self._connection.execute("SET enable_external_access = false")
+            self._connection.execute("SET lock_configuration = true")
+        except BaseException:
+            self._close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -111,6 +115,9 @@ class Engine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         self._connection.close()
         self._spill.cleanup()
 

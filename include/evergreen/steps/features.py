@@ -11,16 +11,13 @@ from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.use_case import load_use_case
 
-# Days of features held in memory at once.
-CHUNK_DAYS = 30
-
 
 def compute_features(use_case: str, period: str) -> dict[str, Any]:
     """Run `features.sql` for the period's days over the orders published so far."""
     import pyarrow as pa
 
     from evergreen import lake
-    from evergreen.features.compute import compute_features as compute
+    from evergreen.features.compute import iter_features
     from evergreen.settings import load_settings
 
     started = time.monotonic()
@@ -33,20 +30,20 @@ def compute_features(use_case: str, period: str) -> dict[str, Any]:
         inputs={"orders": orders.snapshot_id or 0},
     )
     counts: dict[str, dict[str, int]] = {}
-    chunks = wanted.chunks(CHUNK_DAYS)
-    for chunk in chunks:
-        visible = lake.scan(use_case, "orders", end=chunk.end, snapshot_id=orders.snapshot_id)
-        rows = compute(
-            declared,
-            visible.paths,
-            chunk.days,
-            threads=settings.threads,
-            memory_mb=settings.memory_mb,
-        )
+    chunks = []
+    for days, rows in iter_features(
+        declared,
+        orders.paths,
+        wanted.days,
+        threads=settings.threads,
+        memory_mb=settings.memory_mb,
+    ):
+        chunk = Period(days[0], days[-1] + timedelta(days=1))
+        chunks.append(chunk)
         # An audit stamp, not an input: it orders corrections of the same as-of.
         created_at = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
-        rows = rows.append_column("created_at", pa.repeat(created_at, rows.num_rows))
-        staged.write("features", chunk, rows)
+        stamped = rows.append_column("created_at", pa.repeat(created_at, rows.num_rows))
+        staged.write("features", chunk, stamped)
         counts.update({day: {"rows": n} for day, n in _rows_by_day(rows, chunk).items()})
     return staged.with_seconds(
         started, chunks=tuple(chunk.label for chunk in chunks), counts=counts
@@ -100,10 +97,14 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
 
 def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
     """Move the online store forward to the newest day of what was published."""
+    from evergreen import receipts
     from evergreen.features.store import materialize
 
     declared = load_use_case(published["use_case"])
     day = Period.parse(published["period"]).last
+    receipt = receipts.latest(declared.name, "publish_features", day, day + timedelta(days=1))[day]
+    if not receipt.counts["rows"]:
+        return {"use_case": declared.name, "day": day.isoformat(), "rows": 0}
     written = materialize(declared, day, snapshot_id=published["snapshot"] or None)
     return {"use_case": declared.name, "day": day.isoformat(), "rows": written.rows}
 
@@ -111,7 +112,7 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
 def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     """Publish the labels whose horizon the period's days complete."""
     from evergreen import lake
-    from evergreen.features.compute import compute_labels
+    from evergreen.features.compute import iter_labels
     from evergreen.settings import load_settings
 
     started = time.monotonic()
@@ -123,18 +124,16 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
         return {"use_case": declared.name, "period": None, "rows": 0}
     matured = Period(start, known.end - horizon)
     orders_snapshot = published["orders_snapshot"] or None
+    orders = lake.scan(declared.name, "orders", end=known.end, snapshot_id=orders_snapshot)
     total = 0
-    for chunk in matured.chunks(CHUNK_DAYS):
-        visible = lake.scan(
-            declared.name, "orders", end=chunk.end + horizon, snapshot_id=orders_snapshot
-        )
-        rows = compute_labels(
-            declared,
-            visible.paths,
-            chunk.days,
-            threads=settings.threads,
-            memory_mb=settings.memory_mb,
-        )
+    for days, rows in iter_labels(
+        declared,
+        orders.paths,
+        matured.days,
+        threads=settings.threads,
+        memory_mb=settings.memory_mb,
+    ):
+        chunk = Period(days[0], days[-1] + timedelta(days=1))
         counts = {day: {"rows": n} for day, n in _rows_by_day(rows, chunk).items()}
         batch = Staged(
             declared.name,
