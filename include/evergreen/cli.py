@@ -99,13 +99,18 @@ def mlflow(port: int) -> None:
     """Show runs, models and plots in MLflow's UI until interrupted."""
     settings = load_settings()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", settings.database_url("mlflow"), "--workers", "1"]
+    command += ["--workers", "1"]
     command += ["--default-artifact-root", Path(settings.artifacts).absolute().as_uri()]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    variables = {
+        # Not an argument: those are visible to every user of the machine.
+        "MLFLOW_BACKEND_STORE_URI": settings.database_url("mlflow"),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
     folder = Path(sys.executable).parent
     path = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     click.echo(f"MLflow    http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    sys.exit(subprocess.call(command, env={**os.environ, **quiet, "PATH": path}))
+    sys.exit(subprocess.call(command, env={**os.environ, **variables, "PATH": path}))
 
 
 @cli.command()

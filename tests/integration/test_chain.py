@@ -107,6 +107,7 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
 def test_a_night_is_judged_and_recorded(chain: tuple[Settings, AirflowClient]) -> None:
     _, client = chain
     night = NEW_DAYS[-1]
+    client.unpause("shop_monitor")
     finish(client, client.trigger("shop_monitor", partition_key=str(night)))
     decisions = lake.read("shop", "decisions").to_pylist()
     governor = [row for row in decisions if row["kind"] == "governor"]

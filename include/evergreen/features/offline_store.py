@@ -69,7 +69,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
         instants = pd.to_datetime(_event_timestamps(entity_df), utc=True).drop_duplicates()
         reach = max((view.ttl for view in feature_views), default=timedelta(0))
         unlimited = any(not view.ttl for view in feature_views)
-        days = None if unlimited else _usable_days(instants.dt.to_pydatetime(), reach)
+        days = None if unlimited else _usable_days(list(instants), reach)
         return get_historical_features_ibis(
             config=config,
             feature_views=[_half_open(view) for view in feature_views],

@@ -361,4 +361,8 @@ def _instant(text: str | None) -> datetime | None:
 def _log_line(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
-    return " ".join(str(item[key]) for key in ("timestamp", "level", "event") if item.get(key))
+    line = " ".join(str(item[key]) for key in ("timestamp", "level", "event") if item.get(key))
+    # An exception travels beside the event: one entry per link of its chain, the newest first.
+    for error in item.get("error_detail") or []:
+        line += f"\n{error.get('exc_type')}: {error.get('exc_value')}"
+    return line

@@ -34,6 +34,19 @@ _PRELOAD = (
 )
 
 
+_UNWANTED = (
+    # Imports without cached bytecode are 2-4 times slower.
+    "PYTHONDONTWRITEBYTECODE",
+    # These would point elsewhere.
+    "AIRFLOW_CONFIG",
+    "PYTHONHOME",
+    # Importing Feast points these at a folder that goes when that process ends; whoever inherits
+    # them and imports Feast afterwards dies.
+    "PROMETHEUS_MULTIPROC_DIR",
+    "PROMETHEUS_MULTIPROCESS_DIR",
+)
+
+
 def airflow_environment(
     settings: Settings,
     port: int = DEFAULT_PORT,
@@ -72,8 +85,7 @@ def airflow_environment(
     """
     home = airflow_home(settings)
     environment = dict(os.environ if base is None else base)
-    # Imports without cached bytecode are 2-4 times slower; the rest would point elsewhere.
-    for unwanted in ("PYTHONDONTWRITEBYTECODE", "AIRFLOW_CONFIG", "PYTHONHOME"):
+    for unwanted in _UNWANTED:
         environment.pop(unwanted, None)
     keys = _write_once(home / "secrets.json", _new_secrets())
     tuning = {

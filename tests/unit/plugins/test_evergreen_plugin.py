@@ -46,7 +46,9 @@ def login(app: Any, stranger: Any) -> Iterator[Login]:
     from airflow.api_fastapi.core_api.security import get_user
 
     def as_role(role: str | None) -> Any:
-        app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser("ada", role)
+        app.dependency_overrides[get_user] = lambda: SimpleAuthManagerUser(
+            username="ada", role=role
+        )
         return stranger
 
     create_auth_manager()
@@ -63,9 +65,9 @@ def site() -> Path:
         "churn/data_docs/orders/2026-01-01..2026-01-03.html": "three days",
         "churn/data_docs/.index.lock": "hidden",
         "churn/data_docs/orders/.draft.html.17": "hidden",
-        "churn/validations/orders/secret.json": "secret",
-        "churn/data_docs_of_old/index.html": "secret",
-        "secret.html": "secret",
+        "churn/validations/orders/secret.json": "classified",
+        "churn/data_docs_of_old/index.html": "classified",
+        "secret.html": "classified",
     }.items():
         (quality / path).parent.mkdir(parents=True, exist_ok=True)
         (quality / path).write_text(text)
@@ -177,7 +179,7 @@ def test_encoded_tricks_end_in_404(login: Login, site: Path, path: str) -> None:
     answer = login("viewer").get(f"/evergreen/data-docs/{path}")
 
     assert answer.status_code == 404
-    assert 'secret"' not in answer.text
+    assert "classified" not in answer.text
     assert "root:" not in answer.text
     assert "<script>" not in answer.text
 
