@@ -59,7 +59,7 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 
 .PHONY: test
 test: $(READY) ## Run the tests, with the embedded services and no network
-	TZ=UTC $(BIN)/pytest -m "not e2e and not faults"
+	TZ=UTC $(BIN)/pytest
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself

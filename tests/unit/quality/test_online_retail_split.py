@@ -8,23 +8,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from conftest import REAL_DATA
 from evergreen.quality.split import split_rows
 from evergreen.sources import open_source
 from evergreen.use_case import load_use_case
 
 
 @pytest.mark.real_data
-def test_real_line_items_are_split_as_pandas_counts_them(monkeypatch):
-    if not (REAL_DATA / "by-day").is_dir():
-        pytest.skip(f"{REAL_DATA / 'by-day'} is not there")
-    monkeypatch.setenv("EVERGREEN_ONLINE_RETAIL", str(REAL_DATA))
+def test_real_line_items_are_split_as_pandas_counts_them(monkeypatch, online_retail):
+    monkeypatch.setenv("EVERGREEN_ONLINE_RETAIL", str(online_retail))
     use_case = load_use_case("online_retail")
     start, end = date(2011, 8, 1), date(2011, 9, 1)
     raw = pa.concat_tables(open_source(use_case).read(start, end), promote_options="default")
     found = split_rows(use_case, raw, start, end)
 
-    files = sorted((REAL_DATA / "by-day").glob("2011-08-*.csv"))
+    files = sorted((online_retail / "by-day").glob("2011-08-*.csv"))
     lines = pd.concat([pd.read_csv(path, dtype={"InvoiceNo": str}) for path in files])
     kept = lines.drop_duplicates()
     rejected = {
