@@ -29,6 +29,16 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 
+# Days of a backfill are ingested side by side; a gap usually closes within seconds. Waits about ten
+# minutes in all, without holding a worker.
+UNTIL_NO_GAP: dict[str, Any] = {
+    "retries": 12,
+    "retry_delay": timedelta(seconds=5),
+    "retry_exponential_backoff": 1.5,
+    "max_retry_delay": timedelta(minutes=2),
+}
+
+
 def asset(use_case: UseCase, table: str) -> Asset:
     """Return the partitioned asset of one table: `churn/features`."""
     return Asset(

@@ -2,11 +2,12 @@
 
 Runs once per published day of `orders`. Publishes `features`, moves the online store forward (an
 older day never replaces newer values), and publishes the labels whose horizon this day completes.
+Features wait, by retrying, until no earlier day of orders is missing.
 """
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, asset, dag_arguments, publisher
+from conventions import DAY, UNTIL_NO_GAP, asset, dag_arguments, publisher
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -21,7 +22,7 @@ def features(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.compute_features)(use_case.name, DAY)
+        staged = task(steps.compute_features, **UNTIL_NO_GAP)(use_case.name, DAY)
         validated = task(steps.validate_features)(staged)
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
         task(steps.materialize_online)(published)

@@ -50,6 +50,10 @@ class NotReadyError(PermanentError):
     """A step was asked for something whose input does not exist yet."""
 
 
+class GapError(TransientError):
+    """Earlier days are not there yet; they may be on their way, in runs beside this one."""
+
+
 class LedgerConflictError(TransientError):
     """Another actor appended to the release ledger first."""
 

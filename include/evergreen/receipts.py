@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,20 @@ def latest(
         query = query.where(_RECEIPTS.c.day < end)
     with _engine().connect() as connection:
         return {row.day: _from_row(row) for row in connection.execute(query)}
+
+
+def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]:
+    """Return the days of `[start, end)` that a step has no receipt for, oldest first."""
+    query = sa.select(_RECEIPTS.c.day).where(
+        _RECEIPTS.c.use_case == use_case,
+        _RECEIPTS.c.step == step,
+        _RECEIPTS.c.day >= start,
+        _RECEIPTS.c.day < end,
+    )
+    with _engine().connect() as connection:
+        present = set(connection.scalars(query.distinct()))
+    days = (start + timedelta(days=n) for n in range((end - start).days))
+    return [day for day in days if day not in present]
 
 
 def newest_day(use_case: str, step: str) -> date | None:

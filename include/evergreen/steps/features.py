@@ -7,13 +7,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from evergreen.errors import GapError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
-from evergreen.use_case import load_use_case
+from evergreen.use_case import UseCase, load_use_case
 
 
 def compute_features(use_case: str, period: str) -> dict[str, Any]:
-    """Run `features.sql` for the period's days over the orders published so far."""
+    """Run `features.sql` for the period's days over all orders before their ends.
+
+    Days may be ingested in any order and several at once. Features of a day look back over all of
+    them, so they wait until no earlier day is missing; else the result would depend on the order.
+    """
     import pyarrow as pa
 
     from evergreen import lake
@@ -22,6 +27,7 @@ def compute_features(use_case: str, period: str) -> dict[str, Any]:
 
     started = time.monotonic()
     declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
+    _require_all_orders(declared, wanted)
     orders = lake.scan(use_case, "orders", end=wanted.end)
     staged = Staged(
         use_case,
@@ -145,6 +151,19 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
         publish_chunk(batch.with_seconds(started), "publish_labels", "labels", rows, chunk.days)
         total += rows.num_rows
     return {"use_case": declared.name, "period": matured.label, "rows": total}
+
+
+def _require_all_orders(use_case: UseCase, wanted: Period) -> None:
+    from evergreen import receipts
+
+    missing = receipts.missing_days(use_case.name, "publish_orders", use_case.first_day, wanted.end)
+    if missing:
+        raise GapError(
+            f"Features of {wanted.label} look back over all orders since {use_case.first_day}, and "
+            f"{len(missing)} days of orders are not published ({missing[0]} .. {missing[-1]}). If "
+            "they are being ingested, this is tried again; else load them with "
+            f"{use_case.name}_history, or declare a later first_day."
+        )
 
 
 def _rows_by_day(rows: Any, chunk: Period) -> dict[str, int]:

@@ -13,6 +13,7 @@ import yaml
 from evergreen import lake, receipts, steps
 from evergreen.errors import (
     ConfigError,
+    GapError,
     LookAheadError,
     NotReadyError,
     SourceMissingError,
@@ -37,7 +38,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
             {
                 "name": "shop",
                 "title": "A small shop",
-                "first_day": date(2025, 3, 1),
+                "first_day": DAY,
                 "entity": {"name": "customer", "key": "customer_id"},
                 "source": {"kind": "files", "path": str(tmp_path / "data" / "{day}.csv")},
                 "orders": {
@@ -174,8 +175,8 @@ def test_a_missing_file_may_come_later_and_a_future_day_never(shop: Path) -> Non
         steps.stage_orders("shop", str(DAY))
     with pytest.raises(ConfigError, match="has not ended yet"):
         steps.stage_orders("shop", "2999-01-01")
-    with pytest.raises(ConfigError, match="from 2025-03-01 on"):
-        steps.stage_orders("shop", "2025-02-28")
+    with pytest.raises(ConfigError, match="from 2025-03-10 on"):
+        steps.stage_orders("shop", "2025-03-09")
     with pytest.raises(ConfigError, match="no use case 'shopp'"):
         steps.stage_orders("shopp", str(DAY))
 
@@ -206,6 +207,21 @@ def test_features_that_read_the_future_are_caught(shop: Path) -> None:
     with pytest.raises(LookAheadError):
         steps.compute_features("shop", f"{days[0]}..{days[-1]}")
     assert not lake.exists("shop", "features")
+
+
+def test_features_wait_until_no_earlier_day_is_missing(shop: Path) -> None:
+    days = [DAY, DAY + timedelta(days=1), DAY + timedelta(days=2)]
+    for n, day in enumerate(days):
+        deliver(shop, day, order(n, day))
+    ingest(str(days[2]))
+    ingest(str(days[0]))
+    features(str(days[0]))
+    with pytest.raises(GapError, match=r"1 days of orders are not published \(2025-03-11"):
+        steps.compute_features("shop", str(days[2]))
+    ingest(str(days[1]))
+    features(str(days[2]))
+    (row,) = lake.read_day("shop", "features", days[2]).to_pylist()
+    assert row["total_orders"] == 3
 
 
 def test_wrong_sql_names_the_file(shop: Path) -> None:
