@@ -21,7 +21,8 @@ def history(use_case: UseCase) -> None:
         schedule=None,
         params={
             "from": Param(use_case.first_day.isoformat(), type="string", format="date"),
-            "to": Param(None, type=["null", "string"], format="date", title="To (included)"),
+            # No default: the form insists on a day.
+            "to": Param(type="string", format="date", title="To (included)"),
         },
         is_paused_upon_creation=False,
         max_active_runs=1,

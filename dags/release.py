@@ -19,8 +19,9 @@ def release(use_case: UseCase) -> None:
         schedule=None,
         params={
             "action": Param("promote", enum=["promote", "roll_back"]),
-            "version": Param(1, type="integer", minimum=1, title="Version in the registry"),
-            "reason": Param(None, type=["null", "string"], minLength=5, title="Reason"),
+            # No defaults: the form insists on both.
+            "version": Param(type="integer", minimum=1, title="Version in the registry"),
+            "reason": Param(type="string", minLength=5, title="Reason"),
             "day": day_param("Score this day again with the new champion"),
         },
         is_paused_upon_creation=False,
@@ -31,7 +32,7 @@ def release(use_case: UseCase) -> None:
             use_case.name,
             "{{ params.action }}",
             "{{ params.version }}",
-            "{{ params.reason or '' }}",
+            "{{ params.reason }}",
             "{{ dag_run.triggering_user_name or 'unknown' }}",
         )
 
