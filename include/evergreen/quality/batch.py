@@ -11,11 +11,15 @@ from datetime import date
 import duckdb
 import pyarrow as pa
 
-from evergreen.errors import SourceError
+from evergreen.errors import ConfigError, SourceError
 from evergreen.quality.parsing import parse, prepare, quote, trimmed
 from evergreen.use_case import UseCase
 
 META = ("_day", "_source", "_row", "_error", "_text")
+
+# The day of a row: its file's, else that of its event time; undated and too early rows go to the
+# first day.
+_BELONGS = 'coalesce("~day", greatest("~event_day", $first), $first)'
 
 
 class Batch:
@@ -46,6 +50,10 @@ class Batch:
         end: date,
         threads: int,
     ) -> None:
+        if start >= end:
+            raise ConfigError(
+                f"The days asked for are [{start}, {end}); expected start before end."
+            )
         self.connection = connection
         self.use_case = use_case
         self.orders = use_case.orders
@@ -79,14 +87,36 @@ class Batch:
             f"WITH mapped AS (SELECT *, {', '.join(mapped)} FROM raw),",
             f"prepared AS (SELECT *, {', '.join(prepared)} FROM mapped),",
             f"typed AS (SELECT *, {', '.join(typed)} FROM prepared),",
-            f'dated AS (SELECT *, {event_day} AS "~event_day", ',
-            'coalesce("~day", greatest("~event_day", $first), $first) AS "~belongs" FROM typed)',
+            f'dated AS (SELECT *, {event_day} AS "~event_day",',
+            f'{_BELONGS} AS "~belongs" FROM typed)',
             'SELECT * FROM dated WHERE "~belongs" >= $start AND "~belongs" < $end',
             'ORDER BY "~belongs", "~source", "~row"',
             first=self.use_case.first_day,
             start=self.start,
             end=self.end,
         )
+
+    def belonging(self) -> pa.ChunkedArray:
+        """Tell of each raw row, in order, whether it belongs to the days; needs no `stage`."""
+        self._require_columns()
+        column = self.orders.columns[self.orders.time]
+        times = self.raw.column(column.source).cast(pa.string())
+        position = pa.array(range(self.raw.num_rows), pa.int64())
+        self.connection.register(
+            "raw", pa.table({"~n": position, "~day": self.raw.column("_day"), "~r": times})
+        )
+        parsed = parse('"~t"', '"~p"', column)
+        return self.table(
+            f"""WITH mapped AS (SELECT *, {trimmed('"~r"')} AS "~t" FROM raw),""",
+            f"""prepared AS (SELECT *, {prepare('"~t"', column)} AS "~p" FROM mapped),""",
+            f'dated AS (SELECT *, CAST({parsed.value} AS DATE) AS "~event_day" FROM prepared)',
+            f"SELECT {_BELONGS} >= $start AND {_BELONGS} < $end FROM dated",
+            'ORDER BY "~n"',
+            schema=pa.schema([("belongs", pa.bool_())]),
+            first=self.use_case.first_day,
+            start=self.start,
+            end=self.end,
+        ).column("belongs")
 
     def _require_columns(self) -> None:
         wanted = {column.source for column in self.orders.columns.values()}

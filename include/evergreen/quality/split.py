@@ -11,13 +11,15 @@ out the same whether it is split alone or among many.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 
 import duckdb
 import pyarrow as pa
 
-from evergreen.errors import ConfigError, ConservationError
+from evergreen.errors import ConservationError
 from evergreen.quality.batch import Batch
 from evergreen.quality.expressions import check_columns
 from evergreen.quality.judging import judge
@@ -93,8 +95,38 @@ def split_rows(
     either, and rows dated before the first day, belong to `use_case.first_day`, where they are
     quarantined; so a file of many days never loses them.
     """
-    if start >= end:
-        raise ConfigError(f"The days asked for are [{start}, {end}); expected start before end.")
+    with _connect(threads, memory_mb) as connection:
+        batch = Batch(connection, use_case, raw, start, end, threads)
+        check_columns(connection, use_case)
+        batch.stage()
+        judge(batch)
+        if use_case.orders.rollup is not None:
+            roll_up(batch)
+        return _collect(batch)
+
+
+def select_days(
+    use_case: UseCase, raw: pa.Table, start: date, end: date, *, threads: int = 2
+) -> pa.Table:
+    """Keep the raw rows that belong to the days `[start, end)`, as `split_rows` will see it.
+
+    For sources whose files hold many days: chunk after chunk of such a file is reduced to what is
+    wanted before the chunks are put together, which bounds memory by the days asked for.
+
+    Parameters
+    ----------
+    raw
+        As for `split_rows`. Not modified.
+    """
+    if not raw.column("_day").null_count:
+        return raw
+    with _connect(threads, memory_mb=1500) as connection:
+        return raw.filter(Batch(connection, use_case, raw, start, end, threads).belonging())
+
+
+@contextmanager
+def _connect(threads: int, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a DuckDB in which the use case's SQL sees the rows and nothing else."""
     with (
         tempfile.TemporaryDirectory(prefix="evergreen-split-") as spill,
         duckdb.connect(
@@ -108,15 +140,8 @@ def split_rows(
         ) as connection,
     ):
         connection.execute("SET TimeZone = 'UTC'")
-        # The use case's SQL sees the rows and nothing else.
         connection.execute("SET enable_external_access = false")
-        batch = Batch(connection, use_case, raw, start, end, threads)
-        check_columns(connection, use_case)
-        batch.stage()
-        judge(batch)
-        if use_case.orders.rollup is not None:
-            roll_up(batch)
-        return _collect(batch)
+        yield connection
 
 
 def _collect(batch: Batch) -> Split:

@@ -20,7 +20,7 @@ def stage_orders(use_case: str, period: str) -> dict[str, Any]:
     import pyarrow as pa
 
     from evergreen import lake
-    from evergreen.quality.split import split_rows
+    from evergreen.quality.split import select_days, split_rows
     from evergreen.settings import load_settings
     from evergreen.sources import open_source
 
@@ -33,7 +33,11 @@ def stage_orders(use_case: str, period: str) -> dict[str, Any]:
     by_rule: dict[str, int] = {}
     chunks = wanted.chunks(CHUNK_DAYS)
     for chunk in chunks:
-        raw = pa.concat_tables(source.read(chunk.start, chunk.end), promote_options="default")
+        wanted_rows = (
+            select_days(declared, rows, chunk.start, chunk.end, threads=settings.threads)
+            for rows in source.read(chunk.start, chunk.end)
+        )
+        raw = pa.concat_tables(wanted_rows, promote_options="default")
         split = split_rows(
             declared,
             raw,
