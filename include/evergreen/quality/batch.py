@@ -18,8 +18,8 @@ from evergreen.use_case import UseCase
 META = ("_day", "_source", "_row", "_error", "_text")
 
 # The day of a row: its file's, else that of its event time; undated and too early rows go to the
-# first day.
-_BELONGS = 'coalesce("~day", greatest("~event_day", $first), $first)'
+# first day, too late ones to the last day if there is one (`least` passes over a null).
+_BELONGS = 'coalesce("~day", least(greatest("~event_day", $first), $last), $first)'
 
 
 class Batch:
@@ -92,6 +92,7 @@ class Batch:
             'SELECT * FROM dated WHERE "~belongs" >= $start AND "~belongs" < $end',
             'ORDER BY "~belongs", "~source", "~row"',
             first=self.use_case.first_day,
+            last=self.use_case.last_day,
             start=self.start,
             end=self.end,
         )
@@ -114,6 +115,7 @@ class Batch:
             'ORDER BY "~n"',
             schema=pa.schema([("belongs", pa.bool_())]),
             first=self.use_case.first_day,
+            last=self.use_case.last_day,
             start=self.start,
             end=self.end,
         ).column("belongs")

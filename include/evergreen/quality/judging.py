@@ -52,10 +52,14 @@ def _contract_checks(batch: Batch) -> list[tuple[str, str]]:
 
 def _day_checks(batch: Batch) -> list[tuple[str, str]]:
     first = f"DATE '{batch.use_case.first_day}'"
-    return [
+    found = [
         ("outside_day", '"~event_day" <> "~day"'),
         ("before_first_day", f'least("~event_day", "~belongs") < {first}'),
     ]
+    if batch.use_case.last_day is not None:
+        last = f"DATE '{batch.use_case.last_day}'"
+        found.append(("after_last_day", f'greatest("~event_day", "~belongs") > {last}'))
+    return found
 
 
 def _conflicts(batch: Batch) -> list[tuple[str, str]]:

@@ -92,8 +92,9 @@ def split_rows(
     Notes
     -----
     A row belongs to `_day` if that is given, else to the UTC day of its event time. Rows without
-    either, and rows dated before the first day, belong to `use_case.first_day`, where they are
-    quarantined; so a file of many days never loses them.
+    either, and rows dated before the first day, belong to `use_case.first_day`, and rows dated
+    after the last day (if one is declared) to that day. There they are quarantined; so a file of
+    many days never loses them.
     """
     with _connect(threads, memory_mb) as connection:
         batch = Batch(connection, use_case, raw, start, end, threads)

@@ -205,6 +205,16 @@ def test_file_of_many_days_gives_each_row_to_one_day():
     assert both.by_rule == {"before_first_day": 1, "malformed_row": 1, "ordered_at_unparsable": 1}
 
 
+def test_rows_after_the_last_day_wait_in_its_quarantine():
+    closed = shop(last_day=date(2024, 1, 2))
+    rows = [order(1, at="2024-01-01"), order(2, at="2024-01-02"), order(3, at="2031-01-01")]
+    raw = raw_rows(rows, day=None)
+    found = split_rows(closed, raw, date(2024, 1, 1), date(2024, 1, 3))
+    assert found.counts["rows_in"].to_pylist() == [1, 2]
+    assert found.by_rule == {"after_last_day": 1}
+    assert found.excluded == 0
+
+
 def test_days_are_the_same_alone_and_among_many():
     days = [DAY + timedelta(days=n) for n in range(3)]
     rows = [order(n, at=f"{days[n % 3]} 0{n % 9}:00", amount=f"{n}.1") for n in range(30)]
