@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evergreen.errors import IncidentError, NotReadyError
 from evergreen.period import Period
@@ -13,10 +14,14 @@ from evergreen.use_case import UseCase, load_use_case, parse_day
 
 if TYPE_CHECKING:
     from evergreen.monitoring.drift import DriftRow
+    from evergreen.monitoring.governor import Evidence, Verdict
+    from evergreen.release.decisions import Stored
     from evergreen.release.ledger import Entry
     from evergreen.training.fit import LoadedModel
 
 logger = logging.getLogger(__name__)
+
+_Row = TypeVar("_Row", bound="Stored")
 
 
 def measure_drift(use_case: str, day: str) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
             rows = _drift_of(declared, model, night)
         except NotReadyError as error:
             if night == tonight:
-                return {"nights": [], "incidents": [str(error)]}
+                return {"nights": [], "incidents": [str(error).rstrip(".")]}
             continue
         table = drift_table(night, champion_version, rows)
         nights.extend(table.to_pylist())
@@ -148,8 +153,7 @@ def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -
         tonight,
         part={"kind": "governor"},
     )
-    for reason in verdict.reasons:
-        logger.info("%s %s: %s", use_case, day, reason)
+    logger.info("%s", _report(declared, evidence, verdict))
     return {
         "use_case": use_case,
         "day": day,
@@ -212,6 +216,33 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
     current = features.append_column(SCORE, pa.array(scores))
     kept = tuple(column for column in reference.columns if column.name in watched)
     return measure_drift(Reference(kept), current, use_case.monitoring, model.importances)
+
+
+def _report(use_case: UseCase, evidence: Evidence, verdict: Verdict) -> str:
+    """Tell the night as text, from what its measurements left in the tables."""
+    from evergreen import lake
+    from evergreen.monitoring.drift import DriftRow
+    from evergreen.monitoring.freshness import FreshnessRow
+    from evergreen.monitoring.performance import PerformanceRow
+    from evergreen.monitoring.report import render_night
+
+    def stored(kind: type[_Row], table: str, day: date) -> list[_Row]:
+        if not lake.exists(use_case.name, table):
+            return []
+        names = [field.name for field in fields(kind)]
+        return [
+            kind(**{name: row[name] for name in names})
+            for row in lake.read_day(use_case.name, table, day).to_pylist()
+        ]
+
+    matured = evidence.day - timedelta(days=use_case.label.horizon_days)
+    return render_night(
+        evidence,
+        verdict,
+        stored(DriftRow, "drift", evidence.day),
+        stored(PerformanceRow, "performance", matured),
+        stored(FreshnessRow, "freshness", evidence.day),
+    )
 
 
 def _tonights_drift(nights: list[dict[str, Any]], tonight: date) -> list[str]:
