@@ -43,7 +43,7 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'uv>=0.9'; \
 	$(BIN)/uv pip sync $(UV_FLAGS) requirements.txt; \
 	$(BIN)/uv pip install $(UV_FLAGS) --no-deps --editable .; \
-	touch $@; \
+	echo $$SECONDS > $@; \
 	echo "Installed $$(grep -c == requirements.txt) packages in $$SECONDS s."
 
 .PHONY: lock
