@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from sqlalchemy.exc import OperationalError
 
 from evergreen.errors import EvergreenError
 from evergreen.settings import load_settings
@@ -128,6 +129,10 @@ def main() -> None:
         cli(standalone_mode=False)
     except EvergreenError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)
+    except OperationalError as error:
+        click.echo(f"A database does not answer: {error.orig}".strip(), err=True)
+        click.echo("Start the embedded one with `make up`, or check EVERGREEN_*_URL.", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()

@@ -182,7 +182,6 @@ def _setup_seconds() -> float | None:
 def _start_over(settings: Settings) -> None:
     """Remove what an earlier demo left; refuse to touch anything else."""
     home, marker = settings.home, settings.home / "demo" / "made-by-demo"
-    deploy.stop_services(settings)
     found = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
     warehouse = home / "warehouse"
     foreign = (
@@ -196,6 +195,7 @@ def _start_over(settings: Settings) -> None:
             "starts from nothing. Give it a directory of its own: "
             "EVERGREEN_HOME=/tmp/evergreen-demo make demo"
         )
+    deploy.stop_services(settings)
     for name in _OURS:
         shutil.rmtree(home / name, ignore_errors=True)
     marker.parent.mkdir(parents=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import OperationalError
 
 from evergreen.errors import ServiceDownError
 from evergreen.settings import Settings
@@ -21,8 +22,8 @@ def show_status(settings: Settings) -> None:
     console.print(f"Airflow         {instance.url if instance else 'not running'}")
     try:
         tables = _tables()
-    except ServiceDownError as error:
-        console.print(str(error))
+    except (ServiceDownError, OperationalError) as error:
+        console.print(str(error.orig if isinstance(error, OperationalError) else error).strip())
         return
     console.print(tables)
 
