@@ -193,6 +193,8 @@ def request_retraining(verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftRow]:
+    import pyarrow as pa
+
     from evergreen import lake
     from evergreen.monitoring.drift import SCORE, measure_drift
     from evergreen.monitoring.reference import Reference
@@ -211,8 +213,6 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
     # about which version happened to score the day.
     matrix = prepare(features, model.feature_names)
     scores = predict(model.booster, matrix, threads=load_settings().threads)
-    import pyarrow as pa
-
     current = features.append_column(SCORE, pa.array(scores))
     kept = tuple(column for column in reference.columns if column.name in watched)
     return measure_drift(Reference(kept), current, use_case.monitoring, model.importances)

@@ -59,7 +59,6 @@ def assemble_training_set(request: dict[str, Any]) -> dict[str, Any]:
 def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
     """Fit, evaluate against baselines and champion on one holdout, and register a version."""
     from evergreen import lake, receipts
-    from evergreen.monitoring.reference import build_reference
     from evergreen.release.gate import Baseline, Evidence, Metrics
     from evergreen.settings import load_settings
     from evergreen.sources import oracle_for
@@ -90,7 +89,7 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
             evaluation=evaluation,
             baselines=baselines,
             inputs=batch.inputs,
-            reference=_reference(build_reference, split, fitted, threads).to_dict(),
+            reference=_reference(split, fitted, threads).to_dict(),
             code_digest=receipts.code_digest(declared),
             seed=seed,
         ),
@@ -225,17 +224,18 @@ def _labels_of(use_case: UseCase, plan: SplitPlan, snapshot_id: int | None) -> p
     )
 
 
-def _reference(build: Any, split: LabelledSplit, fitted: FittedModel, threads: int) -> Reference:
+def _reference(split: LabelledSplit, fitted: FittedModel, threads: int) -> Reference:
     """Freeze the features the model was fitted on, and its score on rows it had not seen."""
+    import pyarrow as pa
+
     from evergreen.monitoring.drift import SCORE
+    from evergreen.monitoring.reference import build_reference
     from evergreen.training.fit import predict
 
     names = list(fitted.feature_names)
-    inputs: Reference = build(_as_table(split.refit, names), names)
-    import pyarrow as pa
-
+    inputs = build_reference(_as_table(split.refit, names), names)
     scores = predict(fitted.booster, split.holdout.matrix, threads=threads)
-    output: Reference = build(pa.table({SCORE: scores}), [SCORE])
+    output = build_reference(pa.table({SCORE: scores}), [SCORE])
     return replace(inputs, columns=inputs.columns + output.columns)
 
 
