@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,6 +25,7 @@ import pyarrow.fs as pafs
 from duckdb import ColumnExpression, ConstantExpression
 
 from evergreen.errors import ConfigError
+from evergreen.syntax import unstable_functions, walk
 from evergreen.use_case import Column, Dtype
 
 RELATIONS = ("orders", "as_of_days")
@@ -223,7 +223,7 @@ class Engine:
         return select
 
     def _examine(self, tree: Any, path: Path) -> None:
-        nodes = list(_nodes(tree))
+        nodes = list(walk(tree))
         known = {*RELATIONS, *(name for node in nodes for name in _cte_names(node))}
         for node in nodes:
             kind = node.get("type")
@@ -240,7 +240,7 @@ class Engine:
                         f"{path} reads from the function {name}(); expected only "
                         f"{' and '.join(RELATIONS)}."
                     )
-            elif kind == "FUNCTION" and node["function_name"].lower() in _impure_functions():
+            elif kind == "FUNCTION" and node["function_name"].lower() in unstable_functions():
                 raise _impure(path, f"{node['function_name']}()")
             elif kind == "COLUMN_REF" and len(node["column_names"]) == 1:
                 name = node["column_names"][0]
@@ -248,32 +248,11 @@ class Engine:
                     raise _impure(path, name)
 
 
-@cache
-def _impure_functions() -> frozenset[str]:
-    """Names of the functions whose value is not determined by their arguments."""
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() "
-            "WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
-        ).fetchall()
-    return frozenset(name for (name,) in rows)
-
-
 def _impure(path: Path, name: str) -> ConfigError:
     return ConfigError(
         f"{path} uses {name}, which is not determined by its arguments. Expected the same result "
         "whenever it runs: use as_of for the time, and nothing for chance."
     )
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        for value in tree.values():
-            yield from _nodes(value)
-    elif isinstance(tree, list):
-        for item in tree:
-            yield from _nodes(item)
 
 
 def _cte_names(node: dict[str, Any]) -> list[str]:

@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from functools import cache
 from typing import Any, Literal
 
 import duckdb
 
 from evergreen.errors import ConfigError
 from evergreen.quality.parsing import literal, strptime
+from evergreen.syntax import unstable_functions, walk
 from evergreen.use_case import UseCase
 
 Kind = Literal["rule", "aggregate"]
@@ -92,8 +91,8 @@ def check_expression(
     expected = "one boolean expression" if kind == "rule" else "one aggregate expression"
     select = _parsed(connection, sql, where, expected)
     columns = {row[0].lower() for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
-    unstable = _unstable_functions()
-    for node in _nodes(select):
+    unstable = unstable_functions()
+    for node in walk(select):
         if node.get("class") in _FORBIDDEN:
             raise ConfigError(
                 f"{where} holds {_FORBIDDEN[node['class']]}; expected {expected} over the columns "
@@ -146,26 +145,7 @@ def _parsed(
     return select[0]
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(tree, dict):
-        yield tree
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for child in tree:
-            yield from _nodes(child)
-
-
 def _bare_name(node: dict[str, Any]) -> str | None:
     """Return the name of a column reference: `current_date` without brackets looks like one."""
     names = node.get("column_names") or []
     return names[0] if len(names) == 1 else None
-
-
-@cache
-def _unstable_functions() -> frozenset[str]:
-    with duckdb.connect() as connection:
-        rows = connection.execute(
-            "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-            "WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-    return frozenset(row[0] for row in rows)
