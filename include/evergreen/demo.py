@@ -329,7 +329,7 @@ def _summarise(
     use_case: UseCase, retraining: dict[str, Any], calm_until: date, last: date
 ) -> dict[str, Any]:
     from evergreen.release import ledger
-    from evergreen.training.tracking import load_version
+    from evergreen.training.tracking import describe_version
 
     name = use_case.name
     rows: Counter[str] = Counter()
@@ -338,7 +338,7 @@ def _summarise(
     entry = ledger.champion(ledger.engine(), name)
     if entry is None:
         raise PermanentError("No model was promoted; see the reasons of the gate in `decisions`.")
-    metrics = load_version(use_case, entry.version).metrics
+    metrics = describe_version(use_case, entry.version).metrics
     decisions = lake.read(name, "decisions").to_pylist()
     night_of_drift, features = _drift(lake.read(name, "drift").to_pylist())
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from evergreen.errors import ConfigError
@@ -92,8 +93,6 @@ def validate_orders(staged: dict[str, Any]) -> dict[str, Any]:
 
 def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
     """Replace the period's days of `quarantine` and `orders`; `orders` is committed last."""
-    from pathlib import Path
-
     from evergreen import lake
 
     started = time.monotonic()

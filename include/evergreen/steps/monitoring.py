@@ -32,12 +32,13 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
     """
     from evergreen.monitoring.drift import drift_table
     from evergreen.monitoring.governor import summarise_nights
+    from evergreen.training.tracking import load_version
 
     declared, tonight = load_use_case(use_case), parse_day(day)
     champion = _champion(use_case)
     if champion is None:
         return {"nights": [], "incidents": []}
-    model, champion_version = _model(declared, champion), champion.version
+    model = load_version(declared, champion.version)
     nights: list[dict[str, Any]] = []
     for night in Period(
         tonight - timedelta(days=declared.monitoring.persistence[1] - 1),
@@ -49,7 +50,7 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
             if night == tonight:
                 return {"nights": [], "incidents": [str(error).rstrip(".")]}
             continue
-        table = drift_table(night, champion_version, rows)
+        table = drift_table(night, champion.version, rows)
         nights.extend(table.to_pylist())
         if night == tonight:
             _publish(declared, day, "measure_drift", "drift", table, tonight)
@@ -66,6 +67,7 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
         performance_table,
         realised_performance,
     )
+    from evergreen.training.tracking import describe_version
 
     declared = load_use_case(use_case)
     matured = parse_day(day) - timedelta(days=declared.label.horizon_days)
@@ -79,7 +81,7 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
         return {"performance": None}
     rows = realised_performance(predictions, labels, declared.entity.key)
     holdout_auc = {
-        version: _version(declared, version).metrics["holdout_auc"]
+        version: describe_version(declared, version).metrics["holdout_auc"]
         for version in sorted({row.model_version for row in rows})
     }
     judged = judge_performance(rows, holdout_auc, declared.monitoring)
@@ -118,12 +120,15 @@ def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -
     """Let the governor weigh the night, and keep evidence and verdict in `decisions`."""
     from evergreen import receipts
     from evergreen.monitoring import governor
+    from evergreen.training.tracking import describe_version
 
     declared, tonight = load_use_case(use_case), parse_day(day)
     drift, performance, freshness = measured
     entry = _champion(use_case)
     champion = (
-        governor.Champion(entry.version, parse_day(_model(declared, entry).tags["day"]))
+        governor.Champion(
+            entry.version, parse_day(describe_version(declared, entry.version).tags["day"])
+        )
         if entry
         else None
     )
@@ -268,16 +273,6 @@ def _champion(use_case: str) -> Entry | None:
     from evergreen.release import ledger
 
     return ledger.champion(ledger.engine(), use_case)
-
-
-def _model(use_case: UseCase, champion: Entry) -> LoadedModel:
-    return _version(use_case, champion.version)
-
-
-def _version(use_case: UseCase, version: int) -> LoadedModel:
-    from evergreen.training.tracking import load_version
-
-    return load_version(use_case, version)
 
 
 def _publish(

@@ -61,6 +61,25 @@ class TrainedVersion:
     run_id: str
 
 
+@dataclass(frozen=True)
+class VersionFacts:
+    """What the registry says of a version; the model itself is not fetched.
+
+    Parameters
+    ----------
+    run_id
+        The MLflow run that made it.
+    metrics
+        Everything that was measured in training, by name (`holdout_auc`, ...).
+    tags
+        Tags of the version (`day`, `request_key`, ...).
+    """
+
+    run_id: str
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
 def initialise(settings: Settings | None = None) -> None:
     """Create MLflow's tables, once, at deployment.
 
@@ -141,6 +160,25 @@ def log_training_run(
     return TrainedVersion(version=int(version.version), run_id=run_id)
 
 
+def describe_version(
+    use_case: UseCase, version: int, settings: Settings | None = None
+) -> VersionFacts:
+    """Look up one registered version, without its files.
+
+    Raises
+    ------
+    NotReadyError
+        There is no such version.
+    ServiceDownError
+        The tracking store does not answer.
+    """
+    with _explained(f"version {version} of {use_case.name}"):
+        client = _client(settings)
+        found = client.get_model_version(use_case.name, str(version))
+        metrics = client.get_run(found.run_id).data.metrics
+    return VersionFacts(found.run_id, dict(metrics), dict(found.tags))
+
+
 def load_version(use_case: UseCase, version: int, settings: Settings | None = None) -> LoadedModel:
     """Fetch one registered version: one download, no MLflow flavour in between.
 
@@ -154,11 +192,10 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
         The tracking store does not answer.
     """
     settings = settings or load_settings()
+    found = describe_version(use_case, version, settings)
     with _explained(f"version {version} of {use_case.name}"):
         client = _client(settings)
-        found = client.get_model_version(use_case.name, str(version))
         location = client.get_model_version_download_uri(use_case.name, str(version))
-        metrics = client.get_run(found.run_id).data.metrics
         with tempfile.TemporaryDirectory(prefix="evergreen-model-") as folder:
             model_file = mlflow.artifacts.download_artifacts(
                 artifact_uri=f"{location.rstrip('/')}/model.ubj",
@@ -187,8 +224,8 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
         run_id=found.run_id,
         importances=documents[IMPORTANCES_FILE],
         reference=documents[REFERENCE_FILE],
-        metrics=dict(metrics),
-        tags=dict(found.tags),
+        metrics=found.metrics,
+        tags=found.tags,
     )
 
 
