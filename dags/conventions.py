@@ -17,6 +17,8 @@ from evergreen.use_case import UseCase, as_of
 
 # The day a run works for. Keyed runs carry it; `params.day` is for runs started from a form.
 DAY = "{{ partition_key or params.get('day') }}"
+# All attempts of a run share it; what a killed attempt has staged is found and removed by it.
+RUN = "{{ run_id }}"
 
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[

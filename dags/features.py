@@ -7,7 +7,7 @@ Features wait, by retrying, until no earlier day of orders is missing.
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, UNTIL_NO_GAP, asset, dag_arguments, publisher
+from conventions import DAY, RUN, UNTIL_NO_GAP, asset, dag_arguments, publisher
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -22,7 +22,7 @@ def features(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.compute_features, **UNTIL_NO_GAP)(use_case.name, DAY)
+        staged = task(steps.compute_features, **UNTIL_NO_GAP)(use_case.name, DAY, RUN)
         validated = task(steps.validate_features)(staged)
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
         task(steps.materialize_online)(published)

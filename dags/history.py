@@ -6,7 +6,7 @@ no asset events (one per day would start hundreds of runs), trains nothing and s
 
 from airflow.sdk import Param, chain, dag, task, task_group
 
-from conventions import dag_arguments
+from conventions import RUN, dag_arguments
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -30,12 +30,12 @@ def history(use_case: UseCase) -> None:
     def build() -> None:
         @task_group
         def orders() -> None:
-            staged = task(steps.stage_orders)(use_case.name, PERIOD)
+            staged = task(steps.stage_orders)(use_case.name, PERIOD, RUN)
             task(steps.publish_orders)(task(steps.validate_orders)(staged))
 
         @task_group
         def features() -> None:
-            staged = task(steps.compute_features)(use_case.name, PERIOD)
+            staged = task(steps.compute_features)(use_case.name, PERIOD, RUN)
             published = task(steps.publish_features)(task(steps.validate_features)(staged))
             task(steps.materialize_online)(published)
             task(steps.publish_labels)(published)

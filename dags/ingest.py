@@ -7,7 +7,7 @@ features and scores of the same days follow by asset events.
 
 from airflow.sdk import CronPartitionTimetable, dag, task
 
-from conventions import DAY, asset, dag_arguments, publisher
+from conventions import DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -24,7 +24,7 @@ def ingest(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.stage_orders)(use_case.name, DAY)
+        staged = task(steps.stage_orders)(use_case.name, DAY, RUN)
         validated = task(steps.validate_orders)(staged)
         publisher(steps.publish_orders, asset(use_case, "orders"))(validated)
 

@@ -6,7 +6,7 @@ day to score it again with the new champion (other days keep the version that sc
 
 from airflow.sdk import Param, chain, dag, task, task_group
 
-from conventions import asset, dag_arguments, day_param, publisher
+from conventions import RUN, asset, dag_arguments, day_param, publisher
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -40,7 +40,7 @@ def release(use_case: UseCase) -> None:
         def score_again() -> None:
             resolved = task(steps.resolve_release)(released, "{{ params.day or '' }}")
             wanted = task.short_circuit(steps.has_day)(resolved)
-            staged = task(steps.score_customers)(resolved)
+            staged = task(steps.score_customers)(resolved, RUN)
             validated = task(steps.validate_predictions)(staged)
             publisher(steps.publish_predictions, asset(use_case, "predictions"))(validated)
             chain(wanted, staged)

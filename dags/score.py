@@ -7,7 +7,7 @@ recorded for that day if it was scored before, else to the champion. The day's p
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, asset, dag_arguments, publisher
+from conventions import DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -23,7 +23,7 @@ def score(use_case: UseCase) -> None:
     )
     def build() -> None:
         resolved = task(steps.resolve_model)(use_case.name, DAY)
-        staged = task(steps.score_customers)(resolved)
+        staged = task(steps.score_customers)(resolved, RUN)
         validated = task(steps.validate_predictions)(staged)
         publisher(steps.publish_predictions, asset(use_case, "predictions"))(validated)
 

@@ -6,9 +6,9 @@ is the first task's result.
 """
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import PartitionedAssetTimetable, chain, dag, task
+from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag, task
 
-from conventions import DAY, asset, dag_arguments, day_param
+from conventions import DAY, RUN, asset, dag_arguments, day_param
 from evergreen import steps
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
@@ -24,13 +24,20 @@ def train(use_case: UseCase) -> None:
     @dag(
         **dag_arguments(use_case, "train", __doc__),
         schedule=PartitionedAssetTimetable(assets=asset(use_case, "retraining")),
-        params={"day": day_param("Train on what was known at the end of this day")},
+        params={
+            "day": day_param("Train on what was known at the end of this day"),
+            "corrections": Param(
+                "as_known",
+                enum=["as_known", "as_corrected"],
+                title="Days that were corrected after this day was processed",
+            ),
+        },
         is_paused_upon_creation=False,
         max_active_runs=1,
     )
     def build() -> None:
-        request = task(steps.accept_request)(use_case.name, DAY, REASON)
-        training_set = task(steps.assemble_training_set)(request)
+        request = task(steps.accept_request)(use_case.name, DAY, REASON, "{{ params.corrections }}")
+        training_set = task(steps.assemble_training_set)(request, RUN)
         challenger = task(steps.train_challenger)(training_set)
         verdict = task(steps.judge_challenger)(challenger)
         passed = task.short_circuit(steps.is_promotable)(verdict)

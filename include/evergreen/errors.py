@@ -50,6 +50,10 @@ class NotReadyError(PermanentError):
     """A step was asked for something whose input does not exist yet."""
 
 
+class StagingError(PermanentError):
+    """What an earlier task of the run staged is missing or damaged."""
+
+
 class GapError(TransientError):
     """Earlier days are not there yet; they may be on their way, in runs beside this one."""
 

@@ -2,7 +2,8 @@
 
 One publish is one Iceberg commit: it removes the files of the days it publishes and adds the new
 ones, so a reader sees the old days or the new days and never a mixture. What produced the days
-travels inside the same commit (`Published.properties`), so data and provenance cannot diverge.
+travels inside the same commit, so data and provenance cannot diverge. A day that already says what
+would be published is left as it is.
 
 Notes
 -----
@@ -12,6 +13,7 @@ that publish the same day the later commit wins whole; their rows are never mixe
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import uuid
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -45,6 +48,7 @@ from pyiceberg.expressions import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from evergreen.content import digest_by_day
 from evergreen.errors import NotReadyError
 from evergreen.settings import Settings, load_settings
 
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME_DAY_ATTEMPTS = 10
+_EPOCH = date(1970, 1, 1)
 
 _TABLE_PROPERTIES = {
     # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
@@ -89,11 +94,24 @@ class Scan:
 
 @dataclass(frozen=True)
 class Published:
-    """One commit: which table, which snapshot, how many rows."""
+    """What a publish came to.
+
+    Parameters
+    ----------
+    table
+        `<namespace>.<table>`.
+    snapshot_id
+        The snapshot in which all the days stand as published; 0 for a table without snapshots.
+    rows
+        Rows of the days.
+    changed
+        The days that were committed; the others already said the same.
+    """
 
     table: str
     snapshot_id: int
     rows: int
+    changed: tuple[date, ...]
 
 
 def catalog(settings: Settings | None = None) -> SqlCatalog:
@@ -116,7 +134,10 @@ def publish(
     properties: Mapping[str, str] | None = None,
     part: Mapping[str, str | int] | None = None,
 ) -> Published:
-    """Replace the partitions of `days` by `rows` in one commit.
+    """Replace the partitions of `days` by `rows` in one commit; equal partitions stay.
+
+    Publishing what is already there commits nothing. So repeating a run leaves no trace, and a
+    value's `created_at` says when the value became known and not when it was last computed.
 
     Parameters
     ----------
@@ -142,16 +163,15 @@ def publish(
     summary = {f"evergreen.{key}": value for key, value in (properties or {}).items()}
     columns = [field.name for field in target.schema().fields]
     complete = _with_missing_columns(rows, target.schema().as_arrow()).select(columns)
-    replaced = _days_filter(wanted.to_pylist())
-    for column, value in (part or {}).items():
-        replaced = And(replaced, EqualTo(column, value))
-    _overwrite(target, complete, replaced, summary)
+    changed = _changed_days(target, complete, wanted.to_pylist(), part or {})
+    if changed:
+        replacing = complete.filter(pc.is_in(complete["day"], pa.array(changed, pa.date32())))
+        _overwrite(target, replacing, _rows_of(changed, part or {}), summary)
     snapshot = target.current_snapshot()
-    if snapshot is None:
-        # Publishing no rows into a table that never had any makes no snapshot; the days are
-        # recorded by their receipts all the same.
-        return Published(f"{namespace}.{table}", 0, 0)
-    return Published(f"{namespace}.{table}", snapshot.snapshot_id, rows.num_rows)
+    # Publishing no rows into a table that never had any makes no snapshot; the days are recorded
+    # by their receipts all the same.
+    snapshot_id = snapshot.snapshot_id if snapshot else 0
+    return Published(f"{namespace}.{table}", snapshot_id, rows.num_rows, tuple(changed))
 
 
 def scan(
@@ -160,10 +180,23 @@ def scan(
     start: date | None = None,
     end: date | None = None,
     snapshot_id: int | None = None,
+    pins: Mapping[date, int] | None = None,
 ) -> Scan:
     """Plan the files of the days `[start, end)`; either bound may be open.
 
     A table that does not exist yet has no files.
+
+    Parameters
+    ----------
+    snapshot_id
+        The snapshot to read; None reads the current one.
+    pins
+        Days that are read at snapshots of their own (0: a snapshot in which they had no rows).
+
+    Raises
+    ------
+    NotReadyError
+        A snapshot was expired.
     """
     found = _load(namespace, table)
     if found is None:
@@ -173,9 +206,16 @@ def scan(
     schema = found.schema().as_arrow()
     if used is None:
         return Scan((), None, schema)
-    planned = found.scan(row_filter=_range_filter(start, end), snapshot_id=used).plan_files()
-    paths = sorted(_local_path(task.file.file_path) for task in planned)
-    return Scan(tuple(paths), used, schema)
+    pinned = {
+        day: pin
+        for day, pin in (pins or {}).items()
+        if (start is None or start <= day) and (end is None or day < end)
+    }
+    paths = _planned(found, _range_filter(start, end), used, without=set(pinned))
+    for day, pin in pinned.items():
+        if pin:
+            paths += _planned(found, _days_filter([day]), pin, without=set())
+    return Scan(tuple(sorted(paths)), used, schema)
 
 
 def read(
@@ -198,6 +238,8 @@ def read(
         raise NotReadyError(
             f"The table {namespace}.{table} does not exist yet. Run the stage that publishes it."
         )
+    if snapshot_id is not None:
+        _require_snapshot(found, snapshot_id)
     return found.scan(
         row_filter=_range_filter(start, end),
         selected_fields=tuple(columns),
@@ -231,9 +273,11 @@ def snapshot_summary(namespace: str, table: str, snapshot_id: int) -> dict[str, 
         The snapshot does not exist, or was expired.
     """
     found = _load(namespace, table)
-    snapshot = found.snapshot_by_id(snapshot_id) if found else None
-    if snapshot is None:
-        raise NotReadyError(f"{namespace}.{table} has no snapshot {snapshot_id}; it was expired.")
+    if found is None:
+        raise NotReadyError(f"The table {namespace}.{table} does not exist.")
+    _require_snapshot(found, snapshot_id)
+    snapshot = found.snapshot_by_id(snapshot_id)
+    assert snapshot is not None
     return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
 
 
@@ -269,12 +313,12 @@ def expire_snapshots(namespace: str, table: str, older_than: datetime, keep: set
     return len(doomed)
 
 
-def partitions(namespace: str, table: str) -> dict[date, int]:
-    """Rows per day of the current snapshot, oldest day first; days without rows are absent."""
+def partitions(namespace: str, table: str, snapshot_id: int | None = None) -> dict[date, int]:
+    """Rows per day of a snapshot (the current one), oldest day first; empty days are absent."""
     found = _load(namespace, table)
     if found is None or found.current_snapshot() is None:
         return {}
-    listed = found.inspect.partitions()
+    listed = found.inspect.partitions(snapshot_id)
     if not listed.num_rows:
         # A snapshot without files lists no column `partition` either.
         return {}
@@ -289,19 +333,27 @@ def partitions(namespace: str, table: str) -> dict[date, int]:
 # --- staging -------------------------------------------------------------------------------------
 
 
-def new_staging(use_case: str, step: str, label: str) -> Path:
+def new_staging(use_case: str, step: str, label: str, run: str | None = None) -> Path:
     """Create a fresh directory for one attempt of one step.
 
-    Its name is unique, so two attempts at the same day never share a file.
+    Its name is unique, so two attempts never share a file; a task that was taken for dead may
+    still be writing. Attempts of one run lie together, and the run's publish removes them all.
+
+    Parameters
+    ----------
+    run
+        Identity of the run, the same for all attempts; None for a run of its own.
     """
-    folder = load_settings().staging / use_case / f"{step}-{label}-{uuid.uuid4().hex[:12]}"
+    identity = hashlib.sha256((run or uuid.uuid4().hex).encode()).hexdigest()[:12]
+    attempts = load_settings().staging / use_case / f"{step}-{label}-{identity}"
+    folder = attempts / uuid.uuid4().hex[:12]
     folder.mkdir(parents=True)
     return folder
 
 
 def drop_staging(folder: Path) -> None:
-    """Remove a staging directory; it may already be gone."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove what the attempts of a run have staged; it may already be gone."""
+    shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def days_between(start: date, end: date) -> list[date]:
@@ -310,6 +362,48 @@ def days_between(start: date, end: date) -> list[date]:
 
 
 # --- internals -----------------------------------------------------------------------------------
+
+
+def _planned(
+    table: Table, rows: BooleanExpression, snapshot_id: int, without: set[date]
+) -> list[str]:
+    """Paths of the files with such rows, but for those of the days `without`."""
+    _require_snapshot(table, snapshot_id)
+    return [
+        _local_path(task.file.file_path)
+        for task in table.scan(row_filter=rows, snapshot_id=snapshot_id).plan_files()
+        # Every file belongs to one day, the only partition field.
+        if not without or _EPOCH + timedelta(days=task.file.partition[0]) not in without
+    ]
+
+
+def _require_snapshot(table: Table, snapshot_id: int) -> None:
+    if table.snapshot_by_id(snapshot_id) is None:
+        name = ".".join(table.name()[-2:])
+        raise NotReadyError(
+            f"{name} has no snapshot {snapshot_id}; it was expired. What it held can only be read "
+            "from a backup made before."
+        )
+
+
+def _changed_days(
+    target: Table, rows: pa.Table, days: list[date], part: Mapping[str, str | int]
+) -> list[date]:
+    if target.current_snapshot() is None:
+        return days if rows.num_rows else []
+    standing = target.scan(row_filter=_rows_of(days, part))
+    if not any(True for _ in standing.plan_files()):
+        present = set(rows["day"].unique().to_pylist())
+        return [day for day in days if day in present]
+    before, after = digest_by_day(standing.to_arrow(), days), digest_by_day(rows, days)
+    return [day for day in days if before[day] != after[day]]
+
+
+def _rows_of(days: list[date], part: Mapping[str, str | int]) -> BooleanExpression:
+    found = _days_filter(days)
+    for column, value in part.items():
+        found = And(found, EqualTo(column, value))
+    return found
 
 
 def _overwrite(

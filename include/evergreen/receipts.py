@@ -3,21 +3,27 @@
 A receipt is written twice: into the summary of the Iceberg snapshot it belongs to (in the same
 commit as the data, so it cannot be lost), and as one row per step and day into SQL, where it can be
 asked for. The SQL rows are append-only; the newest row of a step and day is the one that counts.
+
+`basis` and `content` tell whether an output is still true: the newest receipt there was when a step
+read its inputs, and a digest of what the step published. An input whose content is no longer the
+one that stood at the basis has changed since.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from evergreen.errors import LedgerConflictError, NotReadyError
 from evergreen.settings import PROJECT_ROOT, load_settings
 from evergreen.use_case import UseCase
 
@@ -25,7 +31,7 @@ _METADATA = sa.MetaData()
 _RECEIPTS = sa.Table(
     "receipts",
     _METADATA,
-    sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
     sa.Column("use_case", sa.Text, nullable=False),
     sa.Column("step", sa.Text, nullable=False),
     sa.Column("day", sa.Date, nullable=False),
@@ -34,6 +40,9 @@ _RECEIPTS = sa.Table(
     sa.Column("output_table", sa.Text, nullable=False),
     sa.Column("output_snapshot", sa.BigInteger, nullable=False),
     sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("basis", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("content", sa.Text, nullable=False, server_default=""),
+    sa.Column("contract_digest", sa.Text, nullable=False, server_default=""),
     sa.Column("code_digest", sa.Text, nullable=False),
     sa.Column("lock_digest", sa.Text, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
@@ -61,6 +70,14 @@ class Receipt:
         What was committed.
     counts
         Rows in and out of the day, by kind.
+    basis
+        Sequence of the newest receipt there was before the step read its inputs.
+    content
+        Digest of what the day says; see `evergreen.content`. Empty for a day without rows.
+    contract_digest
+        Digest of the part of the use case that the output depends on.
+    code_digest, lock_digest
+        Digests of the package with the whole use case, and of `requirements.txt`.
     seconds
         Wall time of the step, staging to commit, over the whole run.
     """
@@ -73,6 +90,9 @@ class Receipt:
     output_table: str
     output_snapshot: int
     counts: Mapping[str, int]
+    basis: int
+    content: str
+    contract_digest: str
     code_digest: str
     lock_digest: str
     seconds: float
@@ -80,24 +100,138 @@ class Receipt:
     recorded_at: datetime | None = field(default=None, compare=False)
 
 
+class Trace(NamedTuple):
+    """One receipt in short; see `Receipt`."""
+
+    sequence: int
+    basis: int
+    content: str
+    contract_digest: str
+    output_snapshot: int
+
+
 def create_tables() -> None:
-    """Create the table of receipts; safe to repeat."""
-    _METADATA.create_all(_engine())
+    """Create the table of receipts, or give an older one the columns it lacks; safe to repeat."""
+    engine = _engine()
+    _METADATA.create_all(engine)
+    present = {column["name"] for column in sa.inspect(engine).get_columns(_RECEIPTS.name)}
+    with engine.begin() as connection:
+        for column in _RECEIPTS.columns:
+            if column.name not in present:
+                definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+                statement = f"ALTER TABLE {_RECEIPTS.name} ADD COLUMN IF NOT EXISTS {definition}"
+                connection.execute(sa.text(statement))
 
 
-def record(receipts: Iterable[Receipt]) -> None:
-    """Append receipts in one transaction."""
-    rows = [
-        {
-            **{k: v for k, v in asdict(receipt).items() if k not in ("sequence", "recorded_at")},
-            "inputs": json.dumps(dict(receipt.inputs), sort_keys=True),
-            "counts": json.dumps(dict(receipt.counts), sort_keys=True),
-        }
-        for receipt in receipts
-    ]
-    if rows:
-        with _engine().begin() as connection:
-            connection.execute(sa.insert(_RECEIPTS), rows)
+@contextmanager
+def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
+    """Keep other publishers of a table out, and append receipts when the body ends.
+
+    Without it, of two commits to the same day the earlier might be receipted later, and the
+    receipt that counts would describe rows that are gone.
+
+    Parameters
+    ----------
+    table
+        `<namespace>.<table>`.
+
+    Yields
+    ------
+    Callable
+        Call it with the receipts of what was committed.
+
+    Raises
+    ------
+    LedgerConflictError
+        Another publisher held the table for ten minutes.
+    """
+    with _engine().begin() as connection:
+        connection.execute(sa.text("SET LOCAL lock_timeout = '600s'"))
+        try:
+            connection.execute(
+                sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+                {"name": f"evergreen publish {table}"},
+            )
+        except sa.exc.OperationalError as error:
+            if "lock timeout" not in str(error.orig):
+                raise
+            raise LedgerConflictError(
+                f"Somebody has been publishing to {table} for ten minutes. Find out who (a row of "
+                "pg_locks with locktype `advisory` names the process); this is tried again."
+            ) from error
+
+        def append(receipts: Iterable[Receipt]) -> None:
+            rows = [_to_row(receipt) for receipt in receipts]
+            if rows:
+                connection.execute(sa.insert(_RECEIPTS), rows)
+
+        yield append
+
+
+def newest_sequence(use_case: str) -> int:
+    """Sequence of the newest receipt; 0 without any. Ask before reading what it is the basis of.
+
+    A publish is receipted after its commit. So whatever stands at this sequence is in the tables
+    that are read afterwards; what they hold beyond it makes the output look stale, never current.
+    """
+    query = sa.select(sa.func.max(_RECEIPTS.c.sequence)).where(_RECEIPTS.c.use_case == use_case)
+    with _engine().connect() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
+    """Return in short what each step has published of each day, oldest first."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(
+            *(columns.step, columns.day, columns.sequence, columns.basis),
+            *(columns.content, columns.contract_digest, columns.output_snapshot),
+        )
+        .where(columns.use_case == use_case, columns.step.in_(steps))
+        .order_by(columns.day, columns.sequence)
+    )
+    found: dict[str, dict[date, list[Trace]]] = {step: {} for step in steps}
+    with _engine().connect() as connection:
+        for step, day, *values in connection.execute(query):
+            found[step].setdefault(day, []).append(Trace(*values))
+    return found
+
+
+def contents(use_case: str, step: str, start: date, end: date) -> dict[date, str]:
+    """Return what each day of `[start, end)` says, by the newest receipt of a step."""
+    query = (
+        sa.select(_RECEIPTS.c.day, _RECEIPTS.c.content)
+        .distinct(_RECEIPTS.c.day)
+        .where(
+            _RECEIPTS.c.use_case == use_case,
+            _RECEIPTS.c.step == step,
+            _RECEIPTS.c.day >= start,
+            _RECEIPTS.c.day < end,
+        )
+        .order_by(_RECEIPTS.c.day, _RECEIPTS.c.sequence.desc())
+    )
+    with _engine().connect() as connection:
+        return {row.day: row.content for row in connection.execute(query)}
+
+
+def by_sequence(sequence: int) -> Receipt:
+    """Return one receipt.
+
+    Raises
+    ------
+    NotReadyError
+        There is none with this sequence.
+    """
+    with _engine().connect() as connection:
+        row = connection.execute(
+            sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence == sequence)
+        ).one_or_none()
+    if row is None:
+        raise NotReadyError(
+            f"There is no receipt {sequence}. The table `receipts` in the database `ledger` lists "
+            "them."
+        )
+    return _from_row(row)
 
 
 def latest(
@@ -180,6 +314,14 @@ def _digest_of(*paths: Path) -> str:
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _to_row(receipt: Receipt) -> dict[str, Any]:
+    return {
+        **{k: v for k, v in asdict(receipt).items() if k not in ("sequence", "recorded_at")},
+        "inputs": json.dumps(dict(receipt.inputs), sort_keys=True),
+        "counts": json.dumps(dict(receipt.counts), sort_keys=True),
+    }
 
 
 def _from_row(row: Any) -> Receipt:

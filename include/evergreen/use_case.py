@@ -6,6 +6,8 @@ heavier than pydantic and PyYAML.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from datetime import UTC, date, datetime, time, timedelta
@@ -454,6 +456,39 @@ class UseCase(_Model):
         """Text of `labels.sql`."""
         return _read_sql(self._folder / "labels.sql")
 
+    def contract_digest(self, table: str) -> str:
+        """Digest of all that is declared about the content of a table.
+
+        Words for people (titles, descriptions) and what is demanded of the content (ranges, batch
+        rules, thresholds) are no part of it. Empty for tables whose content follows from other
+        tables alone.
+        """
+        orders = {
+            "source": self.source.model_dump(mode="json"),
+            "orders": self.orders.model_dump(mode="json", exclude={"batch"}),
+        }
+        declared: Any = {
+            "orders": orders,
+            "quarantine": orders,
+            "features": {
+                "orders": orders,
+                "key": self.entity.key,
+                "columns": {name: f.dtype for name, f in self.features.columns.items()},
+                "sql": self.features_sql,
+            },
+            "labels": {
+                "orders": orders,
+                "key": self.entity.key,
+                "horizon_days": self.label.horizon_days,
+                "sql": self.labels_sql,
+            },
+            "predictions": {"scoring": self.scoring.model_dump(mode="json")},
+        }.get(table)
+        if declared is None:
+            return ""
+        text = json.dumps(_without_words(declared), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     @property
     def feature_names(self) -> list[str]:
         """Model inputs, in the declared order; the order is part of the model."""
@@ -553,6 +588,17 @@ def expand_variables(text: str) -> str:
         return os.environ[name]
 
     return re.sub(r"\$\{([A-Z][A-Z0-9_]*)\}", value, text)
+
+
+def _without_words(declared: Any) -> Any:
+    if isinstance(declared, dict):
+        return {
+            key: _without_words(value)
+            for key, value in declared.items()
+            # A column may be called `description`, too; then the value is no text.
+            if not (key in ("title", "description", "because") and isinstance(value, str))
+        }
+    return [_without_words(item) for item in declared] if isinstance(declared, list) else declared
 
 
 def _read_sql(path: Path) -> str:

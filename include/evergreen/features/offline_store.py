@@ -49,6 +49,8 @@ class LakeOfflineStoreConfig(DuckDBOfflineStoreConfig):
     memory_mb: int = 1500
     # Pinned snapshot per table (`churn.features`); others are read at their current one.
     snapshots: dict[str, int] = Field(default_factory=dict)
+    # Days per table that are read at snapshots of their own.
+    pins: dict[str, dict[date, int]] = Field(default_factory=dict)
 
 
 class LakeOfflineStore(DuckDBOfflineStore):
@@ -152,7 +154,12 @@ def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
             raise TypeError(f"Found the source {source.name}; expected a LakeSource.")
         start, end = (min(days), max(days) + timedelta(days=1)) if days else (None, None)
         scan = lake.scan(
-            source.namespace, source.table, start, end, store.snapshots.get(source.name)
+            source.namespace,
+            source.table,
+            start,
+            end,
+            store.snapshots.get(source.name),
+            store.pins.get(source.name),
         )
         if scan.schema is None:
             raise NotReadyError(

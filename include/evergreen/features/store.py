@@ -14,7 +14,7 @@ can tell; scores are computed from the lake's partition of a day and never from 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -131,6 +131,7 @@ def training_set(
     entity_frame: pa.Table,
     *,
     snapshot_id: int | None = None,
+    pins: Mapping[date, int] | None = None,
     known_by_as_of: bool = False,
 ) -> pa.Table:
     """Join features to entity rows, point in time, through the feature service.
@@ -144,6 +145,8 @@ def training_set(
         Rows may repeat. Not modified.
     snapshot_id
         Snapshot of the `features` table; None reads the current one.
+    pins
+        Days of features that are read at snapshots of their own; see `lake.scan`.
     known_by_as_of
         Also leave out values that were created after the row's `as_of`: what an online reader
         would have seen then. Features of a backfilled history were all created later, so such a
@@ -187,8 +190,12 @@ def training_set(
             _ROW: np.arange(entity_frame.num_rows, dtype="int64"),
         }
     )
-    pins = {} if snapshot_id is None else {f"{use_case.name}.features": snapshot_id}
-    with _open(load_settings(), snapshots=pins) as store:
+    table = f"{use_case.name}.features"
+    offline = LakeOfflineStoreConfig(
+        snapshots={} if snapshot_id is None else {table: snapshot_id},
+        pins={table: dict(pins or {})},
+    )
+    with _open(load_settings(), offline=offline) as store:
         _view(store, use_case)
         joined = store.get_historical_features(
             entity_df=entities,
@@ -272,7 +279,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def repo_config(
     settings: Settings,
     *,
-    snapshots: dict[str, int] | None = None,
+    offline: LakeOfflineStoreConfig | None = None,
     schema_mode: str = "skip",
 ) -> RepoConfig:
     """Build Feast's configuration from the settings.
@@ -281,8 +288,9 @@ def repo_config(
     ----------
     settings
         Its `feast` database holds both the registry and the online values.
-    snapshots
-        Pinned snapshot per lake table, such as `{"churn.features": 42}`.
+    offline
+        What the offline store reads; the current snapshots if not given. How DuckDB runs is set
+        here.
     schema_mode
         Whether the registry's tables are made (`auto`) or taken for granted (`skip`).
     """
@@ -297,8 +305,8 @@ def repo_config(
             # One connection for one call; the default pool would keep five.
             "sqlalchemy_config_kwargs": {"echo": False, "pool_size": 1},
         },
-        offline_store=LakeOfflineStoreConfig(
-            threads=settings.threads, memory_mb=settings.memory_mb, snapshots=snapshots or {}
+        offline_store=(offline or LakeOfflineStoreConfig()).model_copy(
+            update={"threads": settings.threads, "memory_mb": settings.memory_mb}
         ),
         online_store=_online_config(settings),
         entity_key_serialization_version=3,
@@ -331,9 +339,12 @@ def _escaped(text: str) -> str:
 
 @contextmanager
 def _open(
-    settings: Settings, *, snapshots: dict[str, int] | None = None, schema_mode: str = "skip"
+    settings: Settings,
+    *,
+    offline: LakeOfflineStoreConfig | None = None,
+    schema_mode: str = "skip",
 ) -> Iterator[FeatureStore]:
-    config = repo_config(settings, snapshots=snapshots, schema_mode=schema_mode)
+    config = repo_config(settings, offline=offline, schema_mode=schema_mode)
     store = FeatureStore(config=config)
     try:
         yield store

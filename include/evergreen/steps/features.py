@@ -13,7 +13,7 @@ from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.use_case import UseCase, load_use_case
 
 
-def compute_features(use_case: str, period: str) -> dict[str, Any]:
+def compute_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
     """Run `features.sql` for the period's days over all orders before their ends.
 
     Days may be ingested in any order and several at once. Features of a day look back over all of
@@ -21,19 +21,21 @@ def compute_features(use_case: str, period: str) -> dict[str, Any]:
     """
     import pyarrow as pa
 
-    from evergreen import lake
+    from evergreen import lake, receipts
     from evergreen.features.compute import iter_features
     from evergreen.settings import load_settings
 
     started = time.monotonic()
     declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
     _require_all_orders(declared, wanted)
+    basis = receipts.newest_sequence(use_case)
     orders = lake.scan(use_case, "orders", end=wanted.end)
     staged = Staged(
         use_case,
         wanted.label,
-        str(lake.new_staging(use_case, "features", wanted.label)),
+        str(lake.new_staging(use_case, "features", wanted.label, run)),
         inputs={"orders": orders.snapshot_id or 0},
+        basis=basis,
     )
     counts: dict[str, dict[str, int]] = {}
     chunks = []
@@ -98,6 +100,7 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
         "snapshot": snapshot,
         "rows": rows,
         "orders_snapshot": batch.inputs["orders"],
+        "basis": batch.basis,
     }
 
 
@@ -147,6 +150,7 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
             "",
             inputs={"orders": orders_snapshot or 0},
             counts=counts,
+            basis=published["basis"],
         )
         publish_chunk(batch.with_seconds(started), "publish_labels", "labels", rows, chunk.days)
         total += rows.num_rows

@@ -16,7 +16,7 @@ from evergreen.use_case import UseCase, as_of, load_use_case
 CHUNK_DAYS = 62
 
 
-def stage_orders(use_case: str, period: str) -> dict[str, Any]:
+def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
     """Read the source's rows of the period and split them into accepted and quarantined."""
     import pyarrow as pa
 
@@ -29,7 +29,9 @@ def stage_orders(use_case: str, period: str) -> dict[str, Any]:
     declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
     _require_days_with_data(declared, wanted)
     source = open_source(declared)
-    staged = Staged(use_case, wanted.label, str(lake.new_staging(use_case, "orders", wanted.label)))
+    staged = Staged(
+        use_case, wanted.label, str(lake.new_staging(use_case, "orders", wanted.label, run))
+    )
     counts: dict[str, dict[str, Any]] = {}
     by_rule: dict[str, int] = {}
     chunks = wanted.chunks(CHUNK_DAYS)

@@ -30,15 +30,17 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
     The governor asks for persistence over several nights. All of them are measured here, against
     the same reference, so the verdict of a night does not depend on which nights ran before it.
     """
+    from evergreen import receipts
     from evergreen.monitoring.drift import drift_table
     from evergreen.monitoring.governor import summarise_nights
     from evergreen.training.tracking import load_version
 
     declared, tonight = load_use_case(use_case), parse_day(day)
-    champion = _champion(use_case)
-    if champion is None:
+    version = _version_of_night(use_case, tonight)
+    if version is None:
         return {"nights": [], "incidents": []}
-    model = load_version(declared, champion.version)
+    basis = receipts.newest_sequence(use_case)
+    model = load_version(declared, version)
     nights: list[dict[str, Any]] = []
     for night in Period(
         tonight - timedelta(days=declared.monitoring.persistence[1] - 1),
@@ -50,17 +52,17 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
             if night == tonight:
                 return {"nights": [], "incidents": [str(error).rstrip(".")]}
             continue
-        table = drift_table(night, champion.version, rows)
+        table = drift_table(night, version, rows)
         nights.extend(table.to_pylist())
         if night == tonight:
-            _publish(declared, day, "measure_drift", "drift", table, tonight)
+            _publish(declared, day, "measure_drift", "drift", table, tonight, basis, version)
     summaries = summarise_nights(nights, declared.monitoring)
     return {"nights": [night.to_dict() for night in summaries], "incidents": []}
 
 
 def measure_performance(use_case: str, day: str) -> dict[str, Any]:
     """Compare the scores of the day whose labels matured today with what happened."""
-    from evergreen import lake
+    from evergreen import lake, receipts
     from evergreen.monitoring import governor
     from evergreen.monitoring.performance import (
         judge_performance,
@@ -71,6 +73,7 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
 
     declared = load_use_case(use_case)
     matured = parse_day(day) - timedelta(days=declared.label.horizon_days)
+    basis = receipts.newest_sequence(use_case)
     tables = [
         lake.read_day(use_case, table, matured) if lake.exists(use_case, table) else None
         for table in ("predictions", "labels")
@@ -86,7 +89,7 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
     }
     judged = judge_performance(rows, holdout_auc, declared.monitoring)
     table = performance_table(matured, judged)
-    _publish(declared, day, "measure_performance", "performance", table, matured)
+    _publish(declared, day, "measure_performance", "performance", table, matured, basis)
     overall = max((row for row in judged if row.slice == "all"), key=lambda row: row.rows)
     summary = governor.Performance(
         day=matured,
@@ -117,7 +120,11 @@ def measure_freshness(use_case: str, day: str) -> dict[str, Any]:
 
 
 def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
-    """Let the governor weigh the night, and keep evidence and verdict in `decisions`."""
+    """Let the governor weigh the night, and keep evidence and verdict in `decisions`.
+
+    What was decided on a night that is past stays on record: looking at it again with what is known
+    now must not unmake a request that was made.
+    """
     from evergreen import receipts
     from evergreen.monitoring import governor
     from evergreen.training.tracking import describe_version
@@ -149,15 +156,18 @@ def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -
         incidents=(*drift["incidents"], *freshness["incidents"]),
     )
     verdict = governor.decide_retraining(evidence, declared.monitoring)
-    _publish(
-        declared,
-        day,
-        "decide_retraining",
-        "decisions",
-        governor.record_retraining_decision(evidence, declared.monitoring, verdict),
-        tonight,
-        part={"kind": "governor"},
-    )
+    if "not_newest" in verdict.blocks and _was_decided(use_case, tonight):
+        logger.info("the decision of %s is on record and stays as it is", tonight)
+    else:
+        _publish(
+            declared,
+            day,
+            "decide_retraining",
+            "decisions",
+            governor.record_retraining_decision(evidence, declared.monitoring, verdict),
+            tonight,
+            part={"kind": "governor"},
+        )
     logger.info("%s", _report(declared, evidence, verdict))
     return {
         "use_case": use_case,
@@ -257,6 +267,26 @@ def _tonights_drift(nights: list[dict[str, Any]], tonight: date) -> list[str]:
     return []
 
 
+def _version_of_night(use_case: str, night: date) -> int | None:
+    """Return the version a past night was held against; tonight it is the champion."""
+    from evergreen import receipts
+
+    newest = receipts.newest_day(use_case, "publish_features")
+    if newest is not None and night < newest:
+        recorded = receipts.latest(use_case, "measure_drift", night, night + timedelta(days=1))
+        if recorded:
+            return int(recorded[night].inputs["model_version"])
+    champion = _champion(use_case)
+    return champion.version if champion else None
+
+
+def _was_decided(use_case: str, night: date) -> bool:
+    from evergreen import receipts
+
+    one_day = timedelta(days=1)
+    return bool(receipts.latest(use_case, "decide_retraining", night, night + one_day))
+
+
 def _requests(use_case: UseCase) -> tuple[tuple[date, ...], bool]:
     """Days retraining was requested for, and whether one of them awaits the gate's verdict."""
     from evergreen import lake
@@ -282,7 +312,11 @@ def _publish(
     table: str,
     rows: Any,
     day: date,
+    basis: int = 0,
+    version: int | None = None,
     part: dict[str, Any] | None = None,
 ) -> None:
-    batch = Staged(use_case.name, period, "", counts={day.isoformat(): {"rows": rows.num_rows}})
+    counts = {day.isoformat(): {"rows": rows.num_rows}}
+    inputs = {} if version is None else {"model_version": version}
+    batch = Staged(use_case.name, period, "", inputs=inputs, counts=counts, basis=basis)
     publish_chunk(batch, step, table, rows, [day], part=part)

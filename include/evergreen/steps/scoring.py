@@ -34,9 +34,9 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
     return {"use_case": use_case, "day": day, "version": champion.version, "because": "champion"}
 
 
-def score_customers(resolved: dict[str, Any]) -> dict[str, Any]:
+def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Score everybody who has features on the day."""
-    from evergreen import lake
+    from evergreen import lake, receipts
     from evergreen.scoring.score import score
     from evergreen.settings import load_settings
     from evergreen.training.tracking import load_version
@@ -44,6 +44,7 @@ def score_customers(resolved: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     declared, day = load_use_case(resolved["use_case"]), parse_day(resolved["day"])
     period = Period.parse(resolved["day"])
+    basis = receipts.newest_sequence(declared.name)
     snapshot = lake.snapshot_id(declared.name, "features")
     features = lake.read_day(declared.name, "features", day, snapshot_id=snapshot)
     if not features.num_rows:
@@ -55,9 +56,10 @@ def score_customers(resolved: dict[str, Any]) -> dict[str, Any]:
     staged = Staged(
         declared.name,
         period.label,
-        str(lake.new_staging(declared.name, "predictions", period.label)),
+        str(lake.new_staging(declared.name, "predictions", period.label, run)),
         chunks=(period.label,),
         inputs={"features": snapshot, "model_version": resolved["version"]},
+        basis=basis,
     )
     predictions = score(model, features, declared, threads=load_settings().threads)
     staged.write("predictions", period, predictions)

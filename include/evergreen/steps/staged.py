@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from evergreen.errors import StagingError
 from evergreen.period import Period
 from evergreen.use_case import UseCase, load_use_case
 
@@ -37,6 +38,8 @@ class Staged:
         Wall time spent so far.
     facts
         Further small values.
+    basis
+        Newest receipt there was before the inputs were read; see `evergreen.receipts`.
     """
 
     use_case: str
@@ -47,6 +50,7 @@ class Staged:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     seconds: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    basis: int = 0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -66,16 +70,33 @@ class Staged:
         return load_use_case(self.use_case)
 
     def write(self, name: str, chunk: Period, rows: pa.Table) -> None:
-        """Stage one chunk."""
+        """Stage one chunk; a file under its name is always whole."""
         import pyarrow.parquet as pq
 
-        pq.write_table(rows, self._path(name, chunk), compression="zstd")
+        path = self._path(name, chunk)
+        unfinished = path.with_suffix(".unfinished")
+        pq.write_table(rows, unfinished, compression="zstd")
+        unfinished.replace(path)
 
     def read(self, name: str, chunk: Period) -> pa.Table:
-        """Read one staged chunk."""
+        """Read one staged chunk.
+
+        Raises
+        ------
+        StagingError
+            It is not there, or not what was written.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(self._path(name, chunk))
+        path = self._path(name, chunk)
+        try:
+            return pq.read_table(path)
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise StagingError(
+                f"The staged file {path} is missing or damaged ({error}). Nothing was published "
+                "from it. Clear the run from its first task on, so that it is staged again."
+            ) from error
 
     def periods(self) -> Iterator[Period]:
         """Iterate over the chunks."""
@@ -97,35 +118,35 @@ def publish_chunk(
 
     See `lake.publish` for `part`.
     """
-    from evergreen import lake, receipts
+    from evergreen import content, lake, receipts
 
     use_case = staged.load_use_case()
-    code, lock = receipts.code_digest(use_case), receipts.lock_digest()
-    provenance = {
+    provenance: dict[str, Any] = {
         "step": step,
         "run": staged.period,
-        "days": [days[0].isoformat(), days[-1].isoformat()],
         "inputs": dict(staged.inputs),
-        "code_digest": code,
-        "lock_digest": lock,
+        "basis": staged.basis,
+        "contract_digest": use_case.contract_digest(table),
+        "code_digest": receipts.code_digest(use_case),
+        "lock_digest": receipts.lock_digest(),
     }
-    published = lake.publish(
-        use_case.name, table, rows, days, {"receipt": json.dumps(provenance)}, part
-    )
-    receipts.record(
-        receipts.Receipt(
-            use_case=use_case.name,
-            step=step,
-            day=day,
-            run=staged.period,
-            inputs=staged.inputs,
-            output_table=published.table,
-            output_snapshot=published.snapshot_id,
-            counts=staged.counts.get(day.isoformat(), {}),
-            code_digest=code,
-            lock_digest=lock,
-            seconds=staged.seconds,
+    in_commit = provenance | {"days": [days[0].isoformat(), days[-1].isoformat()]}
+    says = content.digest_by_day(rows, days, content.STAMPS | content.ORIGINS)
+    with receipts.recording(f"{use_case.name}.{table}") as record:
+        published = lake.publish(
+            use_case.name, table, rows, days, {"receipt": json.dumps(in_commit)}, part
         )
-        for day in days
-    )
+        record(
+            receipts.Receipt(
+                use_case=use_case.name,
+                day=day,
+                output_table=published.table,
+                output_snapshot=published.snapshot_id,
+                counts=staged.counts.get(day.isoformat(), {}),
+                content=says[day],
+                seconds=staged.seconds,
+                **provenance,
+            )
+            for day in days
+        )
     return published

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evergreen.errors import NotReadyError
+from evergreen.errors import ConfigError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.use_case import UseCase, as_of, load_use_case
@@ -25,32 +25,51 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+AS_KNOWN, AS_CORRECTED = "as_known", "as_corrected"
 
-def accept_request(use_case: str, day: str, reason: str) -> dict[str, Any]:
-    """State what is trained, for which day, and why."""
+
+def accept_request(
+    use_case: str, day: str, reason: str, corrections: str = AS_KNOWN
+) -> dict[str, Any]:
+    """State what is trained, for which day, and why.
+
+    `corrections` says how days are read that were corrected after the day was processed:
+    `as_known` or `as_corrected`.
+    """
     load_use_case(use_case)
     Period.parse(day)
+    if corrections not in (AS_KNOWN, AS_CORRECTED):
+        raise ConfigError(
+            f"corrections is {corrections!r}; expected {AS_KNOWN!r} or {AS_CORRECTED!r}."
+        )
     logger.info("training %s for %s: %s", use_case, day, reason)
-    return {"use_case": use_case, "day": day, "reason": reason}
+    return {"use_case": use_case, "day": day, "reason": reason, "corrections": corrections}
 
 
-def assemble_training_set(request: dict[str, Any]) -> dict[str, Any]:
+def assemble_training_set(request: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Join the labels of the split's days with point-in-time features, through Feast."""
-    from evergreen import lake
-    from evergreen.features.store import training_set
+    from evergreen import lake, receipts
+    from evergreen.training.assemble import assemble, choose_inputs
 
     started = time.monotonic()
     declared, period = load_use_case(request["use_case"]), Period.parse(request["day"])
-    snapshots = {table: lake.snapshot_id(declared.name, table) for table in ("features", "labels")}
-    labels = _labels_of(declared, _plan(declared, period.last), snapshots["labels"])
-    rows = training_set(declared, labels, snapshot_id=snapshots["features"])
+    plan = _plan(declared, period.last)
+    basis = receipts.newest_sequence(declared.name)
+    inputs = choose_inputs(
+        declared, period.last, plan.days, corrected=request["corrections"] == AS_CORRECTED
+    )
+    for table, pins in inputs.pins.items():
+        if pins:
+            logger.info("%s of %s are read as known then", table, ", ".join(map(str, pins)))
+    rows = assemble(declared, plan, inputs)
     staged = Staged(
         declared.name,
         period.label,
-        str(lake.new_staging(declared.name, "training", period.label)),
+        str(lake.new_staging(declared.name, "training", period.label, run)),
         chunks=(period.label,),
-        inputs=snapshots,
+        inputs=inputs.to_dict(),
         facts={"reason": request["reason"], "rows": rows.num_rows},
+        basis=basis,
     )
     staged.write("training_set", period, rows)
     return staged.with_seconds(started).to_dict()
@@ -91,6 +110,7 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
             inputs=batch.inputs,
             reference=_reference(split, fitted, threads).to_dict(),
             code_digest=receipts.code_digest(declared),
+            lock_digest=receipts.lock_digest(),
             seed=seed,
         ),
         declared,
@@ -200,28 +220,6 @@ def _plan(use_case: UseCase, day: date) -> SplitPlan:
     from evergreen.training.split import plan_split
 
     return plan_split(use_case.training, use_case.label.horizon_days, use_case.first_day, day)
-
-
-def _labels_of(use_case: UseCase, plan: SplitPlan, snapshot_id: int | None) -> pa.Table:
-    import pyarrow as pa
-
-    from evergreen import lake
-
-    published = lake.partitions(use_case.name, "labels")
-    missing = [day for day in plan.days if day not in published]
-    if missing:
-        raise NotReadyError(
-            f"Training needs labels of {len(plan.days)} days and {len(missing)} of them are not "
-            f"published (the oldest is {missing[0]}, the newest {missing[-1]}). Load them: trigger "
-            f"{use_case.name}_history from {missing[0]} to "
-            f"{missing[-1] + timedelta(days=use_case.label.horizon_days)}."
-        )
-    return pa.concat_tables(
-        lake.read_day(use_case.name, "labels", day, snapshot_id=snapshot_id).select(
-            [use_case.entity.key, "as_of", "label"]
-        )
-        for day in plan.days
-    )
 
 
 def _reference(split: LabelledSplit, fitted: FittedModel, threads: int) -> Reference:

@@ -43,8 +43,8 @@ class TrainingRecord:
         Iceberg snapshot id of each table that was read; None for a table without snapshots.
     reference
         The drift reference, JSON-serialisable.
-    code_digest
-        Digest of the code that trained.
+    code_digest, lock_digest
+        Digests of the code that trained, and of the lock file.
     seed
         Seed of the fit.
     """
@@ -60,6 +60,7 @@ class TrainingRecord:
     inputs: Mapping[str, int | None]
     reference: Mapping[str, Any]
     code_digest: str
+    lock_digest: str
     seed: int
 
 
@@ -72,6 +73,8 @@ def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
         "reason": record.reason,
         "seed": str(record.seed),
         "code_digest": record.code_digest,
+        "lock_digest": record.lock_digest,
+        "inputs": json.dumps(dict(record.inputs), sort_keys=True),
         "model_digest": record.fitted.digest,
         "early_stopped": str(record.fitted.early_stopped).lower(),
     }

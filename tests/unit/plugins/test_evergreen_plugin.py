@@ -269,12 +269,13 @@ def test_the_page_shows_the_facts_and_escapes_them(
     ]  # fmt: skip
     lake.publish("churn", "decisions", pa.Table.from_pylist(decisions, DECISIONS), days)
     receipts.create_tables()
-    receipts.record(
-        Receipt("churn", "publish_orders", day, str(day), {}, "churn.orders", 1,
-                {"rows_in": 4000 + n, "accepted": 3000, "quarantined": 1000, "duplicates": n},
-                "", "", 1.0)
-        for n, day in enumerate(days)
-    )  # fmt: skip
+    with receipts.recording("churn.orders") as record:
+        record(
+            Receipt("churn", "publish_orders", day, str(day), {}, "churn.orders", 1,
+                    {"rows_in": 4000 + n, "accepted": 3000, "quarantined": 1000, "duplicates": n},
+                    0, "", "", "", "", 1.0)
+            for n, day in enumerate(days)
+        )  # fmt: skip
     ledger.append(
         ledger.engine(),
         "churn",

@@ -40,6 +40,7 @@ def record(fitted, split, plan, use_case):
         inputs={"features": 123, "labels": None},
         reference={"idle_days": {"quantiles": [1.0, 2.0]}},
         code_digest="c0de",
+        lock_digest="10c4",
         seed=3,
     )
 

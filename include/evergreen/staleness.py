@@ -1,0 +1,214 @@
+"""Which days of which tables no longer follow from what they were made of, why, and what mends it.
+
+A day is stale when something it was made from has changed since: another day's content (orders
+that were ingested again and say something else), or the declaration it was made by. Content counts,
+not the fact of a run: a day that was published again and says the same makes nothing stale. What
+depends on a stale day is stale, too.
+
+Everything here is read from the receipts; see `evergreen.receipts` for what makes that exact.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from itertools import accumulate
+from typing import NamedTuple
+
+from evergreen import receipts
+from evergreen.period import Period
+from evergreen.receipts import Trace
+from evergreen.use_case import UseCase
+
+_ONE_DAY = timedelta(days=1)
+# So many days and more are loaded by one run of the history DAG instead of one run each.
+_MANY_DAYS = 32
+
+_STEPS = {
+    "orders": "publish_orders",
+    "features": "publish_features",
+    "labels": "publish_labels",
+    "predictions": "publish_predictions",
+    "drift": "measure_drift",
+    "performance": "measure_performance",
+}
+
+_Traces = Mapping[date, Sequence[Trace]]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """One day of one table that no longer follows from its inputs.
+
+    Parameters
+    ----------
+    reason
+        A sentence part for people: what has changed.
+    causes
+        Days of the input that have changed, oldest first; empty if it was the declaration.
+    """
+
+    table: str
+    day: date
+    reason: str
+    causes: tuple[date, ...] = ()
+
+
+class _Reads(NamedTuple):
+    """A table that is read: all its days up to `reach` days after, or just the day itself."""
+
+    table: str
+    reach_days: int | None = None
+
+
+def find_stale(use_case: UseCase) -> list[Stale]:
+    """Return all stale and missing days, in the order in which they must be mended.
+
+    Notes
+    -----
+    Missing are days of orders between the first day and the newest; nothing else is owed.
+    Cost: O(receipts), and O(changed days) for each stale one.
+    """
+    traces = receipts.traces(use_case.name, *_STEPS.values())
+    found: dict[str, dict[date, Stale]] = {}
+    for table, step in _STEPS.items():
+        standing = traces[step]
+        contract = use_case.contract_digest(table)
+        stale = {
+            day: Stale(table, day, f"use_case.yaml or SQL has changed what {table} are")
+            for day, history in standing.items()
+            if history[-1].contract_digest != contract
+        }
+        if table == "orders":
+            for day in _missing(use_case, standing):
+                stale[day] = Stale(table, day, "never ingested")
+        for read in _reads(use_case)[table]:
+            changes = _Changes(traces[_STEPS[read.table]], found[read.table])
+            for day, history in standing.items():
+                causes = changes.since(history[-1].basis, day, read.reach_days)
+                if causes:
+                    stale.setdefault(day, Stale(table, day, _because(read.table, causes), causes))
+        found[table] = dict(sorted(stale.items()))
+    return [stale for days in found.values() for stale in days.values()]
+
+
+def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
+    """Return the commands that leave nothing stale, to be run one after the other.
+
+    Days that were scored are backfilled one run each, which scores them again; long ranges of
+    others are loaded by one run of the history DAG.
+    """
+    name, horizon = use_case.name, timedelta(days=use_case.label.horizon_days)
+    days: dict[str, set[date]] = {table: set() for table in _STEPS}
+    for item in stale:
+        days[item.table].add(item.day)
+    # A day's label is published by the run of the day that completes its horizon.
+    load = days["orders"] | days["features"] | {day + horizon for day in days["labels"]}
+    nights = days["drift"] | {day + horizon for day in days["performance"]}
+    each = set(days["predictions"])
+    bulk = load - each
+    if len(bulk) < _MANY_DAYS:
+        each, bulk = each | bulk, set()
+    commands = []
+    if bulk:
+        commands.append(
+            f"evergreen airflow dags trigger {name}_history --conf "
+            f'\'{{"from": "{min(bulk)}", "to": "{max(bulk)}"}}\''
+        )
+    commands += [_backfill(f"{name}_ingest", p.start, p.last) for p in _ranges(each)]
+    # Nights are partitions at 02:00, and the bound is an instant: it must lie after the last one.
+    commands += [_backfill(f"{name}_monitor", p.start, p.end) for p in _ranges(nights)]
+    return commands
+
+
+def summarise(stale: Sequence[Stale]) -> list[tuple[str, Period, str]]:
+    """Join neighbouring days that share table and reason: table, period, reason."""
+    kinds: dict[tuple[str, str], set[date]] = {}
+    for item in stale:
+        kinds.setdefault((item.table, item.reason), set()).add(item.day)
+    return [
+        (table, period, reason)
+        for (table, reason), days in kinds.items()
+        for period in _ranges(days)
+    ]
+
+
+def _reads(use_case: UseCase) -> dict[str, tuple[_Reads, ...]]:
+    return {
+        "orders": (),
+        "features": (_Reads("orders", 0),),
+        "labels": (_Reads("orders", use_case.label.horizon_days),),
+        "predictions": (_Reads("features"),),
+        "drift": (_Reads("features"),),
+        "performance": (_Reads("predictions"), _Reads("labels")),
+    }
+
+
+def _missing(use_case: UseCase, orders: _Traces) -> Iterator[date]:
+    if orders:
+        period = Period(use_case.first_day, max(orders) + _ONE_DAY)
+        yield from (day for day in period.days if day not in orders)
+
+
+class _Changes:
+    """When the days of one table last changed, and which are stale themselves."""
+
+    def __init__(self, traces: _Traces, stale: Mapping[date, Stale]) -> None:
+        self._traces, self._stale = traces, sorted(stale)
+        self._days = sorted({*traces, *stale})
+        changed = [_last_change(traces[day]) if day in traces else 0 for day in self._days]
+        self._newest_up_to = list(accumulate(changed, max))
+
+    def since(self, basis: int, day: date, reach_days: int | None) -> tuple[date, ...]:
+        """Return the days read for `day` that say something else than they did at `basis`."""
+        if reach_days is None:
+            read: list[date] = [day] if day in self._traces or day in self._stale else []
+        else:
+            last = day + timedelta(days=reach_days)
+            count = bisect_right(self._days, last)
+            unchanged = not count or self._newest_up_to[count - 1] <= basis
+            if unchanged and (not self._stale or self._stale[0] > last):
+                return ()
+            read = self._days[:count]
+        stale = set(self._stale)
+        return tuple(d for d in read if d in stale or self._differs(d, basis))
+
+    def _differs(self, day: date, basis: int) -> bool:
+        history = self._traces[day]
+        at_basis = [trace.content for trace in history if trace.sequence <= basis]
+        return not at_basis or at_basis[-1] != history[-1].content
+
+
+def _last_change(history: Sequence[Trace]) -> int:
+    """Return the sequence from which on the day says what it says now."""
+    settled = history[-1].sequence
+    for trace in reversed(history):
+        if trace.content != history[-1].content:
+            break
+        settled = trace.sequence
+    return settled
+
+
+def _because(table: str, causes: tuple[date, ...]) -> str:
+    if len(causes) == 1:
+        return f"{table} of {causes[0]} changed"
+    return f"{table} of {len(causes)} days from {causes[0]} to {causes[-1]} changed"
+
+
+def _ranges(days: Iterable[date]) -> list[Period]:
+    ranges: list[Period] = []
+    for day in sorted(days):
+        if ranges and ranges[-1].end == day:
+            ranges[-1] = Period(ranges[-1].start, day + _ONE_DAY)
+        else:
+            ranges.append(Period(day, day + _ONE_DAY))
+    return ranges
+
+
+def _backfill(dag: str, first: date, last: date) -> str:
+    return (
+        f"evergreen airflow backfill create --dag-id {dag} --from-date {first} --to-date {last} "
+        "--reprocess-behavior completed"
+    )
