@@ -2,7 +2,8 @@
 
 Measures drift of features and score against the champion's training reference, the performance
 realised on days whose labels have matured, and freshness. The governor weighs them and may request
-retraining; only the newest day may, so a backfill of old nights never starts training.
+retraining; only the newest day may, so a backfill of old nights never starts training. Days whose
+inputs have changed since are listed in `staleness`, with the commands that mend them.
 """
 
 from airflow.sdk import CronPartitionTimetable, chain, dag, task, task_group
@@ -33,6 +34,7 @@ def monitor(use_case: UseCase) -> None:
                 task(steps.measure_freshness)(use_case.name, DAY),
             ]
 
+        task(steps.measure_staleness)(use_case.name, DAY)
         verdict = task(steps.decide_retraining)(use_case.name, DAY, measure())
         wanted = task.short_circuit(steps.is_retraining_wanted)(verdict)
         request = publisher(steps.request_retraining, asset(use_case, "retraining"))(verdict)

@@ -73,6 +73,28 @@ def status() -> None:
     show_status(load_settings())
 
 
+@cli.command()
+@click.argument("target")
+def replay(target: str) -> None:
+    """Make an output again from what was recorded of it, and compare.
+
+    TARGET is the sequence number of a receipt (4711), a registered version (churn/3) or the id of
+    an MLflow run. Ends with code 1 if anything differs.
+    """
+    from evergreen.replay import replay
+
+    outcome = replay(target)
+    click.echo(outcome.subject)
+    for item in outcome.compared:
+        verdict = "equal" if item.equal else "DIFFERS"
+        click.echo(f"  {verdict:8} {item.what}: {item.recorded or 'no rows'}")
+        if not item.equal:
+            click.echo(f"  {'':8} replayed: {item.replayed or 'no rows'}")
+    for note in outcome.notes:
+        click.echo(f"  note     {note}")
+    sys.exit(0 if outcome.equal else 1)
+
+
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 
 

@@ -1,4 +1,4 @@
-"""A look at the state of things: services, tables, champions."""
+"""A look at the state of things: services, tables, champions, and what is stale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 
 from evergreen.errors import ServiceDownError
 from evergreen.settings import Settings
-from evergreen.use_case import list_use_cases
+from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
 
 def show_status(settings: Settings) -> None:
@@ -26,6 +26,25 @@ def show_status(settings: Settings) -> None:
         console.print(str(error.orig if isinstance(error, OperationalError) else error).strip())
         return
     console.print(tables)
+    for name in list_use_cases():
+        _print_stale(console, load_use_case(name))
+
+
+def _print_stale(console: Console, use_case: UseCase) -> None:
+    from evergreen.staleness import find_stale, mend_commands, summarise
+
+    stale = find_stale(use_case)
+    if not stale:
+        console.print(f"{use_case.name}: nothing is stale.")
+        return
+    table = Table("table", "days", "why", title=f"Stale in {use_case.name}")
+    for finding in summarise(use_case, stale):
+        table.add_row(finding.table, finding.period.label, finding.reason)
+    console.print(table)
+    console.print("Mend it with, one after the other (DAGs unpaused):")
+    for command in mend_commands(use_case, stale):
+        # As it is: to be copied, not wrapped.
+        console.print(f"  {command}", soft_wrap=True, highlight=False)
 
 
 def _tables() -> Table:

@@ -17,6 +17,8 @@ from datetime import date, timedelta
 from itertools import accumulate
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from evergreen import receipts
 from evergreen.period import Period
 from evergreen.receipts import Trace
@@ -54,6 +56,29 @@ class Stale:
     day: date
     reason: str
     causes: tuple[date, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Neighbouring stale days of one table, with one reason and the commands that mend them."""
+
+    table: str
+    period: Period
+    reason: str
+    mend: tuple[str, ...]
+
+
+STALENESS = pa.schema(
+    [
+        ("day", pa.date32()),
+        ("table", pa.string()),
+        ("first_day", pa.date32()),
+        ("last_day", pa.date32()),
+        ("reason", pa.string()),
+        ("mend", pa.list_(pa.string())),
+    ]
+)
+"""Arrow schema of the table `staleness`: one row per finding of a night."""
 
 
 class _Reads(NamedTuple):
@@ -123,16 +148,39 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     return commands
 
 
-def summarise(stale: Sequence[Stale]) -> list[tuple[str, Period, str]]:
-    """Join neighbouring days that share table and reason: table, period, reason."""
-    kinds: dict[tuple[str, str], set[date]] = {}
+def summarise(use_case: UseCase, stale: Sequence[Stale]) -> list[Finding]:
+    """Join neighbouring days that share table and reason, in the order of `find_stale`."""
+    kinds: dict[tuple[str, str], list[Stale]] = {}
     for item in stale:
-        kinds.setdefault((item.table, item.reason), set()).add(item.day)
+        kinds.setdefault((item.table, item.reason), []).append(item)
     return [
-        (table, period, reason)
-        for (table, reason), days in kinds.items()
-        for period in _ranges(days)
+        Finding(
+            table,
+            period,
+            reason,
+            tuple(
+                mend_commands(use_case, [s for s in items if period.start <= s.day < period.end])
+            ),
+        )
+        for (table, reason), items in kinds.items()
+        for period in _ranges(item.day for item in items)
     ]
+
+
+def staleness_table(night: date, findings: Sequence[Finding]) -> pa.Table:
+    """Return the findings of a night as rows of the table `staleness`."""
+    rows = [
+        {
+            "day": night,
+            "table": finding.table,
+            "first_day": finding.period.start,
+            "last_day": finding.period.last,
+            "reason": finding.reason,
+            "mend": list(finding.mend),
+        }
+        for finding in findings
+    ]
+    return pa.Table.from_pylist(rows, schema=STALENESS)
 
 
 def _reads(use_case: UseCase) -> dict[str, tuple[_Reads, ...]]:

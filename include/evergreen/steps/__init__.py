@@ -22,6 +22,7 @@ from evergreen.steps.monitoring import (
     measure_drift,
     measure_freshness,
     measure_performance,
+    measure_staleness,
     request_retraining,
 )
 from evergreen.steps.release import has_day, release_version, resolve_release
@@ -54,6 +55,7 @@ __all__ = [
     "measure_drift",
     "measure_freshness",
     "measure_performance",
+    "measure_staleness",
     "promote_challenger",
     "publish_features",
     "publish_labels",

@@ -18,37 +18,22 @@ CHUNK_DAYS = 62
 
 def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
     """Read the source's rows of the period and split them into accepted and quarantined."""
-    import pyarrow as pa
-
     from evergreen import lake
-    from evergreen.quality.split import select_days, split_rows
-    from evergreen.settings import load_settings
+    from evergreen.quality.delivery import read_and_split
     from evergreen.sources import open_source
 
     started = time.monotonic()
-    declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
+    declared, wanted = load_use_case(use_case), Period.parse(period)
     _require_days_with_data(declared, wanted)
-    source = open_source(declared)
     staged = Staged(
         use_case, wanted.label, str(lake.new_staging(use_case, "orders", wanted.label, run))
     )
+    source = open_source(declared)
     counts: dict[str, dict[str, Any]] = {}
     by_rule: dict[str, int] = {}
     chunks = wanted.chunks(CHUNK_DAYS)
     for chunk in chunks:
-        wanted_rows = (
-            select_days(declared, rows, chunk.start, chunk.end, threads=settings.threads)
-            for rows in source.read(chunk.start, chunk.end)
-        )
-        raw = pa.concat_tables(wanted_rows, promote_options="default")
-        split = split_rows(
-            declared,
-            raw,
-            chunk.start,
-            chunk.end,
-            threads=settings.threads,
-            memory_mb=settings.memory_mb,
-        )
+        split = read_and_split(declared, source, chunk)
         staged.write("orders", chunk, split.accepted)
         staged.write("quarantine", chunk, split.quarantined)
         staged.write("counts", chunk, split.counts)

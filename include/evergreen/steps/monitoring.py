@@ -119,6 +119,28 @@ def measure_freshness(use_case: str, day: str) -> dict[str, Any]:
     return {"incidents": [row.reason for row in rows if row.stale]}
 
 
+def measure_staleness(use_case: str, day: str) -> dict[str, Any]:
+    """List the days of tables whose inputs have changed since, with the commands that mend them."""
+    from evergreen.staleness import find_stale, staleness_table, summarise
+
+    declared, tonight = load_use_case(use_case), parse_day(day)
+    findings = summarise(declared, find_stale(declared))
+    for finding in findings:
+        logger.warning(
+            "stale: %s of %s (%s); mend it with: %s",
+            *(finding.table, finding.period.label, finding.reason, "; ".join(finding.mend)),
+        )
+    _publish(
+        declared,
+        day,
+        "measure_staleness",
+        "staleness",
+        staleness_table(tonight, findings),
+        tonight,
+    )
+    return {"stale": len(findings)}
+
+
 def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Let the governor weigh the night, and keep evidence and verdict in `decisions`.
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from evergreen.training.record import (
     run_tags,
     write_artifacts,
 )
+from evergreen.training.split import SplitPlan
 from evergreen.use_case import UseCase
 
 CHAMPION = "champion"
@@ -78,6 +80,27 @@ class VersionFacts:
     run_id: str
     metrics: dict[str, float]
     tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a training run has recorded of its inputs and outputs.
+
+    Parameters
+    ----------
+    tags, parameters
+        As `run_tags` and `run_parameters` wrote them.
+    plan
+        The days of every part.
+    frame_digests
+        Per part, the digest of its rows (the first 36 hexadecimal digits).
+    """
+
+    run_id: str
+    tags: dict[str, str]
+    parameters: dict[str, str]
+    plan: SplitPlan
+    frame_digests: dict[str, str]
 
 
 def initialise(settings: Settings | None = None) -> None:
@@ -177,6 +200,32 @@ def describe_version(
         found = client.get_model_version(use_case.name, str(version))
         metrics = client.get_run(found.run_id).data.metrics
     return VersionFacts(found.run_id, dict(metrics), dict(found.tags))
+
+
+def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
+    """Look up what a training run has recorded of its inputs and outputs.
+
+    Raises
+    ------
+    NotReadyError
+        There is no such run.
+    ServiceDownError
+        The tracking store does not answer.
+    """
+    with _explained(f"the run {run_id}"):
+        found = _client(settings).get_run(run_id)
+    parameters = dict(found.data.params)
+    days = {
+        part: tuple(date.fromisoformat(day) for day in parameters.get(part, "").split())
+        for part in ("fit", "validation", "refit", "holdout")
+    }
+    digests = {
+        tag.value: given.dataset.digest
+        for given in found.inputs.dataset_inputs
+        for tag in given.tags
+        if tag.key == "mlflow.data.context"
+    }
+    return RunFacts(run_id, dict(found.data.tags), parameters, SplitPlan(**days), digests)
 
 
 def load_version(use_case: UseCase, version: int, settings: Settings | None = None) -> LoadedModel:
