@@ -16,8 +16,8 @@ LAST_DAY = date(2025, 6, 30)
 
 
 def write_small_shop(root: Path, **changes: Any) -> Path:
-    """Write the folder `root/shop`; `changes` replace top-level keys of its `use_case.yaml`."""
-    folder = root / "shop"
+    """Write the folder `root/<name>`; `changes` replace top-level keys of its `use_case.yaml`."""
+    folder = root / changes.get("name", "shop")
     shutil.copytree(PROJECT_ROOT / "include" / "use_cases" / "churn", folder)
     declared = yaml.safe_load((folder / "use_case.yaml").read_text())
     declared |= {

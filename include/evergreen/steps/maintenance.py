@@ -6,7 +6,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-# Longer than any run; a staging folder this old belongs to an attempt that died.
+# Longer than any run; what was staged so long ago belongs to a run that died and was never retried.
 _STAGING_AGE = timedelta(days=2)
 
 
@@ -29,14 +29,15 @@ def expire_snapshots(keep_days: str) -> dict[str, Any]:
 
 
 def sweep_staging() -> dict[str, Any]:
-    """Remove staging folders of attempts that died."""
+    """Remove what runs have staged that died; a retried run removes its own."""
     from evergreen.settings import load_settings
 
     root = load_settings().staging
     limit = datetime.now(UTC) - _STAGING_AGE
     swept = []
     for folder in sorted(root.glob("*/*")) if root.exists() else []:
-        if datetime.fromtimestamp(folder.stat().st_mtime, UTC) < limit:
+        newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+        if datetime.fromtimestamp(newest, UTC) < limit:
             shutil.rmtree(folder, ignore_errors=True)
             swept.append(folder.name)
     return {"swept": swept}

@@ -7,10 +7,8 @@ byte for byte the same, whether the day is computed alone or among the spoiled o
 
 from __future__ import annotations
 
-import csv
-import io
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -18,24 +16,20 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 
+from csv_shop import Row, deliver, read_day, write_csv_shop, write_day
 from evergreen import deploy, lake, steps
 from evergreen.period import Period
 from evergreen.settings import Settings, load_settings
-from evergreen.sources import open_source
 from evergreen.steps.staged import Staged
 from evergreen.training.tracking import describe_version
-from evergreen.use_case import load_use_case, load_use_case_file
-from small_shop import FIRST_DAY, write_small_shop
+from evergreen.use_case import load_use_case
+from small_shop import FIRST_DAY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 KNOWN = FIRST_DAY + timedelta(days=79)
 LAST = KNOWN + timedelta(days=21)
-COLUMNS = ("order_id", "customer_id", "ordered_at", "amount_eur", "status")
-
-Row = dict[str, str]
 Spoil = Callable[[list[Row], random.Random], list[Row]]
 
 
@@ -88,49 +82,16 @@ class Outcome:
 
 
 @pytest.fixture
-def deliveries(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def deliveries(home: Settings, tmp_path: Path) -> Path:
     """Folder of daily CSV files, as the simulation of the small shop delivers them."""
-    folder = write_small_shop(tmp_path / "simulated")
-    use_case = load_use_case_file(folder / "use_case.yaml")
-    data = tmp_path / "data"
-    data.mkdir()
-    source = open_source(use_case)
-    rows = pa.concat_tables(source.read(FIRST_DAY, LAST + timedelta(days=1)))
-    by_day: dict[date, list[Row]] = {}
-    for row in rows.select([*COLUMNS, "_day"]).to_pylist():
-        by_day.setdefault(row.pop("_day"), []).append(row)
-    for day in Period(FIRST_DAY, LAST + timedelta(days=1)).days:
-        write(data, day, by_day.get(day, []))
-    monkeypatch.setenv("SHOP_DATA", str(data))
-    yield data
-
-
-def write(data: Path, day: date, rows: list[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    (data / f"{day}.csv").write_text(text.getvalue())
-
-
-def read(data: Path, day: date) -> list[Row]:
-    with (data / f"{day}.csv").open() as file:
-        return list(csv.DictReader(file))
+    deliver(tmp_path / "simulated", tmp_path / "data", LAST)
+    return tmp_path / "data"
 
 
 def load(name: str, tmp_path: Path, data: Path, last: date, monkeypatch: Any) -> Outcome:
     """Load everything up to `last` in one run; then train for, and score, the day `KNOWN`."""
-    folder = write_small_shop(
-        tmp_path / name,
-        name=name,
-        last_day=None,
-        source={"kind": "files", "path": str(data / "{day}.csv"), "missing": "fail"},
-    )
-    declared = yaml.safe_load((folder / "use_case.yaml").read_text())
-    declared["orders"]["batch"] = {"allow_empty": True, "max_quarantined_ratio": 1.0}
-    (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
-    folder.rename(folder.parent / name)
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    write_csv_shop(tmp_path / name, data, name)
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path / name))
     assert list(deploy.initialise(load_settings()))
     period = f"{FIRST_DAY}..{last}"
     steps.publish_orders(steps.validate_orders(steps.stage_orders(name, period)))
@@ -157,11 +118,11 @@ def test_what_comes_later_changes_nothing(
     honest = load("honest", tmp_path, deliveries, KNOWN, monkeypatch)
     assert honest.features.num_rows > 100
     assert honest.training_set.num_rows > 100
-    whole = {day: read(deliveries, day) for day in lake.days_between(KNOWN, LAST)[1:]}
+    whole = {day: read_day(deliveries, day) for day in lake.days_between(KNOWN, LAST)[1:]}
     for number, spoil in enumerate((left_alone, nothing_left, half_deleted, changed, poisoned)):
         chance = random.Random(number)
         for day, rows in whole.items():
-            write(deliveries, day, spoil(rows, chance))
+            write_day(deliveries, day, spoil(rows, chance))
         spoilt = load(spoil.__name__, tmp_path, deliveries, LAST, monkeypatch)
         for column in honest.features.column_names:
             assert spoilt.features[column].equals(honest.features[column]), (spoil, column)
