@@ -32,12 +32,12 @@ def deliver(scratch: Path, data: Path, last: date) -> None:
         write_day(data, day, by_day.get(day, []))
 
 
-def write_csv_shop(root: Path, data: Path, name: str = "shop") -> Path:
+def write_csv_shop(root: Path, data: Path, name: str, last_day: date) -> Path:
     """Write the folder `root/name` of a use case that reads those files."""
     folder = write_small_shop(
         root,
         name=name,
-        last_day=None,
+        last_day=last_day,
         source={"kind": "files", "path": str(data / "{day}.csv"), "missing": "fail"},
     )
     declared: dict[str, Any] = yaml.safe_load((folder / "use_case.yaml").read_text())

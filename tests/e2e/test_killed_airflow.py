@@ -60,7 +60,7 @@ def shop() -> Iterator[Shop]:
         del os.environ[name]
     deliver(root / "simulated", root / "data", NEW_DAYS[-1])
     for name in ("shop", "reference"):
-        write_csv_shop(root / "use_cases", root / "data", name)
+        write_csv_shop(root / "use_cases", root / "data", name, NEW_DAYS[-1])
     os.environ["EVERGREEN_HOME"] = str(root / "home")
     os.environ["EVERGREEN_USE_CASES"] = str(root / "use_cases")
     settings = load_settings()

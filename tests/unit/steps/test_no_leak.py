@@ -90,7 +90,7 @@ def deliveries(home: Settings, tmp_path: Path) -> Path:
 
 def load(name: str, tmp_path: Path, data: Path, last: date, monkeypatch: Any) -> Outcome:
     """Load everything up to `last` in one run; then train for, and score, the day `KNOWN`."""
-    write_csv_shop(tmp_path / name, data, name)
+    write_csv_shop(tmp_path / name, data, name, LAST)
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path / name))
     assert list(deploy.initialise(load_settings()))
     period = f"{FIRST_DAY}..{last}"
