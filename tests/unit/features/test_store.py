@@ -13,7 +13,7 @@ from feast.repo_config import load_repo_config
 
 from evergreen import lake
 from evergreen.errors import ConfigError, NotReadyError
-from evergreen.features import online_store, store
+from evergreen.features import online_rows, store
 from evergreen.features.definitions import definitions
 from evergreen.features.lake_source import LakeSource
 from evergreen.features.online_store import ForwardPostgresOnlineStore
@@ -219,7 +219,7 @@ def test_many_small_batches_write_every_row(applied, publish, home):
 def test_values_are_encoded_as_feast_encodes_them(field, values):
     column = pa.chunked_array([[*values, None], []], pa.array(values).type)
     expected = [Value(**{field: value}).SerializeToString() for value in values]
-    assert online_store._encoded_values(column) == [*expected, Value().SerializeToString()]
+    assert online_rows.encoded_values(column) == [*expected, Value().SerializeToString()]
 
 
 # --- training sets -------------------------------------------------------------------------------
