@@ -16,7 +16,7 @@ import logging
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME_DAY_ATTEMPTS = 10
+_READ_NO_AHEAD = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
 
 _TABLE_PROPERTIES = {
     # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
@@ -203,6 +206,39 @@ def read(
         selected_fields=tuple(columns),
         snapshot_id=snapshot_id,
     ).to_arrow()
+
+
+def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Read planned files piece by piece, in memory that does not grow with them.
+
+    Parameters
+    ----------
+    found
+        What `scan` planned.
+    columns
+        Columns of the table; null in files from before they were added.
+    rows
+        At most so many in one piece.
+    """
+    if not found.paths:
+        return
+    system: pafs.FileSystem = pafs.LocalFileSystem()
+    paths = list(found.paths)
+    if "://" in paths[0]:
+        system, _ = pafs.FileSystem.from_uri(paths[0])
+        paths = [path.split("://", 1)[1] for path in paths]
+    # Read ahead of the writer, Arrow would hold the whole day.
+    plain = ds.ParquetFileFormat(default_fragment_scan_options=_READ_NO_AHEAD)
+    dataset = ds.dataset(paths, schema=found.schema, format=plain, filesystem=system)
+    for batch in dataset.to_batches(
+        columns=list(columns),
+        batch_size=rows,
+        batch_readahead=0,
+        fragment_readahead=0,
+        use_threads=False,
+    ):
+        if batch.num_rows:
+            yield pa.Table.from_batches([batch])
 
 
 def read_day(namespace: str, table: str, day: date, snapshot_id: int | None = None) -> pa.Table:

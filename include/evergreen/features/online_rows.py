@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import pack
 
+import pandas as pd
 import pyarrow as pa
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -81,14 +82,14 @@ def copy_table(
 def copy_rows(
     rows: Iterable[tuple[EntityKey, dict[str, Value], datetime, datetime | None]], key_version: int
 ) -> bytes:
-    """Encode rows as Feast hands them over; naive timestamps are UTC."""
+    """Encode rows as Feast hands them over: naive timestamps are UTC, and NaT is none."""
     encoded = [
         (
             serialize_entity_key(key, key_version),
             name.encode(),
             _field(value.SerializeToString())
             + _instant(_microseconds(event))
-            + (_NULL if created is None else _instant(_microseconds(created))),
+            + (_NULL if created in (None, pd.NaT) else _instant(_microseconds(created))),
         )
         for key, values, event, created in rows
         for name, value in values.items()
@@ -149,7 +150,7 @@ def _microseconds(instant: datetime) -> int:
 
 
 def _value_field(kind: pa.DataType) -> str:
-    if pa.types.is_string(kind):
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return "string_val"
     if pa.types.is_int64(kind):
         return "int64_val"

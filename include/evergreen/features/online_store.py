@@ -99,7 +99,9 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         if progress:
             progress(len(data))
 
-    def write_table(self, config: RepoConfig, view: FeatureView, rows: pa.Table) -> None:
+    def write_tables(
+        self, config: RepoConfig, view: FeatureView, tables: Iterable[pa.Table]
+    ) -> None:
         """Write rows straight from Arrow: what Feast's materialization does, without its detours.
 
         Parameters
@@ -108,14 +110,14 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
             The store's configuration.
         view
             A feature view with one entity, whose source names the timestamp columns.
-        rows
+        tables
             The join key, the view's features, the event and the created timestamp (both
-            timestamp[us, UTC]). Not modified.
+            timestamp[us, UTC]); one after the other is taken and written. Not modified.
 
         Notes
         -----
-        Memory is bounded by `write_batch_values`; each batch is one transaction. A write that is
-        killed half-way is completed by doing it again.
+        Memory is bounded by `write_batch_values` and the largest of the tables; each batch is one
+        transaction. A write that is killed half-way is completed by doing it again.
         """
         (join_key,) = view.join_keys
         source = view.batch_source
@@ -130,6 +132,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
                 rows.slice(start, step),
                 config.entity_key_serialization_version,
             )
+            for rows in tables
             for start in range(0, rows.num_rows, step)
         )
         self._write(config, view, batches)

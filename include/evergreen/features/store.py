@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 PROJECT = "evergreen"
 _ROW = "entity_row"
+# Entities of a day in memory at once while it is materialized.
+_ROWS_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
 
     Notes
     -----
-    Goes from Arrow to the online store directly. Feast's own materialization writes the same
-    bytes, but holds every value of the day as a Python object before it writes the first.
+    Goes from the lake's files to the online store piece by piece, so memory does not grow with
+    the day. Feast's own materialization writes the same bytes, but holds every value of the day
+    as a Python object before it writes the first.
     """
     found = lake.scan(use_case.name, "features", day, day + timedelta(days=1), snapshot_id)
     if not found.paths or found.snapshot_id is None:
@@ -113,17 +116,22 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
             "that day first."
         )
     columns = [*feature_schema(use_case).names, "created_at"]
-    rows = lake.read(
-        use_case.name, "features", day, day + timedelta(days=1), columns, found.snapshot_id
-    )
+    rows = 0
+
+    def pieces() -> Iterator[pa.Table]:
+        nonlocal rows
+        for piece in lake.stream(found, columns, _ROWS_AT_ONCE):
+            rows += piece.num_rows
+            yield piece
+
     with _open(load_settings()) as store:
         view = _view(store, use_case)
         online = ForwardPostgresOnlineStore()
         try:
-            online.write_table(store.config, view, rows)
+            online.write_tables(store.config, view, pieces())
         finally:
             online.close()
-    return Materialized(rows.num_rows, found.snapshot_id)
+    return Materialized(rows, found.snapshot_id)
 
 
 def training_set(

@@ -202,7 +202,7 @@ def test_many_small_batches_write_every_row(applied, publish, home):
     online, config = ForwardPostgresOnlineStore(), store.repo_config(home)
     config.online_store.write_batch_values = 7
     _, view, _ = definitions(applied)
-    online.write_table(config, view, lake.read_day(applied.name, "features", MONDAY))
+    online.write_tables(config, view, [lake.read_day(applied.name, "features", MONDAY)])
     online.close()
     assert totals(applied, *(f"b{n:03}" for n in range(50))) == list(range(50))
 
