@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SAME_DAY_ATTEMPTS = 10
-_READ_NO_AHEAD = ds.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+# Unbuffered, whole column chunks are read; up to a million rows each.
+_READ_BUFFER_BYTES = 1 << 20
 
 _TABLE_PROPERTIES = {
     # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
@@ -220,25 +221,24 @@ def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]
     rows
         At most so many in one piece.
     """
-    if not found.paths:
+    if not found.paths or found.schema is None:
         return
+    wanted = pa.schema([found.schema.field(name) for name in columns])
     system: pafs.FileSystem = pafs.LocalFileSystem()
     paths = list(found.paths)
     if "://" in paths[0]:
         system, _ = pafs.FileSystem.from_uri(paths[0])
         paths = [path.split("://", 1)[1] for path in paths]
-    # Read ahead of the writer, Arrow would hold the whole day.
-    plain = ds.ParquetFileFormat(default_fragment_scan_options=_READ_NO_AHEAD)
-    dataset = ds.dataset(paths, schema=found.schema, format=plain, filesystem=system)
-    for batch in dataset.to_batches(
-        columns=list(columns),
-        batch_size=rows,
-        batch_readahead=0,
-        fragment_readahead=0,
-        use_threads=False,
-    ):
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+    for path in paths:
+        # A dataset would decode a whole row group, which is up to a million rows, at once.
+        with (
+            system.open_input_file(path) as source,
+            pq.ParquetFile(source, buffer_size=_READ_BUFFER_BYTES) as file,
+        ):
+            present = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(rows, columns=present, use_threads=False):
+                piece = _with_missing_columns(pa.Table.from_batches([batch]), wanted)
+                yield piece.select(columns).cast(wanted)
 
 
 def read_day(namespace: str, table: str, day: date, snapshot_id: int | None = None) -> pa.Table:

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 PROJECT = "evergreen"
 _ROW = "entity_row"
 # Entities of a day in memory at once while it is materialized.
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
