@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import psycopg
 import pyarrow as pa
-import yaml
 from feast import FeatureStore
 from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStoreConfig
 from feast.repo_config import RepoConfig
 from psycopg import sql
 
 from benchmarks.bench import report, workspace
+from benchmarks.contracts import write_use_case
 from evergreen import lake
 from evergreen.features import store
 from evergreen.features.compute import feature_schema
@@ -80,7 +80,7 @@ def main() -> None:
 def _compare(
     settings: Settings, arguments: argparse.Namespace
 ) -> tuple[list[Sequence[str]], dict[str, list[dict[str, float]]]]:
-    folder = _declare(settings.home / "use_cases", "online", arguments.entities)
+    folder = _declare(settings.home / "use_cases", arguments.entities)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(arguments.repetitions):
         for contender in CONTENDERS:
@@ -97,7 +97,7 @@ def _compare(
     ]
     if not arguments.skip_large:
         entities = 4 * arguments.entities
-        large = _declare(settings.home / "use_cases", "large", entities)
+        large = _declare(settings.home / "use_cases", entities)
         for contender in CONTENDERS:
             _empty(settings, contender, large)
             _checkpoint(settings)
@@ -211,45 +211,15 @@ def _stock_store(schema_mode: str = "skip") -> FeatureStore:
     )
 
 
-def _declare(root: Path, name: str, entities: int) -> Path:
+def _declare(root: Path, entities: int) -> Path:
     """Write a use case, apply it to both stores, and publish two days of its features."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    column = {"dtype": "string", "description": ""}
-    contract = {
-        "name": name,
-        "title": str(entities),
-        "first_day": date(2026, 1, 1),
-        "entity": {"name": "customer", "key": "customer_id"},
-        "source": {"kind": "files", "path": "orders.csv"},
-        "orders": {
-            "key": "order_id",
-            "time": "ordered_at",
-            "columns": {
-                "order_id": {**column, "source": "order_id"},
-                "customer_id": {**column, "source": "customer_id"},
-                "ordered_at": {"source": "ordered_at", "dtype": "timestamp"},
-                "amount": {"source": "amount", "dtype": "float64"},
-            },
-        },
-        "features": {
-            "recency": "days_since_last_order",
-            "columns": {
-                name: {"dtype": dtype, "description": "", "nullable": name == "mean_gap_days"}
-                for name, dtype in _TYPES.items()
-            },
-        },
-        "label": {"name": "left", "description": "Gone.", "horizon_days": 30},
-    }
-    (folder / "use_case.yaml").write_text(yaml.safe_dump(contract, sort_keys=False))
-    # Never run; the contract asks for them.
-    for file in ("features.sql", "labels.sql"):
-        (folder / file).write_text("SELECT 1\n")
-    use_case = load_use_case_file(folder / "use_case.yaml")
+    folder = root / f"online{entities}"
+    use_case = write_use_case(folder, "days_since_last_order", _TYPES)
     store.apply([use_case])
     _stock_store("auto").apply(list(definitions(use_case)))
     for number, day in enumerate((FIRST_DAY, NEXT_DAY)):
-        lake.publish(name, "features", _features(use_case, day, entities, number), [day])
+        rows = _features(use_case, day, entities, number)
+        lake.publish(use_case.name, "features", rows, [day])
     return folder
 
 
@@ -281,7 +251,7 @@ def _key(number: int) -> str:
 
 
 def _entities(use_case: UseCase) -> int:
-    return int(use_case.title)
+    return int(use_case.name.removeprefix("online"))
 
 
 def _empty(settings: Settings, contender: str, folder: Path) -> None:
