@@ -18,7 +18,7 @@ import logging
 import shutil
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import lru_cache
@@ -28,6 +28,8 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -59,6 +61,8 @@ logger = logging.getLogger(__name__)
 
 _SAME_DAY_ATTEMPTS = 10
 _EPOCH = date(1970, 1, 1)
+# Unbuffered, whole column chunks are read; up to a million rows each.
+_READ_BUFFER_BYTES = 1 << 20
 
 _TABLE_PROPERTIES = {
     # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
@@ -245,6 +249,38 @@ def read(
         selected_fields=tuple(columns),
         snapshot_id=snapshot_id,
     ).to_arrow()
+
+
+def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Read planned files piece by piece, in memory that does not grow with them.
+
+    Parameters
+    ----------
+    found
+        What `scan` planned.
+    columns
+        Columns of the table; null in files from before they were added.
+    rows
+        At most so many in one piece.
+    """
+    if not found.paths or found.schema is None:
+        return
+    wanted = pa.schema([found.schema.field(name) for name in columns])
+    system: pafs.FileSystem = pafs.LocalFileSystem()
+    paths = list(found.paths)
+    if "://" in paths[0]:
+        system, _ = pafs.FileSystem.from_uri(paths[0])
+        paths = [path.split("://", 1)[1] for path in paths]
+    for path in paths:
+        # A dataset would decode a whole row group, which is up to a million rows, at once.
+        with (
+            system.open_input_file(path) as source,
+            pq.ParquetFile(source, buffer_size=_READ_BUFFER_BYTES) as file,
+        ):
+            present = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(rows, columns=present, use_threads=False):
+                piece = _with_missing_columns(pa.Table.from_batches([batch]), wanted)
+                yield piece.select(columns).cast(wanted)
 
 
 def read_day(namespace: str, table: str, day: date, snapshot_id: int | None = None) -> pa.Table:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 PROJECT = "evergreen"
 _ROW = "entity_row"
+# Entities of a day in memory at once while it is materialized.
+_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
 
     Notes
     -----
-    Goes from Arrow to the online store directly. Feast's own materialization writes the same
-    bytes, but holds every value of the day as a Python object before it writes the first.
+    Goes from the lake's files to the online store piece by piece, so memory does not grow with
+    the day. Feast's own materialization writes the same bytes, but holds every value of the day
+    as a Python object before it writes the first.
     """
     found = lake.scan(use_case.name, "features", day, day + timedelta(days=1), snapshot_id)
     if not found.paths or found.snapshot_id is None:
@@ -113,17 +116,22 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
             "that day first."
         )
     columns = [*feature_schema(use_case).names, "created_at"]
-    rows = lake.read(
-        use_case.name, "features", day, day + timedelta(days=1), columns, found.snapshot_id
-    )
+    rows = 0
+
+    def pieces() -> Iterator[pa.Table]:
+        nonlocal rows
+        for piece in lake.stream(found, columns, _ROWS_AT_ONCE):
+            rows += piece.num_rows
+            yield piece
+
     with _open(load_settings()) as store:
         view = _view(store, use_case)
         online = ForwardPostgresOnlineStore()
         try:
-            online.write_table(store.config, view, rows)
+            online.write_tables(store.config, view, pieces())
         finally:
             online.close()
-    return Materialized(rows.num_rows, found.snapshot_id)
+    return Materialized(rows, found.snapshot_id)
 
 
 def training_set(
@@ -214,8 +222,62 @@ def training_set(
     return pa.table([*entity_frame.columns, *features], [*entity_frame.column_names, *names])
 
 
+class OnlineReader:
+    """Reads online values through one open store: for services, and for whoever reads in a loop.
+
+    Opening costs a second, a read a few milliseconds. Use it as a context manager. A reader
+    belongs to one thread; connections that the server has closed are opened again.
+
+    Parameters
+    ----------
+    use_case
+        Applied before with `apply`.
+
+    Raises
+    ------
+    NotReadyError
+        The use case was not applied.
+    """
+
+    def __init__(self, use_case: UseCase) -> None:
+        self._key = use_case.entity.key
+        self._names = use_case.feature_names
+        schema = feature_schema(use_case)
+        self._schema = pa.schema([schema.field(n) for n in (self._key, "as_of", *self._names)])
+        with ExitStack() as stack:
+            self._store = stack.enter_context(_open(load_settings()))
+            _view(self._store, use_case)
+            self._service = self._store.get_feature_service(service_name(use_case))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> OnlineReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._stack.close()
+
+    def read(self, keys: Sequence[str] | Sequence[int]) -> pa.Table:
+        """Read the newest features of some entities; see `read_online`."""
+        if not keys:
+            return self._schema.empty_table()
+        answer = self._store.get_online_features(
+            features=self._service, entity_rows=[{self._key: value} for value in keys]
+        ).to_dict(include_event_timestamps=True)
+        # Feast reports the epoch for what it did not find.
+        seconds = answer[f"{self._names[0]}__ts"]
+        instants = [datetime.fromtimestamp(value, UTC) if value else None for value in seconds]
+        features = {name: answer[name] for name in self._names}
+        return pa.table({self._key: list(keys), "as_of": instants, **features}, self._schema)
+
+
 def read_online(use_case: UseCase, keys: Sequence[str] | Sequence[int]) -> pa.Table:
     """Read the newest features of some entities from the online store.
+
+    Opens the store for this one call; whoever reads again holds an `OnlineReader`.
 
     Parameters
     ----------
@@ -233,22 +295,8 @@ def read_online(use_case: UseCase, keys: Sequence[str] | Sequence[int]) -> pa.Ta
     NotReadyError
         The use case was not applied.
     """
-    key, names = use_case.entity.key, use_case.feature_names
-    schema = feature_schema(use_case)
-    wanted = pa.schema([schema.field(name) for name in (key, "as_of", *names)])
-    if not keys:
-        return wanted.empty_table()
-    with _open(load_settings()) as store:
-        _view(store, use_case)
-        answer = store.get_online_features(
-            features=store.get_feature_service(service_name(use_case)),
-            entity_rows=[{key: value} for value in keys],
-        ).to_dict(include_event_timestamps=True)
-    # Feast reports the epoch for what it did not find.
-    seconds = answer[f"{names[0]}__ts"]
-    instants = [datetime.fromtimestamp(value, UTC) if value else None for value in seconds]
-    columns = {key: list(keys), "as_of": instants, **{name: answer[name] for name in names}}
-    return pa.table(columns, schema=wanted)
+    with OnlineReader(use_case) as reader:
+        return reader.read(keys)
 
 
 # --- configuration -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from feast.repo_config import load_repo_config
 
 from evergreen import lake
 from evergreen.errors import ConfigError, NotReadyError
-from evergreen.features import online_store, store
+from evergreen.features import online_rows, store
 from evergreen.features.definitions import definitions
 from evergreen.features.lake_source import LakeSource
 from evergreen.features.online_store import ForwardPostgresOnlineStore
@@ -202,7 +202,7 @@ def test_many_small_batches_write_every_row(applied, publish, home):
     online, config = ForwardPostgresOnlineStore(), store.repo_config(home)
     config.online_store.write_batch_values = 7
     _, view, _ = definitions(applied)
-    online.write_table(config, view, lake.read_day(applied.name, "features", MONDAY))
+    online.write_tables(config, view, [lake.read_day(applied.name, "features", MONDAY)])
     online.close()
     assert totals(applied, *(f"b{n:03}" for n in range(50))) == list(range(50))
 
@@ -219,7 +219,7 @@ def test_many_small_batches_write_every_row(applied, publish, home):
 def test_values_are_encoded_as_feast_encodes_them(field, values):
     column = pa.chunked_array([[*values, None], []], pa.array(values).type)
     expected = [Value(**{field: value}).SerializeToString() for value in values]
-    assert online_store._encoded_values(column) == [*expected, Value().SerializeToString()]
+    assert online_rows.encoded_values(column) == [*expected, Value().SerializeToString()]
 
 
 # --- training sets -------------------------------------------------------------------------------
