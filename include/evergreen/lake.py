@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +48,7 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from pyiceberg.table.refs import MAIN_BRANCH
 from sqlalchemy.exc import IntegrityError
 
 from evergreen.content import digest_by_day
@@ -289,28 +292,44 @@ def tables(namespace: str) -> list[str]:
         return []
 
 
-def expire_snapshots(namespace: str, table: str, older_than: datetime, keep: set[int]) -> int:
-    """Forget snapshots older than an instant, except the current one and those in `keep`.
+def tag(namespace: str, table: str, snapshot_id: int, name: str) -> None:
+    """Give a snapshot a name, which protects it and its files from expiry for good.
 
-    Returns
-    -------
-    int
-        How many were forgotten.
+    Safe to repeat and beside other commits; a name that exists moves to this snapshot.
+
+    Raises
+    ------
+    NotReadyError
+        The table does not exist, or the snapshot was expired.
     """
+    for attempt in range(_SAME_DAY_ATTEMPTS):
+        found = _load(namespace, table)
+        if found is None or found.snapshot_by_id(snapshot_id) is None:
+            raise NotReadyError(
+                f"{namespace}.{table} has no snapshot {snapshot_id}; it was expired. Run the step "
+                "that read it again, on the newest snapshot."
+            )
+        known = found.metadata.refs.get(name)
+        if known is not None and known.snapshot_id == snapshot_id:
+            return
+        try:
+            found.manage_snapshots().create_tag(snapshot_id, name).commit()
+        except CommitFailedException:
+            if attempt == _SAME_DAY_ATTEMPTS - 1:
+                raise
+            # Only commits of snapshots are retried by PyIceberg itself.
+            logger.info("%s changed while a snapshot was tagged; starting again", found.name())
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        else:
+            return
+
+
+def tags(namespace: str, table: str) -> dict[str, int]:
+    """Snapshot id per tag of a table, sorted by name."""
     found = _load(namespace, table)
-    current = found.current_snapshot() if found else None
-    if found is None or current is None:
-        return 0
-    limit = int(older_than.timestamp() * 1000)
-    doomed = [
-        snapshot.snapshot_id
-        for snapshot in found.snapshots()
-        if snapshot.timestamp_ms < limit
-        and snapshot.snapshot_id not in {*keep, current.snapshot_id}
-    ]
-    if doomed:
-        found.maintenance.expire_snapshots().by_ids(doomed).commit()
-    return len(doomed)
+    refs = found.metadata.refs if found else {}
+    named = {name: ref.snapshot_id for name, ref in refs.items() if name != MAIN_BRANCH}
+    return dict(sorted(named.items()))
 
 
 def partitions(namespace: str, table: str, snapshot_id: int | None = None) -> dict[date, int]:
