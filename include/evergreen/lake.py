@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -48,7 +48,9 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from pyiceberg.table import Transaction
 from pyiceberg.table.refs import MAIN_BRANCH
+from pyiceberg.table.update import update_table_metadata
 from sqlalchemy.exc import IntegrityError
 
 from evergreen.content import digest_by_day
@@ -425,6 +427,25 @@ def _rows_of(days: list[date], part: Mapping[str, str | int]) -> BooleanExpressi
     return found
 
 
+class _Transaction(Transaction):
+    """A transaction that works out its metadata once per state.
+
+    PyIceberg copies the metadata, with all snapshots, at each of some fifteen looks at it during
+    one commit, so that a commit takes time in proportion to the table's history. Nobody changes
+    what such a look returns, and every change of state replaces one of the two objects.
+    """
+
+    _seen: tuple[Any, Any, Any] | None = None
+
+    @property
+    def table_metadata(self) -> Any:
+        """The metadata with the staged updates applied."""
+        base, updates = self._table.metadata, self._updates
+        if self._seen is None or self._seen[0] is not base or self._seen[1] is not updates:
+            self._seen = (base, updates, update_table_metadata(base, updates))
+        return self._seen[2]
+
+
 def _overwrite(
     target: Table, rows: pa.Table, replaced: BooleanExpression, summary: dict[str, str]
 ) -> None:
@@ -435,7 +456,7 @@ def _overwrite(
     """
     for attempt in range(_SAME_DAY_ATTEMPTS):
         try:
-            with warnings.catch_warnings(), target.transaction() as transaction:
+            with warnings.catch_warnings(), _Transaction(target) as transaction:
                 # A day that is published for the first time has nothing to delete.
                 warnings.filterwarnings("ignore", "Delete operation did not match any records")
                 transaction.overwrite(rows, replaced, summary)

@@ -13,6 +13,7 @@ PyIceberg forgets snapshots but leaves their files; `expire_snapshots` followed 
 from __future__ import annotations
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ from pyiceberg.exceptions import (
 from pyiceberg.expressions import AlwaysTrue, In
 from pyiceberg.io.pyarrow import ArrowScan, PyArrowFileIO, _dataframe_to_data_files
 from pyiceberg.table import StaticTable
+from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update import RemoveSnapshotsUpdate, ValidatableTableRequirement
+from pyiceberg.table.update.snapshot import _SnapshotProducer
 from pyiceberg.utils.datetime import days_to_date
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
@@ -51,8 +54,10 @@ _SNAPSHOTS_PER_COMMIT = 250
 # One commit of a compaction rewrites at most this much, and reads one merged file at a time.
 _BYTES_PER_COMMIT = 256 * 2**20
 _TARGET_BYTES = 64 * 2**20
-# A manifest is read as a whole, and only if it may hold the day; merging a few gains nothing.
-_MANY_MANIFESTS = 8
+# A manifest is read as a whole, and only if it may hold the day.
+_FILES_PER_MANIFEST = 100
+# The weekly commits of a daily table are no reason to rewrite anything.
+_SPARE_MANIFESTS = 8
 # Any number, as long as everything that takes turns names the same one.
 _LOCK_KEY = 0x45564752
 _LOCK_SECONDS = 600
@@ -230,8 +235,8 @@ def referenced_files(metadata_location: str) -> set[str]:
     Parameters
     ----------
     metadata_location
-        Of the version's metadata file, as the catalog names it. Older metadata files, which only
-        serve as a log, are not part of the answer.
+        Of the version's metadata file, as the catalog names it. Older metadata files are not part
+        of the answer; see `metadata_log`.
 
     Raises
     ------
@@ -242,8 +247,19 @@ def referenced_files(metadata_location: str) -> set[str]:
     return {metadata_location, *_content(table, {})}
 
 
+def metadata_log(metadata_location: str) -> list[str]:
+    """Locations of the table's older metadata files.
+
+    Nothing needs them to read the table, and the next commits remove them.
+    """
+    table = StaticTable.from_metadata(metadata_location, lake.catalog().properties)
+    return [entry.metadata_file for entry in table.metadata.metadata_log]
+
+
 def missing_files(locations: Sequence[str]) -> list[str]:
     """Locations of the lake where there is no file."""
+    if not locations:
+        return []
     io = PyArrowFileIO(lake.catalog().properties)
     return [location for location in locations if not io.new_input(location).exists()]
 
@@ -339,7 +355,7 @@ def compact(namespace: str, table: str, target_bytes: int = _TARGET_BYTES) -> Co
         for attempt in range(_ATTEMPTS):
             try:
                 _merge_files(found, target_bytes)
-                _merge_manifests(found)
+                _cluster_manifests(found)
                 break
             except (CommitFailedException, ValidationException):
                 if attempt == _ATTEMPTS - 1:
@@ -406,15 +422,47 @@ def _replace_files(table: Table, batch: Sequence[tuple[Any, _Bins]]) -> None:
     transaction.commit_transaction()
 
 
-def _merge_manifests(table: Table) -> None:
-    """Rewrite the manifests as few large ones, in a commit that adds and removes no file."""
-    if len(_manifests(table)) < _MANY_MANIFESTS:
+class _ClusterManifests(_SnapshotProducer):
+    """A commit that adds and removes no file, and lists the files of neighbouring days together.
+
+    Planning one day then reads one short manifest, and replacing it rewrites one.
+    """
+
+    def _validate_concurrency(self) -> None:
+        """Nothing to check: a retry starts again from the newest snapshot's manifests."""
+
+    def _deleted_entries(self) -> list[Any]:
+        return []
+
+    def _existing_manifests(self) -> list[Any]:
+        parent = self._transaction.table_metadata.snapshot_by_id(self._parent_snapshot_id)
+        entries: dict[int, list[Any]] = defaultdict(list)
+        for manifest in parent.manifests(self._io):
+            found = manifest.fetch_manifest_entry(self._io, discard_deleted=True)
+            entries[manifest.partition_spec_id] += found
+        written = []
+        for spec_id, group in entries.items():
+            group.sort(key=lambda entry: (entry.data_file.partition[0], entry.data_file.file_path))
+            for start in range(0, len(group), _FILES_PER_MANIFEST):
+                with self.new_manifest_writer(self.spec(spec_id)) as writer:
+                    for entry in group[start : start + _FILES_PER_MANIFEST]:
+                        writer.existing(entry)
+                written.append(writer.to_manifest_file())
+        return written
+
+
+def _cluster_manifests(table: Table) -> None:
+    counts = [m.added_files_count + m.existing_files_count for m in _manifests(table)]
+    ideal = math.ceil(sum(counts) / _FILES_PER_MANIFEST)
+    if len(counts) < 2 * ideal + _SPARE_MANIFESTS and max(counts) <= 2 * _FILES_PER_MANIFEST:
         return
     transaction = table.transaction()
-    producer = transaction.update_snapshot({"evergreen.step": "compact"}).merge_append()
-    # The table's own setting waits for more, because there each merge delays a publishing step.
-    producer._min_count_to_merge = 2
-    producer.commit()
+    _ClusterManifests(
+        operation=Operation.APPEND,
+        transaction=transaction,
+        io=table.io,
+        snapshot_properties={"evergreen.step": "compact"},
+    ).commit()
     transaction.commit_transaction()
 
 

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -217,21 +218,52 @@ def test_large_files_stay_as_they_are() -> None:
     assert upkeep.compact("churn", "decisions", target_bytes=10).files == (2, 2)
 
 
-def test_many_manifests_become_few() -> None:
-    days = [FIRST + timedelta(days=n) for n in range(12)]
+def test_manifests_of_many_commits_become_few_and_hold_neighbouring_days(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upkeep, "_FILES_PER_MANIFEST", 5)
+    monkeypatch.setattr(upkeep, "_SPARE_MANIFESTS", 0)
+    days = [FIRST + timedelta(days=n) for n in (3, 9, 1, 11, 0, 7, 5, 2, 10, 4, 8, 6)]
     for value, day in enumerate(days):
         publish(value, day)
-    before = content()
     # Replacing days one by one is what splits manifests.
     for day in days[::2]:
         publish(99, day)
     before = content()
+    old = lake.snapshot_id("churn", "orders")
     compacted = upkeep.compact("churn", "orders")
-    assert compacted.manifests[0] >= 8 and compacted.manifests[1] == 1
-    assert content() == before
-    assert lake.partitions("churn", "orders") == dict.fromkeys(days, 1)
-    publish(5, days[3])
-    assert (days[3], "", 5) in content() and len(content()) == 12
+    assert compacted.manifests[0] == 12 and compacted.manifests[1] == 3
+    assert content() == content(snapshot_id=old) == before
+    assert lake.partitions("churn", "orders") == dict.fromkeys(sorted(days), 1)
+    manifests = upkeep._manifests(lake.catalog().load_table(("churn", "orders")))
+    bounds = [m.partitions[0] for m in manifests]
+    assert [bound.upper_bound < after.lower_bound for bound, after in pairwise(bounds)] == [
+        True
+    ] * 2
+    # Nothing to do: no commit.
+    current = lake.snapshot_id("churn", "orders")
+    assert upkeep.compact("churn", "orders").manifests == (3, 3)
+    assert lake.snapshot_id("churn", "orders") == current
+    publish(5, FIRST)
+    assert (FIRST, "", 5) in content() and len(content()) == 12
+
+
+def test_a_publish_while_manifests_are_rewritten_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(12):
+        publish(number, FIRST + timedelta(days=number))
+    rewrite = upkeep._ClusterManifests._existing_manifests
+    raced = []
+
+    def publish_then_rewrite(self: Any) -> list[Any]:
+        written = rewrite(self)
+        if not raced:
+            raced.append(publish(99, FIRST))
+        return written
+
+    monkeypatch.setattr(upkeep._ClusterManifests, "_existing_manifests", publish_then_rewrite)
+    assert upkeep.compact("churn", "orders").manifests[1] == 1
+    assert raced
+    assert [value for *_, value in content()] == [99, *range(1, 12)]
 
 
 @pytest.mark.parametrize("replaced", [FIRST, FIRST + timedelta(days=1)])
