@@ -158,6 +158,8 @@ def backup(directory: Path | None) -> None:
     report = back_up(directory or new_directory(settings), settings)
     click.echo(f"{report.tables} tables with {report.rows:,} rows, {report.files} files")
     click.echo(f"{report.bytes / 1e6:,.1f} MB, of them {report.new_bytes / 1e6:,.1f} MB new")
+    for sentence in report.left_out:
+        click.echo(f"Not saved: {sentence}")
     click.echo(f"Restore with `evergreen restore {report.directory}`.")
 
 

@@ -106,6 +106,18 @@ def is_empty(url: str) -> bool:
         return not sa.inspect(connection).get_table_names(schema="public")
 
 
+def airflow_is_alive(url: str) -> bool:
+    """Whether a component of Airflow, on whatever machine, has signed its database just now."""
+    with _engine(url).connect() as connection:
+        if connection.execute(sa.text("SELECT to_regclass('public.job')")).scalar() is None:
+            return False
+        alive = sa.text(
+            "SELECT EXISTS (SELECT FROM job WHERE state = 'running' "
+            "AND latest_heartbeat > now() - interval '60 seconds')"
+        )
+        return bool(connection.execute(alive).scalar_one())
+
+
 def server_version(url: str) -> int:
     """Major version of the server."""
     with _engine(url).connect() as connection:

@@ -38,7 +38,10 @@ UNFINISHED_RESTORE = "restore.unfinished"
 
 @dataclass(frozen=True)
 class BackupReport:
-    """What was saved; sizes in bytes, time in seconds. `new_bytes` is what no link could save."""
+    """What was saved; sizes in bytes, time in seconds.
+
+    `new_bytes` is what is in no older backup; `left_out` says in sentences what was not saved.
+    """
 
     directory: Path
     tables: int
@@ -46,6 +49,7 @@ class BackupReport:
     files: int
     bytes: int
     new_bytes: int
+    left_out: list[str]
     seconds: float
 
 
@@ -81,7 +85,10 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
         collector = Collector(partial, previous[-1] if previous else None)
         dumps = _dump_before_catalog(settings, partial)
         tables, remote = _save_lake(settings, collector, dumps)
-        _save_artifacts(settings, collector)
+        left_out = (
+            [f"{len(remote)} files of {settings.warehouse}: keep them there"] if remote else []
+        )
+        left_out += _save_artifacts(settings, collector)
         _save_keys(settings, collector)
         entries = collector.entries.values()
         listing = collector.write_listing()
@@ -94,6 +101,7 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
             databases=dumps,
             tables=tables,
             remote=remote,
+            left_out=left_out,
             listing=listing,
             files=len(entries),
             bytes=sum(entry.size for entry in entries),
@@ -110,6 +118,7 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
         files=record.files,
         bytes=record.bytes + sum(dump["bytes"] for dump in dumps.values()),
         new_bytes=collector.new_bytes + sum(dump["bytes"] for dump in dumps.values()),
+        left_out=left_out,
         seconds=time.monotonic() - begun,
     )
 
@@ -244,17 +253,20 @@ def _save_warehouse(
     return []
 
 
-def _save_artifacts(settings: Settings, collector: Collector) -> None:
-    """Save the artifacts of a local directory; an object store keeps its own."""
+def _save_artifacts(settings: Settings, collector: Collector) -> list[str]:
+    """Save the artifacts of a local directory; say which ones are elsewhere."""
     if "://" in settings.artifacts:
-        return
+        return [f"the models and plots in {settings.artifacts}: an object store keeps its own"]
     root = Path(settings.artifacts)
+    if settings.tracking_url and not root.is_dir():
+        return [f"the models and plots of {settings.tracking_url}: {root} does not exist"]
     for name in sorted(names_under(root)):
         try:
             collector.place(root / name, f"artifacts/{name}", immutable=False)
         except FileNotFoundError:
             # A training run keeps a file only while it writes; models it has logged stay.
             logger.info("%s went away while it was saved", root / name)
+    return []
 
 
 def _save_keys(settings: Settings, collector: Collector) -> None:

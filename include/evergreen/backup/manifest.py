@@ -34,6 +34,8 @@ class Manifest:
     remote
         Files of the warehouse on an object store. They are not copied; all of them must still be
         there at a restore.
+    left_out
+        Sentences on what else is not in it.
     listing, files, bytes
         Digest of the list of copied files; their number and size.
     """
@@ -46,6 +48,7 @@ class Manifest:
     databases: dict[str, dict[str, Any]]
     tables: dict[str, dict[str, Any]]
     remote: list[str]
+    left_out: list[str]
     listing: str
     files: int
     bytes: int

@@ -80,6 +80,11 @@ def restore(
     for dump in record.databases.values():
         files.require_same(directory / dump["file"], dump["bytes"], dump["sha256"])
     with postgres.embedded_postgres(settings), upkeep.exclusive(settings):
+        if databases.airflow_is_alive(settings.database_url("airflow")):
+            raise NotReadyError(
+                "Airflow has signed its database less than a minute ago. Stop it wherever it runs, "
+                "wait a minute, and run the same command again."
+            )
         mark = settings.home / UNFINISHED_RESTORE
         if not force and not _is_resumed(mark, record):
             _require_empty(settings)

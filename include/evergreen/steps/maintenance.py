@@ -63,6 +63,7 @@ def back_up(keep: str) -> dict[str, Any]:
         "rows": report.rows,
         "bytes": report.bytes,
         "new_bytes": report.new_bytes,
+        "left_out": report.left_out,
     }
 
 

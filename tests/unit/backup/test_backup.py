@@ -25,7 +25,9 @@ from evergreen import lake, receipts, steps, upkeep
 from evergreen.backup import databases, make, manifest
 from evergreen.backup.make import BackupReport, back_up, back_up_and_prune
 from evergreen.backup.restore import restore
+from evergreen.cli import main
 from evergreen.errors import BusyError, ConfigError, NotReadyError, PermanentError
+from evergreen.local import postgres
 from evergreen.release import ledger
 from evergreen.settings import DATABASES, Settings, load_settings
 
@@ -137,6 +139,46 @@ def test_what_was_destroyed_comes_back_the_same_and_work_goes_on(
     back_up(tmp_path / "again")
     restore(tmp_path / "again", force=True)
     assert content("shop") == again
+
+
+def test_a_home_that_is_gone_comes_back_with_its_own_postgres(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the commands, and with nothing left of the data directory."""
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["evergreen", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    settings = load_settings()
+    safe = str(tmp_path / "safe")
+    try:
+        postgres.start(settings)
+        lake.catalog(settings).create_tables()
+        receipts.create_tables()
+        publish(5)
+        assert run("backup", safe) == 0
+        assert f"evergreen restore {safe}" in capsys.readouterr().out
+        postgres.stop(settings)
+        shutil.rmtree(settings.home)
+        lake._catalog.cache_clear()
+        receipts._engine_for.cache_clear()
+        assert run("restore", safe) == 0
+        assert "1 tables with 1 rows" in capsys.readouterr().out
+        # Nobody had started it, so it does not stay.
+        assert not postgres.running(settings)
+        postgres.start(settings)
+        lake._catalog.cache_clear()
+        assert lake.read("shop", "orders")["value"].to_pylist() == [5]
+        assert run("restore", safe) == 1
+        assert "add --force" in capsys.readouterr().err
+    finally:
+        postgres.stop(settings)
+        lake._catalog.cache_clear()
 
 
 def test_every_snapshot_that_was_there_can_be_read_after_a_restore(
@@ -262,6 +304,32 @@ def test_a_running_airflow_is_refused(
         with pytest.raises(NotReadyError, match="make down"):
             restore(tmp_path / "safe", force=True)
         scheduler.kill()
+
+
+def test_an_airflow_on_another_machine_is_refused(small: Settings, tmp_path: Path) -> None:
+    engine = sa.create_engine(small.database_url("airflow"))
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE job (state TEXT, latest_heartbeat TIMESTAMPTZ)"))
+        connection.execute(sa.text("INSERT INTO job VALUES ('running', now())"))
+    back_up(tmp_path / "safe")
+    with pytest.raises(NotReadyError, match="Stop it wherever it runs"):
+        restore(tmp_path / "safe", force=True)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE job SET latest_heartbeat = now() - interval '2 min'"))
+    engine.dispose()
+    restore(tmp_path / "safe", force=True)
+
+
+def test_what_is_kept_elsewhere_is_said(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVERGREEN_ARTIFACTS", "s3://models")
+    assert back_up(tmp_path / "safe").left_out == [
+        "the models and plots in s3://models: an object store keeps its own"
+    ]
+    monkeypatch.setenv("EVERGREEN_ARTIFACTS", str(tmp_path / "none"))
+    monkeypatch.setenv("EVERGREEN_TRACKING_URL", "http://mlflow:5000")
+    assert "http://mlflow:5000" in back_up(tmp_path / "other").left_out[0]
 
 
 def test_a_database_in_use_is_refused(
