@@ -407,19 +407,25 @@ def _bins(tasks: Sequence[FileScanTask], target_bytes: int) -> _Bins:
 def _replace_files(table: Table, batch: Sequence[tuple[Any, _Bins]]) -> None:
     transaction = table.transaction()
     metadata = transaction.table_metadata
-    days = [days_to_date(day).isoformat() for day, _ in batch]
     producer = transaction.update_snapshot({"evergreen.step": "compact"}).overwrite()
-    # Scope of the conflict check: commits to other days pass, one to these days makes us fail.
-    producer.delete_by_predicate(In("day", days))
-    for _, bins in batch:
+    days = set()
+    for day, bins in batch:
         for tasks in bins:
             rows = ArrowScan(metadata, table.io, metadata.schema(), AlwaysTrue()).to_table(tasks)
-            for file in _dataframe_to_data_files(metadata, rows, table.io):
+            merged = list(_dataframe_to_data_files(metadata, rows, table.io))
+            if len(merged) >= len(tasks):
+                # They compress so well that the writer splits them again, by their size in memory.
+                continue
+            days.add(days_to_date(day).isoformat())
+            for file in merged:
                 producer.append_data_file(file)
             for task in tasks:
                 producer.delete_data_file(task.file)
-    producer.commit()
-    transaction.commit_transaction()
+    if days:
+        # Scope of the conflict check: commits to other days pass, one to these makes us fail.
+        producer.delete_by_predicate(In("day", days))
+        producer.commit()
+        transaction.commit_transaction()
 
 
 class _ClusterManifests(_SnapshotProducer):

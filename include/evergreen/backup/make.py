@@ -78,6 +78,7 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     partial = directory.with_name(directory.name + manifest.PARTIAL)
     with upkeep.exclusive(settings) as session:
+        _refuse_half_restored(settings)
         previous = manifest.complete_beside(directory)
         shutil.rmtree(partial, ignore_errors=True)
         # Private: it holds what the databases hold, and Airflow's keys.
@@ -156,6 +157,9 @@ def _refuse_bad_place(directory: Path, settings: Settings) -> None:
     for tree in (settings.warehouse, settings.artifacts):
         if "://" not in tree and directory.is_relative_to(Path(tree).absolute()):
             raise ConfigError(f"{directory} lies inside {tree}, which is saved. Name another.")
+
+
+def _refuse_half_restored(settings: Settings) -> None:
     if (settings.home / UNFINISHED_RESTORE).exists():
         raise ConfigError(
             f"A restore into {settings.home} was interrupted. Run it again before a backup: it "
