@@ -460,7 +460,10 @@ class _ClusterManifests(_SnapshotProducer):
 def _cluster_manifests(table: Table) -> None:
     counts = [m.added_files_count + m.existing_files_count for m in _manifests(table)]
     ideal = math.ceil(sum(counts) / _FILES_PER_MANIFEST)
-    if len(counts) < 2 * ideal + _SPARE_MANIFESTS and max(counts) <= 2 * _FILES_PER_MANIFEST:
+    if (
+        len(counts) < 2 * ideal + _SPARE_MANIFESTS
+        and max(counts, default=0) <= 2 * _FILES_PER_MANIFEST
+    ):
         return
     transaction = table.transaction()
     _ClusterManifests(
