@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyiceberg.exceptions import CommitFailedException
 
-from evergreen import lake, upkeep
+from evergreen import compaction, lake, upkeep
 from evergreen.errors import BusyError, NotReadyError, PermanentError
 from evergreen.settings import Settings
 
@@ -118,7 +118,7 @@ def test_tables_without_snapshots_or_without_existence_are_fine() -> None:
     lake.publish("churn", "empty", rows(), [FIRST])
     for table in ("empty", "nothing"):
         assert upkeep.expire_snapshots("churn", table, soon()) == 0
-        assert upkeep.compact("churn", table).files == (0, 0)
+        assert compaction.compact("churn", table).files == (0, 0)
     assert upkeep.remove_orphan_files("churn", "nothing", soon()) == upkeep.Removed(0, 0)
     upkeep.remove_orphan_files("churn", "empty", soon())
     publish(1, table="empty")
@@ -198,13 +198,13 @@ def test_files_of_one_day_become_one_and_rows_stay() -> None:
     publish(7, FIRST + timedelta(days=2), "decisions", "gate")
     before = content("decisions")
     old = lake.snapshot_id("churn", "decisions")
-    assert upkeep.compact("churn", "decisions").files == (7, 3)
+    assert compaction.compact("churn", "decisions").files == (7, 3)
     assert content("decisions") == content("decisions", old) == before
     current = lake.snapshot_id("churn", "decisions")
     assert current is not None and current != old
     assert lake.snapshot_summary("churn", "decisions", current)["evergreen.step"] == "compact"
     # Nothing to do: no commit.
-    assert upkeep.compact("churn", "decisions").files == (3, 3)
+    assert compaction.compact("churn", "decisions").files == (3, 3)
     assert lake.snapshot_id("churn", "decisions") == current
     # A writer's part can still be replaced on its own.
     publish(8, FIRST, "decisions", "gate")
@@ -215,14 +215,14 @@ def test_files_of_one_day_become_one_and_rows_stay() -> None:
 def test_large_files_stay_as_they_are() -> None:
     for kind in ("gate", "governor"):
         publish(1, FIRST, "decisions", kind)
-    assert upkeep.compact("churn", "decisions", target_bytes=10).files == (2, 2)
+    assert compaction.compact("churn", "decisions", target_bytes=10).files == (2, 2)
 
 
 def test_manifests_of_many_commits_become_few_and_hold_neighbouring_days(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(upkeep, "_FILES_PER_MANIFEST", 5)
-    monkeypatch.setattr(upkeep, "_SPARE_MANIFESTS", 0)
+    monkeypatch.setattr(compaction, "_FILES_PER_MANIFEST", 5)
+    monkeypatch.setattr(compaction, "_SPARE_MANIFESTS", 0)
     days = [FIRST + timedelta(days=n) for n in (3, 9, 1, 11, 0, 7, 5, 2, 10, 4, 8, 6)]
     for value, day in enumerate(days):
         publish(value, day)
@@ -231,18 +231,18 @@ def test_manifests_of_many_commits_become_few_and_hold_neighbouring_days(
         publish(99, day)
     before = content()
     old = lake.snapshot_id("churn", "orders")
-    compacted = upkeep.compact("churn", "orders")
+    compacted = compaction.compact("churn", "orders")
     assert compacted.manifests[0] == 12 and compacted.manifests[1] == 3
     assert content() == content(snapshot_id=old) == before
     assert lake.partitions("churn", "orders") == dict.fromkeys(sorted(days), 1)
-    manifests = upkeep._manifests(lake.catalog().load_table(("churn", "orders")))
+    manifests = compaction._manifests(lake.catalog().load_table(("churn", "orders")))
     bounds = [m.partitions[0] for m in manifests]
     assert [bound.upper_bound < after.lower_bound for bound, after in pairwise(bounds)] == [
         True
     ] * 2
     # Nothing to do: no commit.
     current = lake.snapshot_id("churn", "orders")
-    assert upkeep.compact("churn", "orders").manifests == (3, 3)
+    assert compaction.compact("churn", "orders").manifests == (3, 3)
     assert lake.snapshot_id("churn", "orders") == current
     publish(5, FIRST)
     assert (FIRST, "", 5) in content() and len(content()) == 12
@@ -251,7 +251,7 @@ def test_manifests_of_many_commits_become_few_and_hold_neighbouring_days(
 def test_a_publish_while_manifests_are_rewritten_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(12):
         publish(number, FIRST + timedelta(days=number))
-    rewrite = upkeep._ClusterManifests._existing_manifests
+    rewrite = compaction._ClusterManifests._existing_manifests
     raced = []
 
     def publish_then_rewrite(self: Any) -> list[Any]:
@@ -260,8 +260,8 @@ def test_a_publish_while_manifests_are_rewritten_is_kept(monkeypatch: pytest.Mon
             raced.append(publish(99, FIRST))
         return written
 
-    monkeypatch.setattr(upkeep._ClusterManifests, "_existing_manifests", publish_then_rewrite)
-    assert upkeep.compact("churn", "orders").manifests[1] == 1
+    monkeypatch.setattr(compaction._ClusterManifests, "_existing_manifests", publish_then_rewrite)
+    assert compaction.compact("churn", "orders").manifests[1] == 1
     assert raced
     assert [value for *_, value in content()] == [99, *range(1, 12)]
 
@@ -274,7 +274,7 @@ def test_a_publish_during_a_compaction_wins(
     for kind in ("gate", "governor"):
         publish(1, FIRST, "decisions", kind)
     publish(1, FIRST + timedelta(days=1), "decisions", "gate")
-    write = upkeep._dataframe_to_data_files
+    write = compaction._dataframe_to_data_files
     raced = []
 
     def publish_then_write(*arguments: Any) -> Any:
@@ -282,8 +282,8 @@ def test_a_publish_during_a_compaction_wins(
             raced.append(publish(2, replaced, "decisions", "gate"))
         return write(*arguments)
 
-    monkeypatch.setattr(upkeep, "_dataframe_to_data_files", publish_then_write)
-    compacted = upkeep.compact("churn", "decisions")
+    monkeypatch.setattr(compaction, "_dataframe_to_data_files", publish_then_write)
+    compacted = compaction.compact("churn", "decisions")
     assert raced
     assert compacted.files[1] == 2
     expected = {(FIRST, "gate"): 1, (FIRST, "governor"): 1, (FIRST + timedelta(days=1), "gate"): 1}
@@ -319,7 +319,7 @@ def test_upkeep_in_any_order_changes_nothing_that_can_be_read(
         elif action == "orphans":
             upkeep.remove_orphan_files("churn", table, soon())
         elif action == "compact":
-            upkeep.compact("churn", table)
+            compaction.compact("churn", table)
         elif current := lake.snapshot_id("churn", table):
             lake.tag("churn", table, current, f"run-{number}")
             tagged[current] = content(table)
@@ -341,7 +341,7 @@ def _tidy_often(marker: int) -> None:
     # Files of running commits are younger than this.
     limit = datetime.now(UTC) - timedelta(minutes=1)
     for number in range(3):
-        upkeep.compact("churn", "raced")
+        compaction.compact("churn", "raced")
         upkeep.expire_snapshots("churn", "raced", soon())
         upkeep.remove_orphan_files("churn", "raced", limit)
         current = lake.snapshot_id("churn", "raced")

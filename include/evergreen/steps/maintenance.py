@@ -14,11 +14,11 @@ _ORPHAN_AGE = timedelta(days=1)
 
 def compact_tables() -> dict[str, Any]:
     """Merge the small files of each day, and the manifests of many small commits."""
-    from evergreen import upkeep
+    from evergreen import compaction
 
     merged = {}
     for namespace, table in _tables():
-        found = upkeep.compact(namespace, table)
+        found = compaction.compact(namespace, table)
         merged[f"{namespace}.{table}"] = {
             "files": list(found.files),
             "manifests": list(found.manifests),
