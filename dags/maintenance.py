@@ -1,8 +1,13 @@
-"""Weekly house-keeping: forget snapshots nobody needs, sweep staging that crashes left behind."""
+"""Weekly house-keeping.
+
+Forgets what tables looked like long ago (snapshots that training runs used are kept), merges small
+files, frees the disk of what nothing refers to any more, and backs up databases, warehouse and
+artifacts into `EVERGREEN_BACKUPS`. Sweeps staging that crashes left behind.
+"""
 
 from datetime import UTC, datetime
 
-from airflow.sdk import CronTriggerTimetable, Param, dag, task
+from airflow.sdk import CronTriggerTimetable, Param, chain, dag, task
 
 from conventions import RETRY_POLICY
 from evergreen import steps
@@ -10,7 +15,7 @@ from evergreen import steps
 
 @dag(
     dag_id="maintenance",
-    description="Snapshots, staging",
+    description="Small files, snapshots, orphan files, backup, staging",
     doc_md=__doc__,
     tags=["stage:maintenance"],
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
@@ -18,12 +23,21 @@ from evergreen import steps
     catchup=False,
     is_paused_upon_creation=True,
     max_active_runs=1,
-    params={"keep_days": Param(30, type="integer", minimum=1, title="Keep snapshots this long")},
+    params={
+        "keep_days": Param(30, type="integer", minimum=1, title="Keep snapshots this long"),
+        "keep_backups": Param(4, type="integer", minimum=1, title="Keep this many backups"),
+    },
     default_args={"retries": 1, "retry_policy": RETRY_POLICY},
 )
 def maintenance() -> None:
     """Build `maintenance`."""
-    task(steps.expire_snapshots)("{{ params.keep_days }}")
+    chain(
+        task(steps.expire_snapshots)("{{ params.keep_days }}"),
+        task(steps.compact_tables)(),
+        task(steps.remove_orphan_files)(),
+    )
+    # Not behind the others: each must run, and be seen to fail, without the other. They take turns.
+    task(steps.back_up)("{{ params.keep_backups }}")
     task(steps.sweep_staging)()
 
 

@@ -26,16 +26,17 @@ OWNERS = {
     "ibis": ("features/",),
     "mlflow": ("training/tracking.py",),
     "great_expectations": ("quality/",),
-    "pyiceberg": ("lake.py",),
+    "pyiceberg": ("lake.py", "upkeep.py", "compaction.py"),
     "airflow": (),
-    "evergreen.local": ("local/", "deploy.py", "demo.py", "report.py"),
+    "evergreen.local": ("local/", "deploy.py", "demo.py", "report.py", "backup/"),
     "evergreen.steps": ("steps/",),
 }
 # Each reads the clock for a reason; everything else gets its day handed in.
 CLOCK_READERS = {
     "steps/ingest.py": "refuses a day that has not ended",
     "steps/features.py": "stamps created_at, which only orders corrections",
-    "steps/maintenance.py": "ages of snapshots and staging folders",
+    "steps/maintenance.py": "ages of snapshots, files and staging folders",
+    "backup/make.py": "says when a backup was made, and names it after that",
     "local/airflow.py": "tells this start's heartbeats from an earlier one's",
 }
 CLOCKS = re.compile(

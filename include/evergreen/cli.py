@@ -145,6 +145,37 @@ def demo(days: int) -> None:
     run_demo(load_settings(), days=days)
 
 
+@cli.command()
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
+def backup(directory: Path | None) -> None:
+    """Save databases, warehouse and artifacts in a new DIRECTORY; runs may go on meanwhile.
+
+    By default in EVERGREEN_BACKUPS, named after this instant.
+    """
+    from evergreen.backup.make import back_up, new_directory
+
+    settings = load_settings()
+    report = back_up(directory or new_directory(settings), settings)
+    click.echo(f"{report.tables} tables with {report.rows:,} rows, {report.files} files")
+    click.echo(f"{report.bytes / 1e6:,.1f} MB, of them {report.new_bytes / 1e6:,.1f} MB new")
+    for sentence in report.left_out:
+        click.echo(f"Not saved: {sentence}")
+    click.echo(f"Restore with `evergreen restore {report.directory}`.")
+
+
+@cli.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace the data that are there.")
+def restore(directory: Path, force: bool) -> None:
+    """Put the backup in DIRECTORY back; Airflow must be stopped. Safe to repeat."""
+    from evergreen.backup.restore import restore as put_back
+
+    report = put_back(directory, force=force, settings=load_settings())
+    click.echo(f"Restored the state of {report.made_at}:")
+    click.echo(f"{report.tables} tables with {report.rows:,} rows, {report.files} files")
+    click.echo("Start with `make up`.")
+
+
 def main() -> None:
     """Run the command; errors of ours are shown as sentences, not tracebacks."""
     try:

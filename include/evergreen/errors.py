@@ -64,3 +64,7 @@ class LedgerConflictError(TransientError):
 
 class ServiceDownError(TransientError):
     """A service that should be running (Postgres, Airflow, MLflow) does not answer."""
+
+
+class BusyError(TransientError):
+    """Somebody else holds what this call needs for itself; waiting helps."""

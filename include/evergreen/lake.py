@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -48,6 +50,9 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from pyiceberg.table import Transaction
+from pyiceberg.table.refs import MAIN_BRANCH
+from pyiceberg.table.update import update_table_metadata
 from sqlalchemy.exc import IntegrityError
 
 from evergreen.content import digest_by_day
@@ -325,28 +330,44 @@ def tables(namespace: str) -> list[str]:
         return []
 
 
-def expire_snapshots(namespace: str, table: str, older_than: datetime, keep: set[int]) -> int:
-    """Forget snapshots older than an instant, except the current one and those in `keep`.
+def tag(namespace: str, table: str, snapshot_id: int, name: str) -> None:
+    """Give a snapshot a name, which protects it and its files from expiry for good.
 
-    Returns
-    -------
-    int
-        How many were forgotten.
+    Safe to repeat and beside other commits; a name that exists moves to this snapshot.
+
+    Raises
+    ------
+    NotReadyError
+        The table does not exist, or the snapshot was expired.
     """
+    for attempt in range(_SAME_DAY_ATTEMPTS):
+        found = _load(namespace, table)
+        if found is None or found.snapshot_by_id(snapshot_id) is None:
+            raise NotReadyError(
+                f"{namespace}.{table} has no snapshot {snapshot_id}; it was expired. Run the step "
+                "that read it again, on the newest snapshot."
+            )
+        known = found.metadata.refs.get(name)
+        if known is not None and known.snapshot_id == snapshot_id:
+            return
+        try:
+            found.manage_snapshots().create_tag(snapshot_id, name).commit()
+        except CommitFailedException:
+            if attempt == _SAME_DAY_ATTEMPTS - 1:
+                raise
+            # Only commits of snapshots are retried by PyIceberg itself.
+            logger.info("%s changed while a snapshot was tagged; starting again", found.name())
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        else:
+            return
+
+
+def tags(namespace: str, table: str) -> dict[str, int]:
+    """Snapshot id per tag of a table, sorted by name."""
     found = _load(namespace, table)
-    current = found.current_snapshot() if found else None
-    if found is None or current is None:
-        return 0
-    limit = int(older_than.timestamp() * 1000)
-    doomed = [
-        snapshot.snapshot_id
-        for snapshot in found.snapshots()
-        if snapshot.timestamp_ms < limit
-        and snapshot.snapshot_id not in {*keep, current.snapshot_id}
-    ]
-    if doomed:
-        found.maintenance.expire_snapshots().by_ids(doomed).commit()
-    return len(doomed)
+    refs = found.metadata.refs if found else {}
+    named = {name: ref.snapshot_id for name, ref in refs.items() if name != MAIN_BRANCH}
+    return dict(sorted(named.items()))
 
 
 def partitions(namespace: str, table: str, snapshot_id: int | None = None) -> dict[date, int]:
@@ -442,6 +463,25 @@ def _rows_of(days: list[date], part: Mapping[str, str | int]) -> BooleanExpressi
     return found
 
 
+class _Transaction(Transaction):
+    """A transaction that works out its metadata once per state.
+
+    PyIceberg copies the metadata, with all snapshots, at each of some fifteen looks at it during
+    one commit, so that a commit takes time in proportion to the table's history. Nobody changes
+    what such a look returns, and every change of state replaces one of the two objects.
+    """
+
+    _seen: tuple[Any, Any, Any] | None = None
+
+    @property
+    def table_metadata(self) -> Any:
+        """The metadata with the staged updates applied."""
+        base, updates = self._table.metadata, self._updates
+        if self._seen is None or self._seen[0] is not base or self._seen[1] is not updates:
+            self._seen = (base, updates, update_table_metadata(base, updates))
+        return self._seen[2]
+
+
 def _overwrite(
     target: Table, rows: pa.Table, replaced: BooleanExpression, summary: dict[str, str]
 ) -> None:
@@ -452,7 +492,7 @@ def _overwrite(
     """
     for attempt in range(_SAME_DAY_ATTEMPTS):
         try:
-            with warnings.catch_warnings(), target.transaction() as transaction:
+            with warnings.catch_warnings(), _Transaction(target) as transaction:
                 # A day that is published for the first time has nothing to delete.
                 warnings.filterwarnings("ignore", "Delete operation did not match any records")
                 transaction.overwrite(rows, replaced, summary)

@@ -276,25 +276,6 @@ def newest_day(use_case: str, step: str) -> date | None:
         return day
 
 
-def snapshots_in_use(use_case: str) -> dict[str, set[int]]:
-    """Snapshot ids per table that the newest receipts name as input or output."""
-    used: dict[str, set[int]] = {}
-    with _engine().connect() as connection:
-        newest = (
-            sa.select(sa.func.max(_RECEIPTS.c.sequence))
-            .where(_RECEIPTS.c.use_case == use_case)
-            .group_by(_RECEIPTS.c.step, _RECEIPTS.c.day)
-        )
-        query = sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence.in_(newest))
-        receipts = [_from_row(row) for row in connection.execute(query)]
-    for receipt in receipts:
-        table = receipt.output_table.removeprefix(f"{use_case}.")
-        used.setdefault(table, set()).add(receipt.output_snapshot)
-        for name, snapshot in receipt.inputs.items():
-            used.setdefault(name, set()).add(snapshot)
-    return used
-
-
 def code_digest(use_case: UseCase) -> str:
     """Return the digest of the package's code and the use case's declaration and SQL."""
     return _digest_of(

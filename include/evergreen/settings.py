@@ -34,6 +34,9 @@ class Settings:
         `EVERGREEN_WAREHOUSE`, where Iceberg keeps its files: a local path or a `s3://` URL.
     artifacts
         `EVERGREEN_ARTIFACTS`, where MLflow keeps models and plots: a local path or a `s3://` URL.
+    backups
+        `EVERGREEN_BACKUPS`, the folder of the weekly backups; better on another disk. Default
+        `<home>/backups`.
     tracking_url
         `EVERGREEN_TRACKING_URL`, an MLflow server; unset means MLflow's database directly.
     threads
@@ -49,6 +52,7 @@ class Settings:
     use_cases: Path
     warehouse: str
     artifacts: str
+    backups: Path
     tracking_url: str | None
     threads: int
     memory_mb: int
@@ -114,6 +118,7 @@ def load_settings() -> Settings:
         use_cases=Path(env.get("EVERGREEN_USE_CASES") or PROJECT_ROOT / "include" / "use_cases"),
         warehouse=env.get("EVERGREEN_WAREHOUSE") or str(home / "warehouse"),
         artifacts=env.get("EVERGREEN_ARTIFACTS") or str(home / "artifacts"),
+        backups=Path(env.get("EVERGREEN_BACKUPS") or home / "backups").expanduser().absolute(),
         tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
         threads=_positive_int("EVERGREEN_THREADS", 2),
         memory_mb=_positive_int("EVERGREEN_MEMORY_MB", 1500),

@@ -93,6 +93,25 @@ def test_a_table_that_does_not_exist_has_no_files_and_cannot_be_read() -> None:
         lake.read("churn", "nothing")
 
 
+@pytest.mark.usefixtures("home")
+def test_a_commit_copies_the_history_of_its_table_a_few_times_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each copy takes time in proportion to the number of snapshots; stock takes about fifteen."""
+    lake.publish("churn", "orders", rows(("a", 1, FIRST)), [FIRST])
+    work_out = lake.update_table_metadata
+    copies = []
+
+    def counted(*arguments: object) -> object:
+        copies.append(arguments)
+        return work_out(*arguments)
+
+    monkeypatch.setattr(lake, "update_table_metadata", counted)
+    lake.publish("churn", "orders", rows(("a", 2, FIRST)), [FIRST])
+    assert 1 <= len(copies) <= 4
+    assert content("orders") == {FIRST: [("a", 2)]}
+
+
 @settings(
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

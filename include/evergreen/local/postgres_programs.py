@@ -79,6 +79,36 @@ def log_tail(data_dir: Path) -> str:
     return "\n".join([f"The end of {path}:", *lines[-20:]])
 
 
+def run_client(command: str, *arguments: str, password: str | None = None) -> None:
+    """Run a client program (`pg_dump`, `pg_restore`) against any server, as the caller.
+
+    Parameters
+    ----------
+    password
+        Handed over in the environment: arguments are visible to every user of the machine.
+
+    Raises
+    ------
+    ServiceDownError
+        The program failed; the message holds its output.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    if password:
+        environment["PGPASSWORD"] = password
+    done = subprocess.run(
+        [str(_binaries() / command), *arguments],
+        check=False,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        raise ServiceDownError(f"{command} failed (exit code {done.returncode}): {done.stdout}")
+
+
 @cache
 def _binaries() -> Path:
     # Looked up, not imported: importing the package already touches the user's runtime directory.

@@ -15,7 +15,13 @@ from evergreen.steps.features import (
     validate_features,
 )
 from evergreen.steps.ingest import publish_orders, stage_orders, validate_orders
-from evergreen.steps.maintenance import expire_snapshots, sweep_staging
+from evergreen.steps.maintenance import (
+    back_up,
+    compact_tables,
+    expire_snapshots,
+    remove_orphan_files,
+    sweep_staging,
+)
 from evergreen.steps.monitoring import (
     decide_retraining,
     is_retraining_wanted,
@@ -44,6 +50,8 @@ from evergreen.steps.training import (
 __all__ = [
     "accept_request",
     "assemble_training_set",
+    "back_up",
+    "compact_tables",
     "compute_features",
     "decide_retraining",
     "expire_snapshots",
@@ -62,6 +70,7 @@ __all__ = [
     "publish_orders",
     "publish_predictions",
     "release_version",
+    "remove_orphan_files",
     "request_retraining",
     "resolve_model",
     "resolve_release",

@@ -1,4 +1,4 @@
-"""House-keeping of the lake and of staging."""
+"""House-keeping of the lake and of staging, and backups."""
 
 from __future__ import annotations
 
@@ -8,24 +8,63 @@ from typing import Any
 
 # Longer than any run; what was staged so long ago belongs to a run that died and was never retried.
 _STAGING_AGE = timedelta(days=2)
+# A commit refers to its files seconds or minutes after it wrote them.
+_ORPHAN_AGE = timedelta(days=1)
+
+
+def compact_tables() -> dict[str, Any]:
+    """Merge the small files of each day, and the manifests of many small commits."""
+    from evergreen import compaction
+
+    merged = {}
+    for namespace, table in _tables():
+        found = compaction.compact(namespace, table)
+        merged[f"{namespace}.{table}"] = {
+            "files": list(found.files),
+            "manifests": list(found.manifests),
+        }
+    return merged
 
 
 def expire_snapshots(keep_days: str) -> dict[str, Any]:
-    """Forget snapshots older than `keep_days`, except those a receipt counts on.
+    """Forget what tables looked like more than `keep_days` ago, except tagged snapshots.
 
-    The newest receipt of a step and day names the snapshots it was built from; replay needs them.
+    Training tags the snapshots it read; replay needs them.
     """
-    from evergreen import lake, receipts
-    from evergreen.use_case import list_use_cases
+    from evergreen import upkeep
 
     older_than = datetime.now(UTC) - timedelta(days=int(keep_days))
-    expired: dict[str, int] = {}
-    for name in list_use_cases():
-        needed = receipts.snapshots_in_use(name)
-        for table in lake.tables(name):
-            count = lake.expire_snapshots(name, table, older_than, keep=needed.get(table, set()))
-            expired[f"{name}.{table}"] = count
-    return expired
+    return {
+        f"{namespace}.{table}": upkeep.expire_snapshots(namespace, table, older_than)
+        for namespace, table in _tables()
+    }
+
+
+def remove_orphan_files() -> dict[str, Any]:
+    """Remove files of the lake that expired snapshots and killed attempts left behind."""
+    from evergreen import upkeep
+
+    older_than = datetime.now(UTC) - _ORPHAN_AGE
+    removed = {}
+    for namespace, table in _tables():
+        found = upkeep.remove_orphan_files(namespace, table, older_than)
+        removed[f"{namespace}.{table}"] = {"files": found.files, "bytes": found.bytes}
+    return removed
+
+
+def back_up(keep: str) -> dict[str, Any]:
+    """Back up databases, warehouse and artifacts; remove the oldest backups beyond `keep`."""
+    from evergreen.backup.make import back_up_and_prune
+
+    report = back_up_and_prune(int(keep))
+    return {
+        "directory": str(report.directory),
+        "tables": report.tables,
+        "rows": report.rows,
+        "bytes": report.bytes,
+        "new_bytes": report.new_bytes,
+        "left_out": report.left_out,
+    }
 
 
 def sweep_staging() -> dict[str, Any]:
@@ -41,3 +80,11 @@ def sweep_staging() -> dict[str, Any]:
             shutil.rmtree(folder, ignore_errors=True)
             swept.append(folder.name)
     return {"swept": swept}
+
+
+def _tables() -> list[tuple[str, str]]:
+    """Return all tables of all use cases."""
+    from evergreen import lake
+    from evergreen.use_case import list_use_cases
+
+    return [(name, table) for name in list_use_cases() for table in lake.tables(name)]
