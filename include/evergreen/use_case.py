@@ -492,17 +492,27 @@ class UseCase(_Model):
             "source": self.source.model_dump(mode="json"),
             "orders": self.orders.model_dump(mode="json", exclude={"batch"}),
         }
+        # How far back days stay single is proved to make no difference.
+        daily = self.daily.model_dump(mode="json")["columns"] if self.daily else None
         declared: Any = {
             "orders": orders,
             "quarantine": orders,
+            "totals": {
+                "key": self.entity.key,
+                "time": self.orders.time,
+                "types": {name: c.dtype for name, c in self.orders.published.items()},
+                "columns": daily,
+            },
             "features": {
                 "orders": orders,
+                "daily": daily,
                 "key": self.entity.key,
                 "columns": {name: f.dtype for name, f in self.features.columns.items()},
                 "sql": self.features_sql,
             },
             "labels": {
                 "orders": orders,
+                "daily": daily,
                 "key": self.entity.key,
                 "horizon_days": self.label.horizon_days,
                 "sql": self.labels_sql,

@@ -14,7 +14,6 @@ not, so a type never depends on where the boundary lies, and what does not fit i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -80,16 +79,6 @@ def stored_before(daily: Daily, day: date) -> date:
     return (merged_before(daily, day) - _OVERLAP).replace(day=1)
 
 
-def contract_digest(use_case: UseCase) -> str:
-    """Return the digest of all that totals are made with, but the orders."""
-    if use_case.daily is None:
-        raise ValueError(f"{use_case.name} declares no daily")
-    columns = {name: column.model_dump() for name, column in use_case.daily.columns.items()}
-    types = {name: column.dtype for name, column in use_case.orders.published.items()}
-    made_with = [columns, use_case.entity.key, use_case.orders.time, types]
-    return hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:16]
-
-
 class DailyRows:
     """The past as days of entities; see `evergreen.features.engine.Past`.
 
@@ -139,29 +128,21 @@ class DailyRows:
         )
         day = f'CAST("{self._time}" AS DATE)'
         orders.create_view("orders_read")
-        try:
-            connection.execute(
-                f'INSERT INTO daily_rows SELECT "{self._key}", {day} AS day, {listed} '
-                f'FROM orders_read WHERE "{self._time}" >= $start AND "{self._time}" < $end '
-                f'GROUP BY "{self._key}", {day} ORDER BY day, "{self._key}"',
-                {
-                    "start": datetime.combine(self._before, time()),
-                    "end": naive_utc(self._end),
-                },
-            )
-        except duckdb.Error as error:
-            raise ConfigError(
-                f"{self._use_case.name}/use_case.yaml: daily.columns: they fail on the orders: "
-                f"{error}"
-            ) from error
+        self._run(
+            connection,
+            f'INSERT INTO daily_rows SELECT "{self._key}", {day} AS day, {listed} '
+            f'FROM orders_read WHERE "{self._time}" >= $start AND "{self._time}" < $end '
+            f'GROUP BY "{self._key}", {day} ORDER BY day, "{self._key}"',
+            {"start": datetime.combine(self._before, time()), "end": naive_utc(self._end)},
+        )
         connection.execute("DROP VIEW orders_read")
         if self._totals is not None:
-            stored = self._totals.rows.rename_columns(
-                ["day" if name == "last_day" else name for name in self._totals.rows.column_names]
+            stored = ", ".join(
+                f'CAST("{"last_day" if name == "day" else name}" AS {kind})'
+                for name, kind in typed.items()
             )
-            names = ", ".join(f'CAST("{name}" AS {kind})' for name, kind in typed.items())
-            connection.register("totals_read", stored)
-            connection.execute(f"INSERT INTO daily_totals SELECT {names} FROM totals_read")
+            connection.register("totals_read", self._totals.rows)
+            connection.execute(f"INSERT INTO daily_totals SELECT {stored} FROM totals_read")
             connection.unregister("totals_read")
 
     def show(
@@ -178,7 +159,9 @@ class DailyRows:
     def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
         """Merge the days before `boundary` for good, so that later queries need not."""
         boundary = self._checked(boundary)
-        connection.execute(f"CREATE OR REPLACE TABLE daily_totals AS {self._merged(boundary)}")
+        self._run(
+            connection, f"CREATE OR REPLACE TABLE daily_totals AS {self._merged(boundary)}", {}
+        )
         self._before = boundary
 
     def totals(self, connection: duckdb.DuckDBPyConnection) -> Totals:
@@ -189,6 +172,18 @@ class DailyRows:
             f'SELECT "{self._key}", day AS last_day, {names} FROM daily_totals ORDER BY 1'
         )
         return Totals(self._before, merged.to_arrow_table().cast(schema))
+
+    def _run(
+        self, connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, datetime]
+    ) -> None:
+        """Run SQL that holds the declared aggregates; what fails there is theirs."""
+        try:
+            connection.execute(sql, values)
+        except duckdb.Error as error:
+            raise ConfigError(
+                f"{self._use_case.name}/use_case.yaml: daily.columns: they fail on the orders: "
+                f"{error}"
+            ) from error
 
     def _checked(self, boundary: date | None) -> date:
         if boundary is None or boundary == self._before:
