@@ -251,6 +251,7 @@ def files(
     used = snapshot_id or (found.metadata.current_snapshot_id if found else None)
     if found is None or used is None:
         return Files({}, None)
+    _require_snapshot(found, used)
     by_day: dict[date, list[str]] = {}
     for task in found.scan(row_filter=_range_filter(None, end), snapshot_id=used).plan_files():
         # The only partition field, in days since 1970.

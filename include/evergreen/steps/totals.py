@@ -63,9 +63,7 @@ def plan_orders(
     return files.paths(start=first), totals, snapshot
 
 
-def _publish_missing(
-    use_case: UseCase, files: Files, boundaries: list[date], basis: int
-) -> Totals:
+def _publish_missing(use_case: UseCase, files: Files, boundaries: list[date], basis: int) -> Totals:
     """Publish the totals that do not hold at a boundary; return those at the first.
 
     A period publishes the totals of all its days, so that the table does not depend on whether

@@ -126,7 +126,9 @@ def content(name: str) -> dict[str, list[dict[str, Any]]]:
 
 def planned(name: str, day: date) -> list[date]:
     """Days of the files that one day's features are computed from."""
-    paths, _, _ = plan_orders(load_use_case(name), Period.parse(str(day)), day + timedelta(days=1), 0)
+    paths, _, _ = plan_orders(
+        load_use_case(name), Period.parse(str(day)), day + timedelta(days=1), 0
+    )
     return [date.fromisoformat(path.split("day=")[1][:10]) for path in paths]
 
 
