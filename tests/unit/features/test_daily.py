@@ -357,3 +357,11 @@ def test_the_totals_of_no_orders_are_empty_and_typed(churn):
 def test_names_that_the_relation_has_already_are_reserved(altered, name):
     with pytest.raises(ConfigError, match="reserved names"):
         altered(columns={name: {"sql": "count(*)", "merge": "sum"}})
+
+
+def test_files_behind_urls_give_the_same_features(churn, tmp_path):
+    paths = write(tmp_path / "orders.parquet", ROWS)
+    expected = compute.compute_features(churn, paths, [LATE], **LIMITS)
+    urls = [f"file://{path}" for path in paths]
+    assert compute.compute_features(churn, urls, [LATE], **LIMITS).equals(expected)
+    assert expected.num_rows
