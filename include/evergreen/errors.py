@@ -42,6 +42,10 @@ class LookAheadError(PermanentError):
     """Feature SQL read rows at or after its `as_of`."""
 
 
+class LookBackError(PermanentError):
+    """Feature SQL told merged days from single ones."""
+
+
 class IncidentError(PermanentError):
     """The data of a night are bad; the decision is on record and somebody has to look."""
 

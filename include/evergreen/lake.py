@@ -102,6 +102,31 @@ class Scan:
 
 
 @dataclass(frozen=True)
+class Files:
+    """The Parquet files of one snapshot, by day.
+
+    Parameters
+    ----------
+    by_day
+        Absolute paths or URLs, sorted; days without rows are absent.
+    snapshot_id
+        The snapshot planned from; None when the table has none.
+    """
+
+    by_day: Mapping[date, tuple[str, ...]]
+    snapshot_id: int | None
+
+    def paths(self, start: date | None = None, end: date | None = None) -> tuple[str, ...]:
+        """Files of the days `[start, end)`; either bound may be open."""
+        return tuple(
+            path
+            for day, paths in self.by_day.items()
+            if (start is None or day >= start) and (end is None or day < end)
+            for path in paths
+        )
+
+
+@dataclass(frozen=True)
 class Published:
     """What a publish came to.
 
@@ -225,6 +250,23 @@ def scan(
         if pin:
             paths += _planned(found, _days_filter([day]), pin, without=set())
     return Scan(tuple(sorted(paths)), used, schema)
+
+
+def files(
+    namespace: str, table: str, end: date | None = None, snapshot_id: int | None = None
+) -> Files:
+    """Plan the files of the days before `end`, by day; see `scan`."""
+    found = _load(namespace, table)
+    used = snapshot_id or (found.metadata.current_snapshot_id if found else None)
+    if found is None or used is None:
+        return Files({}, None)
+    _require_snapshot(found, used)
+    by_day: dict[date, list[str]] = {}
+    for task in found.scan(row_filter=_range_filter(None, end), snapshot_id=used).plan_files():
+        # The only partition field, in days since 1970.
+        day = _EPOCH + timedelta(days=task.file.partition[0])
+        by_day.setdefault(day, []).append(_local_path(task.file.file_path))
+    return Files({day: tuple(sorted(by_day[day])) for day in sorted(by_day)}, used)
 
 
 def read(

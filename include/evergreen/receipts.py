@@ -243,11 +243,12 @@ def latest(
         .where(_RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step)
         .group_by(_RECEIPTS.c.day)
     )
-    query = sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence.in_(newest)).order_by(_RECEIPTS.c.day)
+    # The bounds are in here, or every call would group the whole history.
     if start is not None:
-        query = query.where(_RECEIPTS.c.day >= start)
+        newest = newest.where(_RECEIPTS.c.day >= start)
     if end is not None:
-        query = query.where(_RECEIPTS.c.day < end)
+        newest = newest.where(_RECEIPTS.c.day < end)
+    query = sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence.in_(newest)).order_by(_RECEIPTS.c.day)
     with _engine().connect() as connection:
         return {row.day: _from_row(row) for row in connection.execute(query)}
 

@@ -260,6 +260,24 @@ class Orders(_Model):
 # --- features, labels --------------------------------------------------------------------------
 
 
+class DailyColumn(_Model):
+    """What one column of `daily` says of an entity's day, and how days become one row.
+
+    `sql` is one DuckDB aggregate over the published columns of the orders.
+    """
+
+    sql: str
+    merge: Literal["sum", "min", "max"]
+
+
+class Daily(_Model):
+    """Orders by entity and day: what the SQL reads where it must not read the whole history."""
+
+    # Days further than this before an as-of may stand merged into one row per entity.
+    lookback_days: Annotated[int, Field(ge=1)]
+    columns: Annotated[dict[Identifier, DailyColumn], Field(min_length=1)]
+
+
 class Feature(_Model):
     """One column of `features.sql`, and all that follows from it."""
 
@@ -404,6 +422,8 @@ class UseCase(_Model):
     entity: Entity
     source: Source
     orders: Orders
+    # With it the SQL reads `daily`; without it, `orders`.
+    daily: Daily | None = None
     features: Features
     label: Label
     training: Training = Training()
@@ -439,6 +459,11 @@ class UseCase(_Model):
         )
         if reserved:
             raise ValueError(f"features.columns: {sorted(reserved)} are reserved names")
+        reserved = {self.entity.key, "day", "last_day"} & set(
+            self.daily.columns if self.daily else ()
+        )
+        if reserved:
+            raise ValueError(f"daily.columns: {sorted(reserved)} are reserved names")
         return self
 
     @property
@@ -467,17 +492,27 @@ class UseCase(_Model):
             "source": self.source.model_dump(mode="json"),
             "orders": self.orders.model_dump(mode="json", exclude={"batch"}),
         }
+        # How far back days stay single is proved to make no difference.
+        daily = self.daily.model_dump(mode="json")["columns"] if self.daily else None
         declared: Any = {
             "orders": orders,
             "quarantine": orders,
+            "totals": {
+                "key": self.entity.key,
+                "time": self.orders.time,
+                "types": {name: c.dtype for name, c in self.orders.published.items()},
+                "columns": daily,
+            },
             "features": {
                 "orders": orders,
+                "daily": daily,
                 "key": self.entity.key,
                 "columns": {name: f.dtype for name, f in self.features.columns.items()},
                 "sql": self.features_sql,
             },
             "labels": {
                 "orders": orders,
+                "daily": daily,
                 "key": self.entity.key,
                 "horizon_days": self.label.horizon_days,
                 "sql": self.labels_sql,

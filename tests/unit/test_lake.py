@@ -86,6 +86,25 @@ def test_scans_plan_only_the_files_of_the_days_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_files_by_day_are_those_of_one_snapshot_and_change_with_their_day_only() -> None:
+    days = [FIRST + timedelta(days=n) for n in range(3)]
+    lake.publish("churn", "orders", rows(*(("a", n, day) for n, day in enumerate(days))), days)
+    before = lake.files("churn", "orders")
+    assert list(before.by_day) == days
+    assert sorted(before.paths()) == list(lake.scan("churn", "orders").paths)
+    assert before.paths(days[1], days[2]) == before.by_day[days[1]]
+    lake.publish("churn", "orders", rows(("b", 7, days[1])), [days[1]])
+    after = lake.files("churn", "orders", end=days[2])
+    assert list(after.by_day) == days[:2]
+    assert after.by_day[days[0]] == before.by_day[days[0]]
+    assert after.by_day[days[1]] != before.by_day[days[1]]
+    assert lake.files("churn", "orders", snapshot_id=before.snapshot_id) == before
+    assert lake.files("churn", "nothing") == lake.Files({}, None)
+    with pytest.raises(NotReadyError, match="it was expired"):
+        lake.files("churn", "orders", snapshot_id=1)
+
+
+@pytest.mark.usefixtures("home")
 def test_a_table_that_does_not_exist_has_no_files_and_cannot_be_read() -> None:
     assert lake.scan("churn", "nothing").paths == ()
     assert lake.partitions("churn", "nothing") == {}

@@ -31,13 +31,14 @@ from sqlalchemy.engine import make_url
 
 from evergreen import lake
 from evergreen.errors import ConfigError, ConservationError, NotReadyError
-from evergreen.features.compute import ARROW_TYPES, INSTANT, feature_schema
+from evergreen.features.compute import feature_schema
 from evergreen.features.definitions import definitions, service_name, view_name
 from evergreen.features.offline_store import LakeOfflineStoreConfig
 from evergreen.features.online_store import (
     ForwardPostgresOnlineStore,
     ForwardPostgresOnlineStoreConfig,
 )
+from evergreen.features.result import ARROW_TYPES, INSTANT
 from evergreen.settings import Settings, load_settings
 from evergreen.use_case import UseCase
 

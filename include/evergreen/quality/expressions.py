@@ -16,7 +16,12 @@ from evergreen.quality.parsing import literal, strptime
 from evergreen.syntax import unstable_functions, walk
 from evergreen.use_case import UseCase
 
-Kind = Literal["rule", "aggregate"]
+Kind = Literal["rule", "aggregate", "daily"]
+_SECTIONS: dict[Kind, str] = {
+    "rule": "orders: rules",
+    "aggregate": "orders: rollup.aggregates",
+    "daily": "daily.columns",
+}
 
 _FORBIDDEN = {
     "SUBQUERY": "a subquery",
@@ -78,7 +83,7 @@ def check_expression(
 ) -> None:
     """Fail unless `sql` is one expression of its kind over the columns of `relation`.
 
-    A rule must be a boolean over one row; an aggregate one value per group. Neither may look at
+    A rule must be a boolean over one row; the others one value per group. Neither may look at
     other tables or at the clock: the same rows must be judged alike whenever they are judged.
 
     Raises
@@ -86,8 +91,7 @@ def check_expression(
     ConfigError
         Naming the expression, what was found, and DuckDB's message where it has one.
     """
-    section = "rules" if kind == "rule" else "rollup.aggregates"
-    where = f"{_where(use_case)} {section}: {name}: {sql!r}"
+    where = f"{use_case.name}/use_case.yaml: {_SECTIONS[kind]}: {name}: {sql!r}"
     expected = "one boolean expression" if kind == "rule" else "one aggregate expression"
     select = _parsed(connection, sql, where, expected)
     columns = {row[0].lower() for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
@@ -104,7 +108,7 @@ def check_expression(
                 f"{where} uses {called}, whose value changes from call to call; use the columns."
             )
     try:
-        if kind == "aggregate":
+        if kind != "rule":
             connection.execute(f"EXPLAIN SELECT {sql}\n FROM {relation} GROUP BY {group_by}")
             return
         described = connection.execute(f"DESCRIBE SELECT ({sql}\n) FROM {relation}").fetchall()

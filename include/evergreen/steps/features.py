@@ -10,11 +10,12 @@ from typing import Any
 from evergreen.errors import GapError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.steps.totals import plan_orders
 from evergreen.use_case import UseCase, load_use_case
 
 
 def compute_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
-    """Run `features.sql` for the period's days over all orders before their ends.
+    """Run `features.sql` for the period's days over what happened before their ends.
 
     Days may be ingested in any order and several at once. Features of a day look back over all of
     them, so they wait until no earlier day is missing; else the result would depend on the order.
@@ -29,20 +30,21 @@ def compute_features(use_case: str, period: str, run: str | None = None) -> dict
     declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
     _require_all_orders(declared, wanted)
     basis = receipts.newest_sequence(use_case)
-    orders = lake.scan(use_case, "orders", end=wanted.end)
+    paths, totals, snapshot = plan_orders(declared, wanted, wanted.end, basis)
     staged = Staged(
         use_case,
         wanted.label,
         str(lake.new_staging(use_case, "features", wanted.label, run)),
-        inputs={"orders": orders.snapshot_id or 0},
+        inputs={"orders": snapshot},
         basis=basis,
     )
     counts: dict[str, dict[str, int]] = {}
     chunks = []
     for days, rows in iter_features(
         declared,
-        orders.paths,
+        paths,
         wanted.days,
+        totals=totals,
         threads=settings.threads,
         memory_mb=settings.memory_mb,
     ):
@@ -120,7 +122,6 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
 
 def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     """Publish the labels whose horizon the period's days complete."""
-    from evergreen import lake
     from evergreen.features.compute import iter_labels
     from evergreen.settings import load_settings
 
@@ -133,12 +134,15 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
         return {"use_case": declared.name, "period": None, "rows": 0}
     matured = Period(start, known.end - horizon)
     orders_snapshot = published["orders_snapshot"] or None
-    orders = lake.scan(declared.name, "orders", end=known.end, snapshot_id=orders_snapshot)
+    paths, totals, _ = plan_orders(
+        declared, matured, known.end, published["basis"], orders_snapshot
+    )
     total = 0
     for days, rows in iter_labels(
         declared,
-        orders.paths,
+        paths,
         matured.days,
+        totals=totals,
         threads=settings.threads,
         memory_mb=settings.memory_mb,
     ):

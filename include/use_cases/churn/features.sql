@@ -1,20 +1,8 @@
 -- One row per as-of and customer with an order in the 180 days before it: all it had done by then.
---   orders      accepted orders; every instant is UTC
+--   daily       one row per customer and day with orders; days more than 180 days before an as_of
+--               may stand merged into one row per customer (see `daily` in use_case.yaml)
 --   as_of_days  column as_of (UTC instant), one row per day asked for
--- Orders are summed per customer and day first: as_of and the windows before it all begin at
--- midnight, so whole days are enough, and as-of days multiply fewer rows. Money is summed as
--- DECIMAL because such sums are exact: a day computed among many equals the day computed alone.
-WITH customer_days AS (
-    SELECT
-        customer_id,
-        count(*) AS orders,
-        sum(amount::DECIMAL(18, 6)) AS spent,
-        min(ordered_at) AS first_at,
-        max(ordered_at) AS last_at
-    FROM orders
-    GROUP BY customer_id, ordered_at::DATE
-)
-
+-- as_of and the windows before it all begin at midnight, so whole days are enough.
 SELECT
     c.customer_id,
     d.as_of,
@@ -22,16 +10,16 @@ SELECT
     sum(c.spent)::DOUBLE AS total_spent,
     total_spent / total_orders AS avg_order_value,
     date_diff('second', max(c.last_at), d.as_of) / 86400.0 AS days_since_last_order,
-    count(*) AS active_days,
+    sum(c.active_days) AS active_days,
     date_diff('second', min(c.first_at), d.as_of) / 86400.0 AS tenure_days,
-    coalesce(sum(c.orders) FILTER (c.last_at >= d.as_of - INTERVAL 30 DAY), 0) AS orders_30d,
-    coalesce(sum(c.orders) FILTER (c.last_at >= d.as_of - INTERVAL 90 DAY), 0) AS orders_90d,
-    coalesce(sum(c.spent) FILTER (c.last_at >= d.as_of - INTERVAL 30 DAY), 0) AS spent_30d,
-    coalesce(sum(c.spent) FILTER (c.last_at >= d.as_of - INTERVAL 90 DAY), 0) AS spent_90d,
+    coalesce(sum(c.orders) FILTER (c.day >= d.as_of - INTERVAL 30 DAY), 0) AS orders_30d,
+    coalesce(sum(c.orders) FILTER (c.day >= d.as_of - INTERVAL 90 DAY), 0) AS orders_90d,
+    coalesce(sum(c.spent) FILTER (c.day >= d.as_of - INTERVAL 30 DAY), 0) AS spent_30d,
+    coalesce(sum(c.spent) FILTER (c.day >= d.as_of - INTERVAL 90 DAY), 0) AS spent_90d,
     date_diff('second', min(c.first_at), max(c.last_at)) / 86400.0 / nullif(total_orders - 1, 0)
         AS mean_gap_days,
     days_since_last_order / nullif(mean_gap_days, 0) AS recency_to_gap_ratio
 FROM as_of_days AS d
-INNER JOIN customer_days AS c ON c.last_at < d.as_of
+INNER JOIN daily AS c ON c.day < d.as_of
 GROUP BY c.customer_id, d.as_of
-HAVING max(c.last_at) >= d.as_of - INTERVAL 180 DAY
+HAVING max(c.day) >= d.as_of - INTERVAL 180 DAY

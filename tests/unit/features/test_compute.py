@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from evergreen.errors import ConfigError, LookAheadError
 from evergreen.features import compute
+from evergreen.features.engine import Engine
+from evergreen.features.order_files import SingleOrders
+from evergreen.features.result import INSTANT
 from evergreen.settings import PROJECT_ROOT
 from evergreen.use_case import as_of, load_use_case_file
 
@@ -47,7 +50,7 @@ def churn_orders(tmp_path_factory, rows):
         [
             ("order_id", pa.string()),
             ("customer_id", pa.string()),
-            ("ordered_at", compute.INSTANT),
+            ("ordered_at", INSTANT),
             ("amount", pa.float64()),
             ("status", pa.string()),
         ]
@@ -290,7 +293,7 @@ def test_a_null_label_is_refused(make_use_case, write_orders):
 
 
 def test_sql_cannot_reach_files_even_if_the_examination_misses_it(make_use_case, tmp_path):
-    engine = compute.Engine([], make_use_case().orders.published, "ordered_at", START, **LIMITS)
+    engine = Engine(SingleOrders(make_use_case().orders, [], START), **LIMITS)
     secret = tmp_path / "secret.csv"
     secret.write_text("a\n1\n")
     with engine:

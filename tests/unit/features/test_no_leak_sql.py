@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from evergreen.features.compute import (
-    ARROW_TYPES,
     compute_features,
     compute_labels,
     feature_schema,
     label_schema,
 )
+from evergreen.features.result import ARROW_TYPES
 from evergreen.settings import PROJECT_ROOT
 from evergreen.use_case import UseCase, as_of, load_use_case_file
 

@@ -1,0 +1,271 @@
+"""Where features find the past: recent files, and totals that stand for what lies before them."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from evergreen import lake, receipts, steps
+from evergreen.errors import ConfigError
+from evergreen.features import daily
+from evergreen.features.compute import compute_features
+from evergreen.period import Period
+from evergreen.settings import Settings, load_settings
+from evergreen.steps.totals import plan_orders
+from evergreen.use_case import load_use_case
+
+pytestmark = pytest.mark.integration
+
+FIRST = date(2025, 1, 1)
+LAST = date(2025, 4, 12)
+# From 10 days before as_of on, and 28 more, to the first of the month.
+FEBRUARY, MARCH = date(2025, 2, 1), date(2025, 3, 1)
+USES_FEBRUARY, USES_MARCH = date(2025, 4, 6), date(2025, 4, 9)
+LIMITS = {"threads": 2, "memory_mb": 500}
+DAILY = {
+    "lookback_days": 10,
+    "columns": {
+        "orders": {"sql": "count(*)", "merge": "sum"},
+        "spent": {"sql": "sum(amount::DECIMAL(18, 6))", "merge": "sum"},
+        "last_at": {"sql": "max(ordered_at)", "merge": "max"},
+    },
+}
+DECLARATION: dict[str, Any] = {
+    "title": "A small shop",
+    "first_day": FIRST,
+    "entity": {"name": "customer", "key": "customer_id"},
+    "orders": {
+        "key": "order_id",
+        "time": "ordered_at",
+        "columns": {
+            "order_id": {"source": "id", "dtype": "string"},
+            "customer_id": {"source": "customer", "dtype": "string"},
+            "ordered_at": {"source": "at", "dtype": "timestamp"},
+            "amount": {"source": "value", "dtype": "float64"},
+        },
+        "batch": {"allow_empty": True, "row_count_ratio": [0, 100]},
+    },
+    "daily": DAILY,
+    "features": {
+        "recency": "days_since_last_order",
+        "columns": {
+            "total_orders": {"dtype": "int64", "description": "Orders so far."},
+            "total_spent": {"dtype": "float64", "description": "Money so far."},
+            "orders_5d": {"dtype": "int64", "description": "Orders of late."},
+            "days_since_last_order": {"dtype": "float64", "description": "Recency."},
+        },
+    },
+    "label": {"name": "churned", "description": "No order.", "horizon_days": 5},
+}
+FEATURES = """
+SELECT c.customer_id, d.as_of, sum(c.orders) AS total_orders, sum(c.spent) AS total_spent,
+    coalesce(sum(c.orders) FILTER (c.day >= d.as_of - INTERVAL 5 DAY), 0) AS orders_5d,
+    date_diff('second', max(c.last_at), d.as_of) / 86400.0 AS days_since_last_order
+FROM as_of_days AS d JOIN daily AS c ON c.day < d.as_of
+GROUP BY c.customer_id, d.as_of
+"""
+LABELS = """
+SELECT c.customer_id, d.as_of, count(*) FILTER (c.day >= d.as_of) = 0 AS label
+FROM as_of_days AS d JOIN daily AS c ON c.day < d.horizon_end
+GROUP BY c.customer_id, d.as_of HAVING min(c.day) < d.as_of
+"""
+
+
+def declare(name: str, data: Path, **changes: Any) -> None:
+    folder = load_settings().use_cases / name
+    folder.mkdir(parents=True, exist_ok=True)
+    source = {"kind": "files", "path": str(data / "{day}.csv"), "missing": "empty"}
+    declared = DECLARATION | {"name": name, "source": source} | changes
+    (folder / "use_case.yaml").write_text(yaml.safe_dump(declared))
+    (folder / "features.sql").write_text(FEATURES)
+    (folder / "labels.sql").write_text(LABELS)
+
+
+def deliver(data: Path, day: date, *customers: str, value: float = 10.5) -> None:
+    rows = [f"o{n},{c},{day}T{n:02}:00:00Z,{value}" for n, c in enumerate(customers)]
+    (data / f"{day}.csv").write_text("\n".join(["id,customer,at,value", *rows]) + "\n")
+
+
+@pytest.fixture
+def data(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Two use cases, `bulk` and `single`, over the same deliveries: every third day has orders."""
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path / "use_cases"))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for n, day in enumerate(lake.days_between(FIRST, LAST + timedelta(days=1))):
+        if n % 3 == 0:
+            deliver(folder, day, "a", "bc"[n % 2], *(["d"] if n == 30 else []))
+    for name in ("bulk", "single"):
+        declare(name, folder)
+    lake.catalog(home).create_tables()
+    receipts.create_tables()
+    return folder
+
+
+def ingest(name: str, period: str = f"{FIRST}..{LAST}") -> None:
+    steps.publish_orders(steps.validate_orders(steps.stage_orders(name, period)))
+
+
+def features(name: str, period: str) -> None:
+    computed = steps.compute_features(name, period)
+    steps.publish_labels(steps.publish_features(steps.validate_features(computed)))
+
+
+def content(name: str) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for table in lake.tables(name):
+        rows = lake.read(name, table)
+        kept = [c for c in rows.column_names if c not in ("created_at", "row_id", "source")]
+        found[table] = sorted(rows.select(kept).to_pylist(), key=str)
+    return found
+
+
+def planned(name: str, day: date) -> list[date]:
+    """Days of the files that one day's features are computed from."""
+    paths, _, _ = plan_orders(
+        load_use_case(name), Period.parse(str(day)), day + timedelta(days=1), 0
+    )
+    return [date.fromisoformat(path.split("day=")[1][:10]) for path in paths]
+
+
+def totals_receipts(name: str) -> dict[date, int]:
+    return {day: r.sequence for day, r in receipts.latest(name, "publish_totals").items()}
+
+
+def total_orders(name: str, day: date) -> dict[str, int]:
+    rows = lake.read_day(name, "features", day).to_pylist()
+    return {row["customer_id"]: row["total_orders"] for row in rows}
+
+
+def test_many_days_at_once_and_one_by_one_backwards_leave_the_same_tables(data: Path) -> None:
+    for name in ("bulk", "single"):
+        ingest(name)
+    period = Period(date(2025, 4, 5), LAST + timedelta(days=1))
+    features("bulk", period.label)
+    for day in reversed(period.days):
+        features("single", str(day))
+    whole = content("bulk")
+    assert whole == content("single")
+    assert {row["day"] for row in whole["totals"]} == {
+        date(2025, 1, 31),
+        date(2025, 2, 28),
+    }
+    assert len(whole["features"]) == 4 * 8
+    assert len(whole["labels"]) == 4 * 8
+
+
+def test_one_day_reads_no_file_before_its_totals_and_computes_them_once(data: Path) -> None:
+    ingest("single")
+    files = [date.fromisoformat(path.stem) for path in data.glob("*.csv")]
+    recent = sorted(day for day in files if MARCH <= day <= USES_MARCH)
+    assert planned("single", USES_MARCH) == recent
+    assert len(recent) == 13 < len(files) - 20
+    assert list(totals_receipts("single")) == [MARCH - timedelta(days=1)]
+    computed = totals_receipts("single")
+    assert planned("single", USES_MARCH) == recent
+    assert totals_receipts("single") == computed
+    features("single", str(USES_MARCH))
+    declared = load_use_case("single")
+    everything = lake.scan("single", "orders").paths
+    expected = compute_features(declared, everything, [USES_MARCH], **LIMITS)
+    found = lake.read_day("single", "features", USES_MARCH).drop_columns("created_at")
+    assert found.to_pylist() == expected.to_pylist()
+
+
+def test_early_days_look_back_on_all_orders_and_publish_no_totals(data: Path) -> None:
+    ingest("single")
+    assert planned("single", FIRST + timedelta(days=20))[0] == FIRST
+    assert totals_receipts("single") == {}
+
+
+def test_a_correction_renews_the_totals_after_it_and_no_others(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest("single")
+    features("single", f"{USES_FEBRUARY}..{USES_MARCH}")
+    before = totals_receipts("single")
+    assert list(before) == [FEBRUARY - timedelta(days=1), MARCH - timedelta(days=1)]
+    corrected = date(2025, 2, 15)
+    assert total_orders("single", USES_MARCH)["a"] == 33
+    deliver(data, corrected, "a", "a", "d", value=99)
+    ingest("single", str(corrected))
+
+    started_from = []
+    compute = daily.iter_totals
+
+    def spy(use_case, paths, older, boundaries, **limits):
+        started_from.append((older.before, len(paths), boundaries))
+        return compute(use_case, paths, older, boundaries, **limits)
+
+    monkeypatch.setattr(daily, "iter_totals", spy)
+    features("single", str(USES_MARCH))
+    assert started_from == [(FEBRUARY, 9, [MARCH])]
+    after = totals_receipts("single")
+    assert after[FEBRUARY - timedelta(days=1)] == before[FEBRUARY - timedelta(days=1)]
+    assert after[MARCH - timedelta(days=1)] > before[MARCH - timedelta(days=1)]
+    assert total_orders("single", USES_MARCH)["a"] == 34
+    features("single", str(USES_FEBRUARY))
+    assert len(started_from) == 1
+
+
+def test_an_old_snapshot_of_orders_is_never_mixed_with_newer_totals(data: Path) -> None:
+    ingest("single")
+    declared, day = load_use_case("single"), Period.parse(str(USES_MARCH))
+    old = lake.snapshot_id("single", "orders")
+    deliver(data, date(2025, 2, 15), "a", "a", "d", value=99)
+    ingest("single", "2025-02-15")
+    features("single", str(USES_MARCH))
+
+    def orders_of_a(snapshot_id: int | None) -> int:
+        paths, totals, used = plan_orders(declared, day, day.end, 0, snapshot_id)
+        assert used == (snapshot_id or lake.snapshot_id("single", "orders"))
+        assert totals is not None
+        found = compute_features(declared, paths, day.days, totals=totals, **LIMITS)
+        return int(found["total_orders"][0].as_py())
+
+    assert orders_of_a(old) == 33
+    assert orders_of_a(None) == 34
+
+
+def test_totals_published_over_by_a_run_on_other_orders_are_not_trusted(data: Path) -> None:
+    """The table holds what the last of two runs published; a receipt says from what."""
+    ingest("single")
+    declared, day = load_use_case("single"), Period.parse(str(USES_MARCH))
+    old = lake.snapshot_id("single", "orders")
+    deliver(data, date(2025, 2, 15), "a", "a", "d", value=99)
+    ingest("single", "2025-02-15")
+    features("single", str(USES_MARCH))
+    # A run that planned before the correction ends after it.
+    plan_orders(declared, day, day.end, 0, old)
+    features("single", str(USES_MARCH))
+    assert total_orders("single", USES_MARCH)["a"] == 34
+
+
+def test_other_columns_renew_the_totals_and_another_type_needs_another_name(data: Path) -> None:
+    ingest("single")
+    features("single", str(USES_MARCH))
+    columns = dict(DAILY["columns"])
+    columns["orders"] = {"sql": "count(*) * 2", "merge": "sum"}
+    del columns["last_at"]
+    columns["latest"] = DAILY["columns"]["last_at"]
+    declare("single", data, daily=DAILY | {"columns": columns})
+    sql = load_settings().use_cases / "single" / "features.sql"
+    sql.write_text(FEATURES.replace("last_at", "latest"))
+    features("single", str(USES_MARCH))
+    assert total_orders("single", USES_MARCH)["a"] == 66
+
+    columns["orders"] = {"sql": "count(*)::DECIMAL(18, 0)", "merge": "sum"}
+    declare("single", data, daily=DAILY | {"columns": columns})
+    with pytest.raises(ConfigError, match=r"orders is decimal128\(38, 0\); the table totals has"):
+        steps.compute_features("single", str(USES_MARCH))
+
+
+def test_without_daily_every_order_is_read(data: Path) -> None:
+    declare("single", data, daily=None)
+    ingest("single")
+    assert planned("single", USES_MARCH)[0] == FIRST
+    assert not lake.exists("single", "totals")
