@@ -54,7 +54,7 @@ class Materialized:
     Parameters
     ----------
     rows
-        Entities of the day.
+        Entities that were written.
     snapshot_id
         Snapshot of the `features` table that was read.
     """
@@ -81,7 +81,9 @@ def apply(use_cases: Sequence[UseCase]) -> None:
         store.apply(objects)
 
 
-def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) -> Materialized:
+def materialize(
+    use_case: UseCase, day: date, snapshot_id: int | None = None, *, since: date | None = None
+) -> Materialized:
     """Push the features of one day to the online store, which only moves forward.
 
     Values of a later day stay; repeating a day, or publishing a correction of it with a later
@@ -92,9 +94,12 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
     use_case
         Applied before with `apply`.
     day
-        UTC day; exactly this partition is read.
+        UTC day; exactly this partition is read, unless `since` is earlier.
     snapshot_id
         Snapshot of the `features` table; None reads the current one.
+    since
+        First day of a range that ends with `day`: entities that left the population within it get
+        the features of their last day in it, as if the days were materialized one by one.
 
     Raises
     ------
@@ -112,18 +117,39 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
             f"{use_case.name}.features has no rows for {day}. Run {use_case.name}_features for "
             "that day first."
         )
-    columns = [*feature_schema(use_case).names, "created_at"]
-    rows = lake.read(
-        use_case.name, "features", day, day + timedelta(days=1), columns, found.snapshot_id
-    )
+    written = 0
     with _open(load_settings()) as store:
         view = _view(store, use_case)
         online = ForwardPostgresOnlineStore()
         try:
-            online.write_table(store.config, view, rows)
+            for rows in _newest_of_each(use_case, since or day, day, found.snapshot_id):
+                online.write_table(store.config, view, rows)
+                written += rows.num_rows
         finally:
             online.close()
-    return Materialized(rows.num_rows, found.snapshot_id)
+    return Materialized(written, found.snapshot_id)
+
+
+def _newest_of_each(
+    use_case: UseCase, first: date, last: date, snapshot_id: int
+) -> Iterator[pa.Table]:
+    """Yield each entity's newest row of the days `[first, last]`, newest day first."""
+    key, columns = use_case.entity.key, [*feature_schema(use_case).names, "created_at"]
+    seen: pa.ChunkedArray | None = None
+    for day in reversed(lake.days_between(first, last + timedelta(days=1))):
+        span = (use_case.name, "features", day, day + timedelta(days=1))
+        if seen is None:
+            rows = lake.read(*span, columns, snapshot_id)
+            seen = rows[key]
+            yield rows
+            continue
+        # Nearly all of them stayed, so their features need not be read.
+        present = lake.read(*span, [key], snapshot_id)[key]
+        left = present.filter(pc.invert(pc.is_in(present, value_set=seen)))
+        if len(left):
+            rows = lake.read(*span, columns, snapshot_id)
+            seen = pa.chunked_array([*seen.chunks, *left.chunks], left.type)
+            yield rows.filter(pc.is_in(rows[key], value_set=left))
 
 
 def training_set(
