@@ -252,6 +252,22 @@ def latest(
         return {row.day: _from_row(row) for row in connection.execute(query)}
 
 
+def of_run(use_case: str, step: str, run: str, basis: int) -> dict[date, Receipt]:
+    """Return the newest receipt per day of a step that ran for `run` on that basis."""
+    query = (
+        sa.select(_RECEIPTS)
+        .where(
+            _RECEIPTS.c.use_case == use_case,
+            _RECEIPTS.c.step == step,
+            _RECEIPTS.c.run == run,
+            _RECEIPTS.c.basis == basis,
+        )
+        .order_by(_RECEIPTS.c.sequence)
+    )
+    with _engine().connect() as connection:
+        return {row.day: _from_row(row) for row in connection.execute(query)}
+
+
 def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]:
     """Return the days of `[start, end)` that a step has no receipt for, oldest first."""
     query = sa.select(_RECEIPTS.c.day).where(

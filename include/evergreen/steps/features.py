@@ -9,7 +9,7 @@ from typing import Any
 
 from evergreen.errors import GapError
 from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.steps.staged import Staged, publish_chunk, publish_staged
 from evergreen.use_case import UseCase, load_use_case
 
 
@@ -83,22 +83,16 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
-    snapshot, rows = 0, 0
+    snapshot = 0
     for chunk in batch.periods():
-        published = publish_chunk(
-            batch.with_seconds(started),
-            "publish_features",
-            "features",
-            batch.read("features", chunk),
-            chunk.days,
-        )
-        snapshot, rows = published.snapshot_id, rows + published.rows
+        timed = batch.with_seconds(started)
+        snapshot = publish_staged(timed, "publish_features", "features", chunk)
     lake.drop_staging(Path(batch.folder))
     return {
         "use_case": batch.use_case,
         "period": batch.period,
         "snapshot": snapshot,
-        "rows": rows,
+        "rows": sum(counts["rows"] for counts in batch.counts.values()),
         "orders_snapshot": batch.inputs["orders"],
         "basis": batch.basis,
     }

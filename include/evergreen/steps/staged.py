@@ -106,6 +106,39 @@ class Staged:
         return Path(self.folder) / f"{name}-{chunk.label}.parquet"
 
 
+def publish_staged(staged: Staged, step: str, table: str, chunk: Period) -> int:
+    """Publish one staged chunk of a table, unless this very batch was published before.
+
+    A publish removes what was staged when all is done. If it is killed right then, it is tried
+    again, finds nothing staged, and has nothing left to do.
+
+    Returns
+    -------
+    int
+        The snapshot in which the chunk stands as published.
+
+    Raises
+    ------
+    StagingError
+        What was staged is missing or damaged, and was not published.
+    """
+    from evergreen import receipts
+
+    try:
+        rows = staged.read(table, chunk)
+    except StagingError:
+        done = receipts.of_run(staged.use_case, step, staged.period, staged.basis)
+        for day in chunk.days:
+            same = day in done and (done[day].inputs, done[day].counts) == (
+                dict(staged.inputs),
+                staged.counts.get(day.isoformat(), {}),
+            )
+            if not same:
+                raise
+        return done[chunk.last].output_snapshot
+    return publish_chunk(staged, step, table, rows, chunk.days).snapshot_id
+
+
 def publish_chunk(
     staged: Staged,
     step: str,
