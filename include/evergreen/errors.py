@@ -64,3 +64,7 @@ class LedgerConflictError(TransientError):
 
 class ServiceDownError(TransientError):
     """A service that should be running (Postgres, Airflow, MLflow) does not answer."""
+
+
+class DiskFullError(TransientError):
+    """There is no room left where something has to be written."""

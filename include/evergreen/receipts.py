@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from evergreen.databases import open_engine
 from evergreen.errors import LedgerConflictError, NotReadyError
 from evergreen.settings import PROJECT_ROOT, load_settings
 from evergreen.use_case import UseCase
@@ -353,4 +354,4 @@ def _engine() -> sa.Engine:
 
 @lru_cache(maxsize=8)
 def _engine_for(url: str) -> sa.Engine:
-    return sa.create_engine(url, pool_pre_ping=True)
+    return open_engine("ledger", url, lambda: sa.create_engine(url, pool_pre_ping=True))

@@ -22,14 +22,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import RepoConfig
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from evergreen import lake
+from evergreen.databases import service_down
 from evergreen.errors import ConfigError, ConservationError, NotReadyError
 from evergreen.features.compute import ARROW_TYPES, INSTANT, feature_schema
 from evergreen.features.definitions import definitions, service_name, view_name
@@ -371,14 +374,17 @@ def _open(
     schema_mode: str = "skip",
 ) -> Iterator[FeatureStore]:
     config = repo_config(settings, offline=offline, schema_mode=schema_mode)
-    store = FeatureStore(config=config)
     try:
-        yield store
-    finally:
-        store.registry.write_engine.dispose()
-        online = store._get_provider().online_store
-        if online is not None:
-            online.close()
+        store = FeatureStore(config=config)
+        try:
+            yield store
+        finally:
+            store.registry.write_engine.dispose()
+            online = store._get_provider().online_store
+            if online is not None:
+                online.close()
+    except (OperationalError, psycopg.OperationalError) as error:
+        raise service_down("feast", settings.database_url("feast"), error) from error
 
 
 def _view(store: FeatureStore, use_case: UseCase) -> FeatureView:

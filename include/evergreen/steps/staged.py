@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from evergreen.disk import room_on
 from evergreen.errors import StagingError
 from evergreen.period import Period
 from evergreen.use_case import UseCase, load_use_case
@@ -70,13 +71,23 @@ class Staged:
         return load_use_case(self.use_case)
 
     def write(self, name: str, chunk: Period, rows: pa.Table) -> None:
-        """Stage one chunk; a file under its name is always whole."""
+        """Stage one chunk; a file under its name is always whole.
+
+        Raises
+        ------
+        DiskFullError
+            There is no room for it.
+        """
         import pyarrow.parquet as pq
 
         path = self._path(name, chunk)
         unfinished = path.with_suffix(".unfinished")
-        pq.write_table(rows, unfinished, compression="zstd")
-        unfinished.replace(path)
+        with room_on(self.folder):
+            try:
+                pq.write_table(rows, unfinished, compression="zstd")
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
     def read(self, name: str, chunk: Period) -> pa.Table:
         """Read one staged chunk.
