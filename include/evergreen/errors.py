@@ -72,3 +72,7 @@ class ServiceDownError(TransientError):
 
 class BusyError(TransientError):
     """Somebody else holds what this call needs for itself; waiting helps."""
+
+
+class DiskFullError(TransientError):
+    """There is no room left where something has to be written."""

@@ -56,11 +56,14 @@ from pyiceberg.table.update import update_table_metadata
 from sqlalchemy.exc import IntegrityError
 
 from evergreen.content import digest_by_day
+from evergreen.databases import open_engine
+from evergreen.disk import room_on
 from evergreen.errors import NotReadyError
 from evergreen.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
+    from sqlalchemy import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +160,16 @@ def catalog(settings: Settings | None = None) -> SqlCatalog:
 @lru_cache(maxsize=8)
 def _catalog(url: str, warehouse: str) -> SqlCatalog:
     location = warehouse if "://" in warehouse else f"file://{warehouse}"
-    return SqlCatalog("evergreen", uri=url, warehouse=location, pool_pre_ping="true")
+    opened: list[SqlCatalog] = []
+
+    def connect() -> Engine:
+        # Opening it asks for its tables.
+        opened.append(SqlCatalog("evergreen", uri=url, warehouse=location, pool_pre_ping="true"))
+        engine: Engine = opened[0].engine
+        return engine
+
+    open_engine("catalog", url, connect)
+    return opened[0]
 
 
 def publish(
@@ -188,19 +200,22 @@ def publish(
     ------
     ValueError
         A row belongs to a day that is not published; that is a programming error.
+    DiskFullError
+        There is no room in the warehouse; nothing was committed.
     """
     wanted = pa.array(sorted(set(days)), pa.date32())
     strays = set(rows["day"].unique().to_pylist()) - set(wanted.to_pylist())
     if strays or not len(wanted):
         raise ValueError(f"{namespace}.{table}: rows of {sorted(map(str, strays))} not in {days}")
-    target = _ensure_table(namespace, table, rows.schema)
     summary = {f"evergreen.{key}": value for key, value in (properties or {}).items()}
-    columns = [field.name for field in target.schema().fields]
-    complete = _with_missing_columns(rows, target.schema().as_arrow()).select(columns)
-    changed = _changed_days(target, complete, wanted.to_pylist(), part or {})
-    if changed:
-        replacing = complete.filter(pc.is_in(complete["day"], pa.array(changed, pa.date32())))
-        _overwrite(target, replacing, _rows_of(changed, part or {}), summary)
+    with room_on(load_settings().warehouse):
+        target = _ensure_table(namespace, table, rows.schema)
+        columns = [field.name for field in target.schema().fields]
+        complete = _with_missing_columns(rows, target.schema().as_arrow()).select(columns)
+        changed = _changed_days(target, complete, wanted.to_pylist(), part or {})
+        if changed:
+            replacing = complete.filter(pc.is_in(complete["day"], pa.array(changed, pa.date32())))
+            _overwrite(target, replacing, _rows_of(changed, part or {}), summary)
     snapshot = target.current_snapshot()
     # Publishing no rows into a table that never had any makes no snapshot; the days are recorded
     # by their receipts all the same.

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from evergreen.databases import open_engine
 from evergreen.errors import LedgerConflictError, NotReadyError
 from evergreen.settings import PROJECT_ROOT, load_settings
 from evergreen.use_case import UseCase
@@ -253,6 +254,22 @@ def latest(
         return {row.day: _from_row(row) for row in connection.execute(query)}
 
 
+def of_run(use_case: str, step: str, run: str, basis: int) -> dict[date, Receipt]:
+    """Return the newest receipt per day of a step that ran for `run` on that basis."""
+    query = (
+        sa.select(_RECEIPTS)
+        .where(
+            _RECEIPTS.c.use_case == use_case,
+            _RECEIPTS.c.step == step,
+            _RECEIPTS.c.run == run,
+            _RECEIPTS.c.basis == basis,
+        )
+        .order_by(_RECEIPTS.c.sequence)
+    )
+    with _engine().connect() as connection:
+        return {row.day: _from_row(row) for row in connection.execute(query)}
+
+
 def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]:
     """Return the days of `[start, end)` that a step has no receipt for, oldest first."""
     query = sa.select(_RECEIPTS.c.day).where(
@@ -319,4 +336,4 @@ def _engine() -> sa.Engine:
 
 @lru_cache(maxsize=8)
 def _engine_for(url: str) -> sa.Engine:
-    return sa.create_engine(url, pool_pre_ping=True)
+    return open_engine("ledger", url, lambda: sa.create_engine(url, pool_pre_ping=True))

@@ -22,14 +22,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import RepoConfig
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from evergreen import lake
+from evergreen.databases import service_down
 from evergreen.errors import ConfigError, ConservationError, NotReadyError
 from evergreen.features.compute import feature_schema
 from evergreen.features.definitions import definitions, service_name, view_name
@@ -57,7 +60,7 @@ class Materialized:
     Parameters
     ----------
     rows
-        Entities of the day.
+        Entities that were written.
     snapshot_id
         Snapshot of the `features` table that was read.
     """
@@ -84,7 +87,9 @@ def apply(use_cases: Sequence[UseCase]) -> None:
         store.apply(objects)
 
 
-def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) -> Materialized:
+def materialize(
+    use_case: UseCase, day: date, snapshot_id: int | None = None, *, since: date | None = None
+) -> Materialized:
     """Push the features of one day to the online store, which only moves forward.
 
     Values of a later day stay; repeating a day, or publishing a correction of it with a later
@@ -95,9 +100,12 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
     use_case
         Applied before with `apply`.
     day
-        UTC day; exactly this partition is read.
+        UTC day; exactly this partition is read, unless `since` is earlier.
     snapshot_id
         Snapshot of the `features` table; None reads the current one.
+    since
+        First day of a range that ends with `day`: entities that left the population within it get
+        the features of their last day in it, as if the days were materialized one by one.
 
     Raises
     ------
@@ -116,23 +124,43 @@ def materialize(use_case: UseCase, day: date, snapshot_id: int | None = None) ->
             f"{use_case.name}.features has no rows for {day}. Run {use_case.name}_features for "
             "that day first."
         )
-    columns = [*feature_schema(use_case).names, "created_at"]
-    rows = 0
+    written = 0
 
-    def pieces() -> Iterator[pa.Table]:
-        nonlocal rows
-        for piece in lake.stream(found, columns, _ROWS_AT_ONCE):
-            rows += piece.num_rows
-            yield piece
+    def counted() -> Iterator[pa.Table]:
+        nonlocal written
+        for rows in _newest_of_each(use_case, since or day, day, found):
+            written += rows.num_rows
+            yield rows
 
     with _open(load_settings()) as store:
         view = _view(store, use_case)
         online = ForwardPostgresOnlineStore()
         try:
-            online.write_tables(store.config, view, pieces())
+            online.write_tables(store.config, view, counted())
         finally:
             online.close()
-    return Materialized(rows, found.snapshot_id)
+    return Materialized(written, found.snapshot_id)
+
+
+def _newest_of_each(
+    use_case: UseCase, first: date, last: date, newest: lake.Scan
+) -> Iterator[pa.Table]:
+    """Yield each entity's newest row of the days `[first, last]`, newest day first, in pieces."""
+    key, columns = use_case.entity.key, [*feature_schema(use_case).names, "created_at"]
+    seen: list[pa.Array] = []
+    for rows in lake.stream(newest, columns, _ROWS_AT_ONCE):
+        if first < last:
+            seen += rows[key].chunks
+        yield rows
+    for day in reversed(lake.days_between(first, last)):
+        span = (use_case.name, "features", day, day + timedelta(days=1))
+        # Nearly all of them stayed, so their features need not be read.
+        present = lake.read(*span, [key], newest.snapshot_id)[key]
+        left = present.filter(pc.invert(pc.is_in(present, value_set=pa.chunked_array(seen))))
+        if len(left):
+            rows = lake.read(*span, columns, newest.snapshot_id)
+            seen += left.chunks
+            yield rows.filter(pc.is_in(rows[key], value_set=left))
 
 
 def training_set(
@@ -394,14 +422,17 @@ def _open(
     schema_mode: str = "skip",
 ) -> Iterator[FeatureStore]:
     config = repo_config(settings, offline=offline, schema_mode=schema_mode)
-    store = FeatureStore(config=config)
     try:
-        yield store
-    finally:
-        store.registry.write_engine.dispose()
-        online = store._get_provider().online_store
-        if online is not None:
-            online.close()
+        store = FeatureStore(config=config)
+        try:
+            yield store
+        finally:
+            store.registry.write_engine.dispose()
+            online = store._get_provider().online_store
+            if online is not None:
+                online.close()
+    except (OperationalError, psycopg.OperationalError) as error:
+        raise service_down("feast", settings.database_url("feast"), error) from error
 
 
 def _view(store: FeatureStore, use_case: UseCase) -> FeatureView:

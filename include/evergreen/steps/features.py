@@ -9,7 +9,7 @@ from typing import Any
 
 from evergreen.errors import GapError
 from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.steps.staged import Staged, publish_chunk, publish_staged
 from evergreen.steps.totals import plan_orders
 from evergreen.use_case import UseCase, load_use_case
 
@@ -85,38 +85,37 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
-    snapshot, rows = 0, 0
+    snapshot = 0
     for chunk in batch.periods():
-        published = publish_chunk(
-            batch.with_seconds(started),
-            "publish_features",
-            "features",
-            batch.read("features", chunk),
-            chunk.days,
-        )
-        snapshot, rows = published.snapshot_id, rows + published.rows
+        timed = batch.with_seconds(started)
+        snapshot = publish_staged(timed, "publish_features", "features", chunk)
     lake.drop_staging(Path(batch.folder))
     return {
         "use_case": batch.use_case,
         "period": batch.period,
         "snapshot": snapshot,
-        "rows": rows,
+        "rows": sum(counts["rows"] for counts in batch.counts.values()),
         "orders_snapshot": batch.inputs["orders"],
         "basis": batch.basis,
     }
 
 
 def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
-    """Move the online store forward to the newest day of what was published."""
+    """Move the online store forward to the newest day of what was published.
+
+    Customers that left the population before that day keep the features of their last one.
+    """
     from evergreen import receipts
     from evergreen.features.store import materialize
 
-    declared = load_use_case(published["use_case"])
-    day = Period.parse(published["period"]).last
-    receipt = receipts.latest(declared.name, "publish_features", day, day + timedelta(days=1))[day]
-    if not receipt.counts["rows"]:
-        return {"use_case": declared.name, "day": day.isoformat(), "rows": 0}
-    written = materialize(declared, day, snapshot_id=published["snapshot"] or None)
+    declared, period = load_use_case(published["use_case"]), Period.parse(published["period"])
+    published_days = receipts.latest(declared.name, "publish_features", period.start, period.end)
+    day = max((d for d, receipt in published_days.items() if receipt.counts["rows"]), default=None)
+    if day is None:
+        return {"use_case": declared.name, "day": period.last.isoformat(), "rows": 0}
+    written = materialize(
+        declared, day, snapshot_id=published["snapshot"] or None, since=period.start
+    )
     return {"use_case": declared.name, "day": day.isoformat(), "rows": written.rows}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from evergreen.errors import ConfigError
 from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.steps.staged import Staged, publish_staged
 from evergreen.use_case import UseCase, as_of, load_use_case
 
 # Days of raw rows held in memory at once.
@@ -18,7 +18,7 @@ CHUNK_DAYS = 62
 
 def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
     """Read the source's rows of the period and split them into accepted and quarantined."""
-    from evergreen import lake
+    from evergreen import lake, receipts
     from evergreen.quality.delivery import read_and_split
     from evergreen.sources import open_source
 
@@ -26,7 +26,10 @@ def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str
     declared, wanted = load_use_case(use_case), Period.parse(period)
     _require_days_with_data(declared, wanted)
     staged = Staged(
-        use_case, wanted.label, str(lake.new_staging(use_case, "orders", wanted.label, run))
+        use_case,
+        wanted.label,
+        str(lake.new_staging(use_case, "orders", wanted.label, run)),
+        basis=receipts.newest_sequence(use_case),
     )
     source = open_source(declared)
     counts: dict[str, dict[str, Any]] = {}
@@ -86,17 +89,9 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
     batch = Staged.from_dict(staged)
     snapshot = 0
     for chunk in batch.periods():
-        publish_chunk(
-            batch, "publish_quarantine", "quarantine", batch.read("quarantine", chunk), chunk.days
-        )
-        published = publish_chunk(
-            batch.with_seconds(started),
-            "publish_orders",
-            "orders",
-            batch.read("orders", chunk),
-            chunk.days,
-        )
-        snapshot = published.snapshot_id
+        publish_staged(batch, "publish_quarantine", "quarantine", chunk)
+        timed = batch.with_seconds(started)
+        snapshot = publish_staged(timed, "publish_orders", "orders", chunk)
     lake.drop_staging(Path(batch.folder))
     totals: dict[str, int] = {}
     for counts in batch.counts.values():

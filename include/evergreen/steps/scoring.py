@@ -8,7 +8,7 @@ from typing import Any
 
 from evergreen.errors import NotReadyError
 from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk
+from evergreen.steps.staged import Staged, publish_staged
 from evergreen.use_case import load_use_case, parse_day
 
 
@@ -92,18 +92,13 @@ def publish_predictions(staged: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     batch = Staged.from_dict(staged)
     period = Period.parse(batch.period)
-    published = publish_chunk(
-        batch.with_seconds(started),
-        "publish_predictions",
-        "predictions",
-        batch.read("predictions", period),
-        period.days,
-    )
+    timed = batch.with_seconds(started)
+    snapshot = publish_staged(timed, "publish_predictions", "predictions", period)
     lake.drop_staging(Path(batch.folder))
     return {
         "use_case": batch.use_case,
         "period": batch.period,
-        "snapshot": published.snapshot_id,
-        "rows": published.rows,
+        "snapshot": snapshot,
+        "rows": batch.counts[batch.period]["rows"],
         "version": batch.inputs["model_version"],
     }

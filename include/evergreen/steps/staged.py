@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from evergreen.disk import room_on
 from evergreen.errors import StagingError
 from evergreen.period import Period
 from evergreen.use_case import UseCase, load_use_case
@@ -70,13 +71,23 @@ class Staged:
         return load_use_case(self.use_case)
 
     def write(self, name: str, chunk: Period, rows: pa.Table) -> None:
-        """Stage one chunk; a file under its name is always whole."""
+        """Stage one chunk; a file under its name is always whole.
+
+        Raises
+        ------
+        DiskFullError
+            There is no room for it.
+        """
         import pyarrow.parquet as pq
 
         path = self._path(name, chunk)
         unfinished = path.with_suffix(".unfinished")
-        pq.write_table(rows, unfinished, compression="zstd")
-        unfinished.replace(path)
+        with room_on(self.folder):
+            try:
+                pq.write_table(rows, unfinished, compression="zstd")
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
     def read(self, name: str, chunk: Period) -> pa.Table:
         """Read one staged chunk.
@@ -104,6 +115,39 @@ class Staged:
 
     def _path(self, name: str, chunk: Period) -> Path:
         return Path(self.folder) / f"{name}-{chunk.label}.parquet"
+
+
+def publish_staged(staged: Staged, step: str, table: str, chunk: Period) -> int:
+    """Publish one staged chunk of a table, unless this very batch was published before.
+
+    A publish removes what was staged when all is done. If it is killed right then, it is tried
+    again, finds nothing staged, and has nothing left to do.
+
+    Returns
+    -------
+    int
+        The snapshot in which the chunk stands as published.
+
+    Raises
+    ------
+    StagingError
+        What was staged is missing or damaged, and was not published.
+    """
+    from evergreen import receipts
+
+    try:
+        rows = staged.read(table, chunk)
+    except StagingError:
+        done = receipts.of_run(staged.use_case, step, staged.period, staged.basis)
+        for day in chunk.days:
+            same = day in done and (done[day].inputs, done[day].counts) == (
+                dict(staged.inputs),
+                staged.counts.get(day.isoformat(), {}),
+            )
+            if not same:
+                raise
+        return done[chunk.last].output_snapshot
+    return publish_chunk(staged, step, table, rows, chunk.days).snapshot_id
 
 
 def publish_chunk(

@@ -77,7 +77,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
 
 def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
     """Fit, evaluate against baselines and champion on one holdout, and register a version."""
-    from evergreen import lake, receipts
+    from evergreen import receipts
     from evergreen.release.gate import Baseline, Evidence, Metrics
     from evergreen.settings import load_settings
     from evergreen.sources import oracle_for
@@ -133,10 +133,10 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
         champion=champion,
         ledger_sequence=sequence,
     )
-    lake.drop_staging(Path(batch.folder))
     return {
         "use_case": declared.name,
         "day": batch.period,
+        "staged": batch.folder,
         "reason": batch.facts["reason"],
         "version": version.version,
         "oracle_auc": evaluation.oracle_auc,
@@ -146,7 +146,12 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
-    """Let the gate decide, and keep evidence and verdict in `decisions`."""
+    """Let the gate decide, and keep evidence and verdict in `decisions`.
+
+    The training set is removed here, not by the task that reads it: that one may be killed when it
+    is done, and could not be repeated without it.
+    """
+    from evergreen import lake
     from evergreen.release.gate import Evidence, decide_promotion, record_promotion_decision
     from evergreen.training.tracking import tag_version
 
@@ -173,6 +178,7 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
         ]
     )
     logger.info("%s", summary)
+    lake.drop_staging(Path(challenger["staged"]))
     return {
         **challenger,
         "decision": verdict.decision,

@@ -1,0 +1,22 @@
+"""How much is tried."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+
+class Effort(NamedTuple):
+    """How much is tried."""
+
+    order_free: int
+    corrected: int
+    data_kills: int
+    model_kills: int
+    seed: int
+
+
+FEW_AND_MANY = pytest.mark.parametrize(
+    "effort", ["few", pytest.param("many", marks=pytest.mark.faults)], indirect=True
+)
