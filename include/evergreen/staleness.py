@@ -11,7 +11,7 @@ Everything here is read from the receipts; see `evergreen.receipts` for what mak
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import accumulate
@@ -93,7 +93,8 @@ def find_stale(use_case: UseCase) -> list[Stale]:
 
     Notes
     -----
-    Missing are days of orders between the first day and the newest; nothing else is owed.
+    Missing are days of orders between the first day and the newest, and days of features and
+    labels that could be there since the table was begun; nobody is owed scores or measurements.
     Cost: O(receipts), and O(changed days) for each stale one.
     """
     traces = receipts.traces(use_case.name, *_STEPS.values())
@@ -106,9 +107,9 @@ def find_stale(use_case: UseCase) -> list[Stale]:
             for day, history in standing.items()
             if history[-1].contract_digest != contract
         }
-        if table == "orders":
-            for day in _missing(use_case, standing):
-                stale[day] = Stale(table, day, "never ingested")
+        for day in _owed(use_case, table, traces):
+            if day not in standing:
+                stale[day] = Stale(table, day, "never published")
         for read in _reads(use_case)[table]:
             changes = _Changes(traces[_STEPS[read.table]], found[read.table])
             for day, history in standing.items():
@@ -194,10 +195,17 @@ def _reads(use_case: UseCase) -> dict[str, tuple[_Reads, ...]]:
     }
 
 
-def _missing(use_case: UseCase, orders: _Traces) -> Iterator[date]:
-    if orders:
-        period = Period(use_case.first_day, max(orders) + _ONE_DAY)
-        yield from (day for day in period.days if day not in orders)
+def _owed(
+    use_case: UseCase, table: str, traces: Mapping[str, Mapping[date, Sequence[Trace]]]
+) -> list[date]:
+    """Days that a table should have, by the days there are."""
+    orders, standing = traces[_STEPS["orders"]], traces[_STEPS[table]]
+    if table not in ("orders", "features", "labels") or not orders or not standing:
+        return []
+    begin = use_case.first_day if table == "orders" else min(standing)
+    horizon = timedelta(days=use_case.label.horizon_days if table == "labels" else 0)
+    end = max(orders) + _ONE_DAY - horizon
+    return Period(begin, end).days if begin < end else []
 
 
 class _Changes:

@@ -156,12 +156,16 @@ def test_a_correction_is_mended_by_the_commands_that_are_listed(shop: Shop) -> N
 
 
 def task_processes(settings: Settings) -> list[psutil.Process]:
-    """Processes that run a task's code, and the workers that watch over one."""
+    """Processes that run a task's code.
+
+    The executor's workers, which start them, are left alone: Airflow's LocalExecutor forgets a task
+    whose worker is killed before it started it, and the task stays queued until a restart.
+    """
     found = []
     for process in owned(settings):
         with contextlib.suppress(psutil.NoSuchProcess):
             title = " ".join(process.cmdline())
-            if title.startswith("airflow worker -- ") and "<idle>" not in title:
+            if title.startswith("airflow worker -- ") and "LocalExecutor" not in title:
                 found.append(process)
     return found
 

@@ -79,8 +79,14 @@ class Lake:
             if read != self._read(n + reach[table])
         }
         # An order day that was never ingested is owed, and what reads it waits for it.
-        missing = [n for n in range(max(self.orders, default=-1)) if n not in self.orders]
+        newest = max(self.orders, default=-1)
+        missing = [n for n in range(newest) if n not in self.orders]
         stale |= {("orders", day(n)) for n in missing}
+        # So are days of a table that was begun and could go on.
+        for table, lag in reach.items():
+            made = [n for t, n in self.made_from if t == table]
+            begun = range(min(made, default=newest + 1), newest + 1 - lag)
+            stale |= {(table, day(n)) for n in begun if n not in made}
         return stale | {
             (table, day(n))
             for table, n in self.made_from

@@ -12,13 +12,14 @@ stays empty: `value_text`, which only Feast's document search reads.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import psycopg
 import pyarrow as pa
 from feast import Entity, FeatureView
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id
 from feast.infra.online_stores.postgres_online_store.postgres import (
     PostgreSQLOnlineStore,
@@ -62,6 +63,18 @@ _MERGE = sql.SQL(
         created_ts = excluded.created_ts
     WHERE (excluded.event_ts, coalesce(excluded.created_ts, '-infinity'))
         >= (existing.event_ts, coalesce(existing.created_ts, '-infinity'))
+    """
+)
+
+
+# Values of a row that a newer version of its day no longer holds.
+_LEFT_OVER = sql.SQL(
+    """
+    WHERE EXISTS (
+        SELECT FROM unnest(%(events)s::timestamptz[], %(created)s::timestamptz[]) AS s (event, made)
+        WHERE online.event_ts = s.event
+            AND coalesce(online.created_ts, '-infinity') < coalesce(s.made, 'infinity')
+    )
     """
 )
 
@@ -119,11 +132,17 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         Memory is bounded by `write_batch_values` and the largest of the tables; each batch is one
         transaction. A write that is killed half-way is completed by doing it again.
         """
+        self._write(config, view, self._batches(config, view, tables))
+
+    @staticmethod
+    def _batches(
+        config: RepoConfig, view: FeatureView, tables: Iterable[pa.Table]
+    ) -> Iterator[bytes]:
         (join_key,) = view.join_keys
         source = view.batch_source
         features = [field.name for field in view.features]
         step = max(1, config.online_store.write_batch_values // max(1, len(features)))
-        batches = (
+        return (
             copy_table(
                 join_key,
                 features,
@@ -135,7 +154,75 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
             for rows in tables
             for start in range(0, rows.num_rows, step)
         )
-        self._write(config, view, batches)
+
+    @contextlib.contextmanager
+    def alone(self, config: RepoConfig, view: FeatureView) -> Generator[None, None, None]:
+        """Keep other bodies of this kind for the view out; the lock ends with the connection."""
+        name = f"evergreen materialize {_table_name(config, view)}"
+        with self._get_conn(config) as connection:
+            connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+            connection.commit()
+        try:
+            yield
+        finally:
+            self.close()
+
+    def left_over(
+        self, config: RepoConfig, view: FeatureView, standing: Mapping[datetime, datetime | None]
+    ) -> list[Any]:
+        """Return the keys whose values are of another version than the one that stands.
+
+        Parameters
+        ----------
+        standing
+            Event timestamps, and when the rows were created that now stand at each; None for no
+            rows. Whatever stands has been written before.
+        """
+        query = sql.SQL("SELECT DISTINCT entity_key FROM {table} AS online {left_over}")
+        with self._get_conn(config) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                query.format(
+                    table=sql.Identifier(_table_name(config, view)),
+                    left_over=_LEFT_OVER,
+                ),
+                _bounds(standing),
+            )
+            found = [row[0] for row in cursor.fetchall()]
+            connection.commit()
+        version = config.entity_key_serialization_version
+        decoded = (deserialize_entity_key(key, version).entity_values[0] for key in found)
+        return [getattr(value, value.WhichOneof("val")) for value in decoded]
+
+    def replace(
+        self,
+        config: RepoConfig,
+        view: FeatureView,
+        standing: Mapping[datetime, datetime | None],
+        keys: Sequence[Any],
+        tables: Iterable[pa.Table],
+    ) -> None:
+        """Remove what `left_over` found of some keys and write rows in its place, all or nothing.
+
+        Parameters
+        ----------
+        standing, keys
+            As given to, and returned by, `left_over`.
+        tables
+            As in `write_tables`; few rows.
+        """
+        version = config.entity_key_serialization_version
+        (join_key,) = view.join_keys
+        query = sql.SQL("DELETE FROM {table} AS online {left_over} AND entity_key = ANY(%(keys)s)")
+        table = sql.Identifier(_table_name(config, view))
+        encoded = [serialize_entity_key(_entity_key(join_key, key), version) for key in keys]
+        with self._get_conn(config) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                query.format(table=table, left_over=_LEFT_OVER),
+                _bounds(standing) | {"keys": encoded},
+            )
+            for batch in self._batches(config, view, tables):
+                _merge(cursor, table, batch)
+            connection.commit()
 
     def update(
         self,
@@ -204,13 +291,27 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
                         connection.rollback()
                         merging = True
                 if merging:
-                    cursor.execute(_STAGE)
-                    # Enough to sort a batch without touching the disk.
-                    cursor.execute("SET LOCAL work_mem = '64MB'")
-                    _copy(cursor, sql.Identifier("staged"), batch)
-                    cursor.execute(_MERGE.format(table=table))
+                    _merge(cursor, table, batch)
                 connection.commit()
             connection.commit()
+
+
+def _merge(cursor: psycopg.Cursor[Any], table: sql.Identifier, batch: bytes) -> None:
+    cursor.execute(_STAGE)
+    # Enough to sort a batch without touching the disk.
+    cursor.execute("SET LOCAL work_mem = '64MB'")
+    _copy(cursor, sql.Identifier("staged"), batch)
+    cursor.execute(_MERGE.format(table=table))
+    cursor.execute("DROP TABLE staged")
+
+
+def _bounds(standing: Mapping[datetime, datetime | None]) -> dict[str, list[Any]]:
+    return {"events": list(standing), "created": list(standing.values())}
+
+
+def _entity_key(join_key: str, key: str | int) -> EntityKey:
+    value = Value(int64_val=key) if isinstance(key, int) else Value(string_val=key)
+    return EntityKey(join_keys=[join_key], entity_values=[value])
 
 
 def _copy(cursor: psycopg.Cursor[Any], table: sql.Identifier, batch: bytes) -> None:

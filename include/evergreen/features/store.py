@@ -43,7 +43,7 @@ from evergreen.features.online_store import (
 )
 from evergreen.features.result import ARROW_TYPES, INSTANT
 from evergreen.settings import Settings, load_settings
-from evergreen.use_case import UseCase
+from evergreen.use_case import UseCase, as_of
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ def materialize(
         Snapshot of the `features` table; None reads the current one.
     since
         First day of a range that ends with `day`: entities that left the population within it get
-        the features of their last day in it, as if the days were materialized one by one.
+        the features of their last day in it, as if the days were materialized one by one. Days of
+        the range may be empty.
 
     Raises
     ------
@@ -114,53 +115,98 @@ def materialize(
 
     Notes
     -----
+    Who was in an earlier version of a day and is no longer (its orders were corrected away) gets
+    the features of the last day before that it was in, or none.
+
     Goes from the lake's files to the online store piece by piece, so memory does not grow with
     the day. Feast's own materialization writes the same bytes, but holds every value of the day
     as a Python object before it writes the first.
     """
-    found = lake.scan(use_case.name, "features", day, day + timedelta(days=1), snapshot_id)
-    if not found.paths or found.snapshot_id is None:
-        raise NotReadyError(
-            f"{use_case.name}.features has no rows for {day}. Run {use_case.name}_features for "
-            "that day first."
-        )
-    written = 0
-
-    def counted() -> Iterator[pa.Table]:
-        nonlocal written
-        for rows in _newest_of_each(use_case, since or day, day, found):
-            written += rows.num_rows
-            yield rows
-
+    first = day if since is None else since
+    days = lake.days_between(first, day + timedelta(days=1))
     with _open(load_settings()) as store:
         view = _view(store, use_case)
         online = ForwardPostgresOnlineStore()
-        try:
-            online.write_tables(store.config, view, counted())
-        finally:
-            online.close()
-    return Materialized(written, found.snapshot_id)
+        # One after the other, and each of what stands then: otherwise the slower of two would
+        # bring back somebody whom the faster has removed.
+        with online.alone(store.config, view):
+            found = lake.scan(use_case.name, "features", day, day + timedelta(days=1), snapshot_id)
+            if found.snapshot_id is None or (since is None and not found.paths):
+                raise NotReadyError(
+                    f"{use_case.name}.features has no rows for {day}. Run "
+                    f"{use_case.name}_features for that day first."
+                )
+            newest = _NewestRows(use_case, found.snapshot_id)
+            online.write_tables(store.config, view, newest.of(days))
+            # Whoever is still there with an older version of one of these days is no longer in it.
+            standing = {as_of(day): newest.created_at.get(day) for day in days}
+            gone = online.left_over(store.config, view, standing)
+            if gone:
+                earlier = newest.before(first, use_case.first_day, gone)
+                online.replace(store.config, view, standing, gone, earlier)
+    return Materialized(newest.rows, found.snapshot_id)
 
 
-def _newest_of_each(
-    use_case: UseCase, first: date, last: date, newest: lake.Scan
-) -> Iterator[pa.Table]:
-    """Yield each entity's newest row of the days `[first, last]`, newest day first, in pieces."""
-    key, columns = use_case.entity.key, [*feature_schema(use_case).names, "created_at"]
-    seen: list[pa.Array] = []
-    for rows in lake.stream(newest, columns, _ROWS_AT_ONCE):
-        if first < last:
-            seen += rows[key].chunks
-        yield rows
-    for day in reversed(lake.days_between(first, last)):
-        span = (use_case.name, "features", day, day + timedelta(days=1))
-        # Nearly all of them stayed, so their features need not be read.
-        present = lake.read(*span, [key], newest.snapshot_id)[key]
-        left = present.filter(pc.invert(pc.is_in(present, value_set=pa.chunked_array(seen))))
-        if len(left):
-            rows = lake.read(*span, columns, newest.snapshot_id)
-            seen += left.chunks
-            yield rows.filter(pc.is_in(rows[key], value_set=left))
+class _NewestRows:
+    """Each entity's newest row of some days, newest day first, in pieces.
+
+    Counts in `rows` what it gave, and keeps in `created_at` when each day it saw was published.
+    """
+
+    def __init__(self, use_case: UseCase, snapshot_id: int) -> None:
+        self._use_case, self._snapshot_id = use_case, snapshot_id
+        self._schema = feature_schema(use_case).append(pa.field("created_at", INSTANT))
+        self.rows = 0
+        self.created_at: dict[date, datetime] = {}
+
+    def of(self, days: Sequence[date]) -> Iterator[pa.Table]:
+        """Yield the newest row within the days of everybody who is in one of them."""
+        key = self._use_case.entity.key
+        *earlier, last = days
+        seen: list[pa.Array] = []
+        for piece in lake.stream(self._scan(last), self._schema.names, _ROWS_AT_ONCE):
+            rows = piece.cast(self._schema)
+            if earlier:
+                seen += rows[key].chunks
+            yield self._noted(last, rows)
+        for day in reversed(earlier):
+            # Nearly all of them stayed, so their features need not be read.
+            present = self._noted(day, self._read(day, [key, "created_at"]), count=False)[key]
+            known = pa.chunked_array(seen, present.type)
+            left = present.filter(pc.invert(pc.is_in(present, value_set=known)))
+            if len(left):
+                seen += left.chunks
+                rows = self._read(day, self._schema.names)
+                yield self._noted(day, rows.filter(pc.is_in(rows[key], value_set=left)))
+
+    def before(self, day: date, first_day: date, keys: Sequence[Any]) -> list[pa.Table]:
+        """Return the newest row before a day of those of the entities that have one."""
+        key = self._use_case.entity.key
+        missing, found = set(keys), []
+        while missing and day > first_day:
+            day -= timedelta(days=1)
+            present = missing.intersection(self._read(day, [key])[key].to_pylist())
+            if present:
+                rows = self._read(day, self._schema.names)
+                found.append(rows.filter(pc.is_in(rows[key], pa.array(present, rows[key].type))))
+                missing -= present
+        return found
+
+    def _noted(self, day: date, rows: pa.Table, *, count: bool = True) -> pa.Table:
+        if rows.num_rows:
+            oldest = pc.min(rows["created_at"]).as_py()
+            self.created_at[day] = min(oldest, self.created_at.get(day, oldest))
+        self.rows += rows.num_rows if count else 0
+        return rows
+
+    def _scan(self, day: date) -> lake.Scan:
+        one_day = timedelta(days=1)
+        return lake.scan(self._use_case.name, "features", day, day + one_day, self._snapshot_id)
+
+    def _read(self, day: date, columns: Sequence[str]) -> pa.Table:
+        span = (self._use_case.name, "features", day, day + timedelta(days=1))
+        rows = lake.read(*span, columns, self._snapshot_id).select(columns)
+        return rows.cast(pa.schema([self._schema.field(name) for name in columns]))
 
 
 def training_set(

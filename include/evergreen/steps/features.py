@@ -101,22 +101,18 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
 
 
 def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
-    """Move the online store forward to the newest day of what was published.
+    """Move the online store forward to the days that were published, as they stand now.
 
-    Customers that left the population before that day keep the features of their last one.
+    Customers that left the population before the newest day keep the features of their last one.
     """
-    from evergreen import receipts
     from evergreen.features.store import materialize
 
     declared, period = load_use_case(published["use_case"]), Period.parse(published["period"])
-    published_days = receipts.latest(declared.name, "publish_features", period.start, period.end)
-    day = max((d for d, receipt in published_days.items() if receipt.counts["rows"]), default=None)
-    if day is None:
-        return {"use_case": declared.name, "day": period.last.isoformat(), "rows": 0}
-    written = materialize(
-        declared, day, snapshot_id=published["snapshot"] or None, since=period.start
-    )
-    return {"use_case": declared.name, "day": day.isoformat(), "rows": written.rows}
+    if not published["snapshot"]:
+        # Nobody has ever had features.
+        return {"use_case": declared.name, "period": period.label, "rows": 0}
+    written = materialize(declared, period.last, since=period.start)
+    return {"use_case": declared.name, "period": period.label, "rows": written.rows}
 
 
 def publish_labels(published: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from evergreen.use_case import as_of
 
 pytestmark = pytest.mark.integration
 
-MONDAY, TUESDAY, WEDNESDAY = date(2026, 1, 5), date(2026, 1, 6), date(2026, 1, 7)
+SUNDAY, MONDAY, TUESDAY, WEDNESDAY = (date(2026, 1, n) for n in (4, 5, 6, 7))
 EARLY, LATE = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 2, 2, tzinfo=UTC)
 INSTANT = pa.timestamp("us", tz="UTC")
 
@@ -126,6 +126,36 @@ def test_days_written_at_the_same_time_end_with_the_newest(applied, publish):
         thread.join()
     assert failures == []
     assert totals(applied, *buyers) == [2] * 300
+
+
+def test_a_range_leaves_what_its_days_one_by_one_would(applied, publish):
+    publish(applied, SUNDAY, {"a": 1, "b": 1, "c": 1})
+    publish(applied, MONDAY, {"a": 2, "b": 2})
+    publish(applied, TUESDAY, {"a": 3})
+    assert store.materialize(applied, TUESDAY, since=SUNDAY).rows == 3
+    at_once = store.read_online(applied, ["a", "b", "c"])
+    assert totals(applied, "a", "b", "c") == [3, 2, 1]
+    for day in (SUNDAY, MONDAY, TUESDAY):
+        store.materialize(applied, day)
+    assert store.read_online(applied, ["a", "b", "c"]).equals(at_once)
+
+
+def test_who_is_corrected_away_gets_back_an_earlier_day(applied, publish):
+    publish(applied, SUNDAY, {"a": 1, "b": 1}, EARLY)
+    publish(applied, MONDAY, {"a": 2, "b": 2, "c": 2}, EARLY)
+    publish(applied, TUESDAY, {"d": 1}, EARLY)
+    store.materialize(applied, TUESDAY, since=SUNDAY)
+    assert totals(applied, "a", "b", "c", "d") == [2, 2, 2, 1]
+    # The orders that brought b and c into Monday turn out to be none.
+    publish(applied, MONDAY, {"a": 2}, LATE)
+    store.materialize(applied, MONDAY)
+    assert totals(applied, "a", "b", "c", "d") == [2, 1, None, 1]
+    assert store.read_online(applied, ["b"])["as_of"].to_pylist() == [as_of(SUNDAY)]
+    # Monday altogether; repeating it changes nothing.
+    publish(applied, MONDAY, {}, LATE)
+    for _ in range(2):
+        store.materialize(applied, MONDAY, since=MONDAY)
+        assert totals(applied, "a", "b", "c", "d") == [1, 1, None, 1]
 
 
 def test_what_is_missing_is_said(applied, publish, make_use_case):
