@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from evergreen.disk import room_on
 from evergreen.errors import StagingError
 from evergreen.period import Period
 from evergreen.use_case import UseCase, load_use_case
@@ -79,6 +78,8 @@ class Staged:
             There is no room for it.
         """
         import pyarrow.parquet as pq
+
+        from evergreen.disk import room_on
 
         path = self._path(name, chunk)
         unfinished = path.with_suffix(".unfinished")
