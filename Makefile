@@ -22,7 +22,7 @@ UV_FLAGS := --python $(BIN)/python --quiet
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(READY) ## Install Python packages into .venv (Python 3.11 needed); instant when up to date
@@ -61,6 +61,29 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 test: $(READY) ## Run the tests, with the embedded services and no network
 	TZ=UTC $(BIN)/pytest
 
+.PHONY: test-faults
+test-faults: $(READY) ## 1,000 kills, 200 shuffled histories, full disks, dead databases; stock Feast beside ours
+	TZ=UTC $(BIN)/pytest -m faults
+
+.PHONY: test-e2e
+test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill, mend a correction, compare
+	TZ=UTC $(BIN)/pytest -m e2e
+
+.PHONY: bench
+bench: bench-online bench-pains bench-backfill ## All benchmarks, one after the other
+
+.PHONY: bench-online
+bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
+	@$(BIN)/python -W ignore -m benchmarks.online
+
+.PHONY: bench-pains
+bench-pains: $(READY) ## What stock Feast does with late and corrected data, beside ours
+	@$(BIN)/python -W ignore -m benchmarks.pains
+
+.PHONY: bench-backfill
+bench-backfill: $(READY) ## Two years at once against day by day; one more day as history grows; memory
+	@$(BIN)/python -W ignore -m benchmarks.backfill
+
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself
 	@$(BIN)/evergreen demo
@@ -74,8 +97,12 @@ down: $(READY) ## Stop them
 	@$(BIN)/evergreen down
 
 .PHONY: status
-status: $(READY) ## Tell what runs
+status: $(READY) ## Tell what runs, what is in the tables, what is stale and what mends it
 	@$(BIN)/evergreen status
+
+.PHONY: backup
+backup: $(READY) ## Save databases, warehouse and artifacts; `evergreen restore` puts them back
+	@$(BIN)/evergreen backup
 
 .PHONY: clean
 clean: ## Remove caches; keeps .venv and the data

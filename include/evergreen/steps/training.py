@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -115,6 +116,7 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
         ),
         declared,
     )
+    _keep_inputs(declared, version.version, batch.inputs)
     champion, sequence = _champion_on(declared, split.holdout, threads)
     evidence = Evidence(
         day=period.last,
@@ -220,6 +222,17 @@ def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
         "sequence": entry.sequence,
         "previous_version": entry.previous_version,
     }
+
+
+def _keep_inputs(use_case: UseCase, version: int, inputs: Mapping[str, int | None]) -> None:
+    """Tag the snapshots a version was trained on: expiry leaves them, so it can be replayed."""
+    from evergreen import lake
+
+    for name, snapshot in inputs.items():
+        table, _, day = name.partition("/")
+        if snapshot:
+            label = f"version-{version}-{day}" if day else f"version-{version}"
+            lake.tag(use_case.name, table, snapshot, label)
 
 
 def _plan(use_case: UseCase, day: date) -> SplitPlan:
