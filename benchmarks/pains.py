@@ -30,9 +30,12 @@ from feast.types import Int64, String
 
 from benchmarks.bench import report, workspace
 from benchmarks.contracts import write_use_case
-from evergreen import lake
+from evergreen import lake, receipts
+from evergreen.as_known import pins_of
+from evergreen.content import digest_by_day
 from evergreen.features import store
 from evergreen.features.compute import feature_schema
+from evergreen.receipts import Receipt
 from evergreen.settings import load_settings
 from evergreen.use_case import UseCase, as_of
 
@@ -135,7 +138,6 @@ def correction_known_later(folder: Path) -> Finding:
                 joined = _history(feast, frame, filter_by_created_timestamp=on_request)
                 stock[name] = [int(value) for value in joined["total_orders"]]
     use_case = _ours(folder, [known])
-    pinned = lake.snapshot_id(use_case.name, "features")
     _publish(use_case, [corrected])
     frame = pa.table({"customer_id": ["a"], "as_of": pa.array([as_of(MONDAY)], _INSTANT)})
 
@@ -145,10 +147,10 @@ def correction_known_later(folder: Path) -> Finding:
         ].to_pylist()
         return values
 
+    as_known = pins_of(use_case, MONDAY, [MONDAY])["features"]
     ours = {
-        "snapshot of then": joined_value(snapshot_id=pinned),
-        "known by as_of": joined_value(known_by_as_of=True),
-        "newest snapshot, the default": joined_value(),
+        "as training reads it": joined_value(pins=as_known),
+        "as corrected, on request": joined_value(),
     }
     return Finding(4, "a point-in-time join leaks a later correction (1 was known)", stock, ours)
 
@@ -368,6 +370,7 @@ def _ours(folder: Path, rows: Sequence[Row]) -> UseCase:
     name = f"pain{next(_numbers)}"
     use_case = write_use_case(folder / name, "recency_days", _FEATURES)
     store.apply([use_case])
+    receipts.create_tables()
     _publish(use_case, rows)
     return use_case
 
@@ -390,7 +393,25 @@ def _publish(use_case: UseCase, rows: Sequence[Row]) -> None:
             ],
             schema=schema,
         )
-        lake.publish(use_case.name, "features", table, [wanted])
+        published = lake.publish(use_case.name, "features", table, [wanted])
+        receipt = Receipt(
+            use_case=use_case.name,
+            step="publish_features",
+            day=wanted,
+            run=str(wanted),
+            inputs={},
+            output_table=published.table,
+            output_snapshot=published.snapshot_id,
+            counts={"rows": table.num_rows},
+            basis=0,
+            content=digest_by_day(table, [wanted])[wanted],
+            contract_digest=use_case.contract_digest("features"),
+            code_digest="",
+            lock_digest="",
+            seconds=0.0,
+        )
+        with receipts.recording(published.table) as record:
+            record([receipt])
 
 
 def _our_value(use_case: UseCase, customer: str) -> int | None:

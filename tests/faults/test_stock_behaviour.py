@@ -41,11 +41,7 @@ def test_a_join_returns_a_value_that_was_not_known_yet(home, tmp_path):
         "duckdb": [99],
         "duckdb, cut off on request": [1],
     }
-    assert found.ours == {
-        "snapshot of then": [1],
-        "known by as_of": [None],
-        "newest snapshot, the default": [99],
-    }
+    assert found.ours == {"as training reads it": [1], "as corrected, on request": [99]}
 
 
 def test_rows_of_the_entity_frame_vanish(home, tmp_path):

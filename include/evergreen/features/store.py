@@ -215,7 +215,6 @@ def training_set(
     *,
     snapshot_id: int | None = None,
     pins: Mapping[date, int] | None = None,
-    known_by_as_of: bool = False,
 ) -> pa.Table:
     """Join features to entity rows, point in time, through the feature service.
 
@@ -230,10 +229,6 @@ def training_set(
         Snapshot of the `features` table; None reads the current one.
     pins
         Days of features that are read at snapshots of their own; see `lake.scan`.
-    known_by_as_of
-        Also leave out values that were created after the row's `as_of`: what an online reader
-        would have seen then. Features of a backfilled history were all created later, so such a
-        history yields nulls.
 
     Returns
     -------
@@ -283,7 +278,6 @@ def training_set(
         joined = store.get_historical_features(
             entity_df=entities,
             features=store.get_feature_service(service_name(use_case)),
-            filter_by_created_timestamp=known_by_as_of,
         ).to_arrow()
     joined = joined.sort_by(_ROW)
     if joined[_ROW].to_pylist() != list(range(entity_frame.num_rows)):

@@ -302,15 +302,22 @@ def test_later_days_and_later_corrections_do_not_reach_a_pinned_training_set(app
     assert store.training_set(applied, frame)["total_orders"].to_pylist() == [666]
 
 
-def test_values_created_after_as_of_can_be_left_out(applied, publish):
-    publish(applied, MONDAY, {"a": 1}, created_at=as_of(MONDAY))
-    publish(applied, TUESDAY, {"a": 2}, created_at=as_of(TUESDAY) + timedelta(hours=1))
-    instants = [as_of(MONDAY), as_of(TUESDAY), as_of(TUESDAY) + timedelta(hours=1)]
-    frame = entity_frame([("a", instant) for instant in instants])
-    assert store.training_set(applied, frame)["total_orders"].to_pylist() == [1, 2, 2]
-    known = store.training_set(applied, frame, known_by_as_of=True)
-    # Monday's value is still usable on Tuesday, when Tuesday's did not exist yet.
-    assert known["total_orders"].to_pylist() == [1, 1, 2]
+def test_a_pinned_day_is_read_as_it_was_and_the_others_as_they_are(applied, publish):
+    then = publish(applied, MONDAY, {"a": 1})
+    publish(applied, TUESDAY, {"a": 2})
+    publish(applied, MONDAY, {"a": 11})
+    publish(applied, TUESDAY, {"a": 12})
+    frame = entity_frame([("a", as_of(MONDAY)), ("a", as_of(TUESDAY))])
+
+    def joined(pins):
+        return store.training_set(applied, frame, pins=pins)["total_orders"].to_pylist()
+
+    assert joined({}) == [11, 12]
+    assert joined({MONDAY: then}) == [1, 12]
+    # Without rows then: Monday has no value of its own, and none before it.
+    assert joined({MONDAY: 0}) == [None, 12]
+    with pytest.raises(NotReadyError, match="no snapshot 4711"):
+        joined({TUESDAY: 4711})
 
 
 def test_only_the_days_that_can_be_joined_are_read(applied, publish, monkeypatch):
