@@ -36,13 +36,16 @@ CHURN = PROJECT_ROOT / "include" / "use_cases" / "churn"
 _ONE_DAY = timedelta(days=1)
 FIRST = date(2018, 1, 1)
 
+# Title, columns, rows and further figures of a report.
+Answer = tuple[str, Sequence[str], list[tuple[Any, ...]], dict[str, Any]]
+
 TWO_YEARS = 730
 # All 730 would take a quarter of an hour; a day costs the same wherever it lies.
 ONE_BY_ONE = 60
 CUSTOMERS = 600
 HISTORY_DAYS = (200, 630, 2000)
 ORDERS_PER_DAY = 200
-POOL = 1000
+POOL = 800
 MEMORY_DAYS = 73
 
 # The same features as churn's, from single orders: the SQL of a use case without `daily`.
@@ -63,24 +66,27 @@ WITH daily AS (
 
 
 def main() -> None:
-    """Run the three and write one report each."""
-    if len(sys.argv) > 1:
-        load(sys.argv[1], Period.parse(sys.argv[2]))
+    """Answer the questions named on the command line, or all; one report each."""
+    if sys.argv[1:2] == ["load"]:
+        load(sys.argv[2], Period.parse(sys.argv[3]))
         sys.stdout.write(f"{_peak_mb()}\n")
         return
-    with workspace("backfill") as settings:
-        os.environ["EVERGREEN_USE_CASES"] = str(settings.home / "use_cases")
-        lake.catalog(load_settings()).create_tables()
-        receipts.create_tables()
-        many_or_one_by_one()
-        one_more_day()
-        peak_memory()
+    asked = sys.argv[1:] or list(QUESTIONS)
+    for name in asked:
+        with workspace(f"backfill-{name}") as settings:
+            os.environ["EVERGREEN_USE_CASES"] = str(settings.home / "use_cases")
+            lake.catalog(load_settings()).create_tables()
+            receipts.create_tables()
+            title, columns, rows, figures = QUESTIONS[name]()
+        report(f"backfill-{name}", title, columns, rows, **figures)
+        if figures.get("tables_that_differ"):
+            raise SystemExit(f"Tables differ between the two ways: {figures}")
 
 
 # --- many days at once against one by one --------------------------------------------------------
 
 
-def many_or_one_by_one() -> None:
+def many_or_one_by_one() -> Answer:
     """Load two years of the churn simulation both ways, and compare every table."""
     for name in ("at_once", "one_by_one"):
         declare(name, source={"customers": CUSTOMERS})
@@ -98,8 +104,8 @@ def many_or_one_by_one() -> None:
     one_by_one = (time.perf_counter() - started) / ONE_BY_ONE
     tables = {*lake.tables("at_once"), *lake.tables("one_by_one")}
     differing = [t for t in sorted(tables) if digests("at_once", t) != digests("one_by_one", t)]
-    report(
-        "backfill-ways",
+    rows = {table: lake.read("at_once", table).num_rows for table in sorted(tables)}
+    return (
         f"{TWO_YEARS} days of {CUSTOMERS} customers, all steps but the online store; one by one: "
         f"the last {ONE_BY_ONE} days",
         ("way", "days", "seconds per day", "seconds for two years"),
@@ -107,12 +113,8 @@ def many_or_one_by_one() -> None:
             ("one run", TWO_YEARS, at_once, at_once * TWO_YEARS),
             ("day by day", ONE_BY_ONE, one_by_one, one_by_one * TWO_YEARS),
         ],
-        ratio=one_by_one / at_once,
-        rows_at_once={table: lake.read("at_once", table).num_rows for table in sorted(tables)},
-        tables_that_differ=differing,
+        {"ratio": one_by_one / at_once, "table_rows": rows, "tables_that_differ": differing},
     )
-    if differing:
-        raise SystemExit(f"Tables differ between the two ways: {differing}")
 
 
 def digests(use_case: str, table: str) -> dict[date, str]:
@@ -125,13 +127,14 @@ def digests(use_case: str, table: str) -> dict[date, str]:
 # --- one more day --------------------------------------------------------------------------------
 
 
-def one_more_day() -> None:
+def one_more_day() -> Answer:
     """Grow one history, and at each length measure the next days with `daily` and without."""
     data = load_settings().home / "orders"
     declare_grown("grown", data, with_daily=True)
     daily = load_use_case("grown").daily
     assert daily is not None
-    end, table, costs = FIRST, [], {}
+    end = FIRST
+    costs: dict[str, dict[str, float]] = {}
     for length in HISTORY_DAYS:
         target = FIRST + timedelta(days=length)
         # The next day is the first that needs totals of another month, where it needs any.
@@ -141,33 +144,38 @@ def one_more_day() -> None:
         declare_grown("grown", data, with_daily=True)
         load("grown", Period(end, target))
         end = target
-        measured: dict[str, list[dict[str, float]]] = {}
         for kind, days in (("new month", 1), ("daily", 5), ("orders", 5)):
             declare_grown("grown", data, with_daily=kind != "orders")
+            runs = []
             for _ in range(days):
-                measured.setdefault(kind, []).append(timed_day("grown", end))
+                runs.append(timed_day("grown", end))
                 end += _ONE_DAY
-        for kind, runs in measured.items():
-            median = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-            costs[f"{length} {kind}"] = median
-            table.append((kind, (target - FIRST).days, *median.values()))
-    names = list(next(iter(costs.values())))
-    shortest, longest = HISTORY_DAYS[0], HISTORY_DAYS[-1]
-    report(
-        "backfill-one-more-day",
-        f"CPU seconds of one more day (median of 5): {ORDERS_PER_DAY} orders of {POOL} customers",
-        ("SQL reads", "days before", *names),
-        table,
-        costs=costs,
-        slope={
-            kind: {
-                name: costs[f"{longest} {kind}"][name] / costs[f"{shortest} {kind}"][name]
-                for name in names
-                if costs[f"{shortest} {kind}"][name] > 0
+            costs[f"{kind}, {length} days"] = {
+                name: statistics.median(run[name] for run in runs) for name in runs[0]
             }
-            for kind in ("daily", "orders")
-        },
+    names = list(next(iter(costs.values())))
+    slopes = {
+        kind: {name: _slope(costs, kind, name) for name in names} for kind in ("daily", "orders")
+    }
+    ordered = sorted(costs, key=lambda name: name.split(",")[0])
+    return (
+        f"One more day, {ORDERS_PER_DAY} orders of {POOL} customers: CPU seconds (median of 5) by "
+        "what the SQL reads and the days before",
+        ("", *ordered, *(f"{kind}, {HISTORY_DAYS[-1] // HISTORY_DAYS[0]}x" for kind in slopes)),
+        [
+            (name, *(costs[c][name] for c in ordered), *(slopes[k][name] for k in slopes))
+            for name in names
+        ],
+        {"costs": costs, "slopes": slopes},
     )
+
+
+def _slope(costs: dict[str, dict[str, float]], kind: str, name: str) -> float:
+    """How many times as much the longest history costs as the shortest."""
+    shortest, longest = (
+        costs[f"{kind}, {n} days"][name] for n in HISTORY_DAYS[:: len(HISTORY_DAYS) - 1]
+    )
+    return longest / shortest if shortest else 1.0
 
 
 def timed_day(use_case: str, day: date) -> dict[str, float]:
@@ -215,7 +223,7 @@ def _clocked(
 # --- peak memory ---------------------------------------------------------------------------------
 
 
-def peak_memory() -> None:
+def peak_memory() -> Answer:
     """Load more days, and more rows a day, each in a process of its own."""
     table, figures = [], {}
     for growth in ("days", "rows a day"):
@@ -227,19 +235,18 @@ def peak_memory() -> None:
             period = Period(FIRST, FIRST + timedelta(days=days))
             rows = write_orders(data, period, per_day)
             declare_grown(name, data, with_daily=True)
-            command = [sys.executable, "-m", "benchmarks.backfill", name, period.label]
+            command = [sys.executable, "-m", "benchmarks.backfill", "load", name, period.label]
             ran = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True)
             if ran.returncode:
                 raise SystemExit(ran.stderr)
             peak = float(ran.stdout.split()[-1])
             table.append((growth, days, rows, peak))
             figures[name] = {"rows": rows, "peak_mb": peak}
-    report(
-        "backfill-memory",
+    return (
         "Peak memory (VmHWM) of a process that loads a history in one run",
         ("what grows", "days", "orders", "MB"),
         table,
-        **figures,
+        figures,
     )
 
 
@@ -318,6 +325,12 @@ def write_orders(folder: Path, period: Period, per_day: int) -> int:
         pq.write_table(table, folder / f"{day}.parquet")
     return per_day * len(period.days)
 
+
+QUESTIONS: dict[str, Callable[[], Answer]] = {
+    "ways": many_or_one_by_one,
+    "one-more-day": one_more_day,
+    "memory": peak_memory,
+}
 
 if __name__ == "__main__":
     main()

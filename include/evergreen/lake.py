@@ -71,6 +71,8 @@ _SAME_DAY_ATTEMPTS = 10
 _EPOCH = date(1970, 1, 1)
 # Unbuffered, whole column chunks are read; up to a million rows each.
 _READ_BUFFER_BYTES = 1 << 20
+# In the summary of every snapshot: the oldest day that it replaced.
+_FIRST_DAY = "evergreen.first-day"
 
 _TABLE_PROPERTIES = {
     # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
@@ -79,6 +81,8 @@ _TABLE_PROPERTIES = {
     "commit.retry.max-wait-ms": "2000",
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "50",
+    # A few months of days each: planning some days must not decode the list of all.
+    "commit.manifest.target-size-bytes": "65536",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "20",
     "write.parquet.compression-codec": "zstd",
@@ -214,6 +218,7 @@ def publish(
         complete = _with_missing_columns(rows, target.schema().as_arrow()).select(columns)
         changed = _changed_days(target, complete, wanted.to_pylist(), part or {})
         if changed:
+            summary[_FIRST_DAY] = min(changed).isoformat()
             replacing = complete.filter(pc.is_in(complete["day"], pa.array(changed, pa.date32())))
             _overwrite(target, replacing, _rows_of(changed, part or {}), summary)
     snapshot = target.current_snapshot()
@@ -282,6 +287,27 @@ def files(
         day = _EPOCH + timedelta(days=task.file.partition[0])
         by_day.setdefault(day, []).append(_local_path(task.file.file_path))
     return Files({day: tuple(sorted(by_day[day])) for day in sorted(by_day)}, used)
+
+
+def is_unchanged_before(namespace: str, table: str, day: date, since: int, until: int) -> bool:
+    """Whether it is certain that no commit between two snapshots replaced a day before `day`.
+
+    Notes
+    -----
+    Asks the summaries of the snapshots only, so the cost is that of the commits between the two.
+    False also when that cannot tell: a snapshot was expired, or was not made by `publish`.
+    """
+    found = _load(namespace, table)
+    known = {snapshot.snapshot_id: snapshot for snapshot in found.snapshots()} if found else {}
+    while until != since:
+        snapshot = known.get(until)
+        if snapshot is None or snapshot.summary is None or snapshot.parent_snapshot_id is None:
+            return False
+        first_day = snapshot.summary.additional_properties.get(_FIRST_DAY)
+        if first_day is None or date.fromisoformat(first_day) < day:
+            return False
+        until = snapshot.parent_snapshot_id
+    return True
 
 
 def read(

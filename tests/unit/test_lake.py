@@ -105,6 +105,31 @@ def test_files_by_day_are_those_of_one_snapshot_and_change_with_their_day_only()
 
 
 @pytest.mark.usefixtures("home")
+def test_snapshots_tell_whether_early_days_were_replaced_between_them() -> None:
+    days = [FIRST + timedelta(days=n) for n in range(4)]
+
+    def publish(value: int, *published: date) -> int:
+        table = rows(*(("a", value, day) for day in published))
+        return lake.publish("churn", "orders", table, published).snapshot_id
+
+    def unchanged(day: date, since: int, until: int) -> bool:
+        return lake.is_unchanged_before("churn", "orders", day, since, until)
+
+    first = publish(1, *days[:3])
+    second = publish(2, days[1], days[2])
+    third = publish(1, days[3])
+    assert unchanged(days[1], first, third)
+    assert not unchanged(days[2], first, third)
+    assert unchanged(days[3], second, third)
+    assert unchanged(days[3], third, third)
+    assert publish(1, days[3]) == third
+    # What cannot be told is not certain: the other direction, and what was never there.
+    assert not unchanged(days[0], third, first)
+    assert not unchanged(days[0], 1, third)
+    assert not lake.is_unchanged_before("churn", "nothing", days[0], first, third)
+
+
+@pytest.mark.usefixtures("home")
 def test_a_table_that_does_not_exist_has_no_files_and_cannot_be_read() -> None:
     assert lake.scan("churn", "nothing").paths == ()
     assert lake.partitions("churn", "nothing") == {}

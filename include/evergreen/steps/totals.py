@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from evergreen.errors import ConfigError
@@ -49,21 +51,24 @@ def plan_orders(
     from evergreen import lake
     from evergreen.features.daily import stored_before
 
-    files = lake.files(use_case.name, "orders", end, snapshot_id)
-    snapshot = files.snapshot_id or 0
-    if use_case.daily is None:
-        return files.paths(), None, snapshot
-    first = stored_before(use_case.daily, period.start)
-    needed = {stored_before(use_case.daily, day) for day in period.days}
-    # Before the first day there is nothing to sum up: such days look back on all orders singly.
-    boundaries = sorted(boundary for boundary in needed if boundary > use_case.first_day)
-    totals = _publish_missing(use_case, files, boundaries, basis) if boundaries else None
-    if totals is None or totals.before != first:
-        return files.paths(), None, snapshot
-    return files.paths(start=first), totals, snapshot
+    snapshot = snapshot_id or lake.snapshot_id(use_case.name, "orders")
+    if snapshot is None:
+        return (), None, 0
+    start, totals = None, None
+    if use_case.daily is not None:
+        needed = {stored_before(use_case.daily, day) for day in period.days}
+        # Before the first day there is nothing to sum up: such days look back on all orders singly.
+        boundaries = sorted(boundary for boundary in needed if boundary > use_case.first_day)
+        if boundaries:
+            totals = _ensure_totals(use_case, snapshot, boundaries, basis)
+        if totals is not None and totals.before == stored_before(use_case.daily, period.start):
+            start = totals.before
+        else:
+            totals = None
+    return lake.scan(use_case.name, "orders", start, end, snapshot).paths, totals, snapshot
 
 
-def _publish_missing(use_case: UseCase, files: Files, boundaries: list[date], basis: int) -> Totals:
+def _ensure_totals(use_case: UseCase, snapshot: int, boundaries: list[date], basis: int) -> Totals:
     """Publish the totals that do not hold at a boundary; return those at the first.
 
     A period publishes the totals of all its days, so that the table does not depend on whether
@@ -74,42 +79,56 @@ def _publish_missing(use_case: UseCase, files: Files, boundaries: list[date], ba
     from evergreen.settings import load_settings
 
     started, settings = time.monotonic(), load_settings()
+    contract = use_case.contract_digest(TABLE)
     stored = {
         day + timedelta(days=1): receipt
         for day, receipt in receipts.latest(use_case.name, STEP, end=boundaries[-1]).items()
-        if receipt.output_snapshot
-    }
-    states = _states(use_case, files, {*stored, *boundaries})
-    valid = {
-        before: receipt
-        for before, receipt in stored.items()
-        if receipt.inputs["state"] == states[before]
+        if receipt.output_snapshot and receipt.contract_digest == contract
     }
 
     def read(before: date) -> Totals:
         # As receipted: another run may have replaced it since, from other orders.
         rows = lake.read_day(
-            use_case.name, TABLE, before - timedelta(days=1), valid[before].output_snapshot
+            use_case.name, TABLE, before - timedelta(days=1), stored[before].output_snapshot
         )
         return Totals(before, rows)
 
+    def is_current(before: date) -> bool:
+        # Another run may have read an older snapshot or a newer one.
+        made_of = int(stored[before].inputs["orders"])
+        return any(
+            lake.is_unchanged_before(use_case.name, "orders", before, since, until)
+            for since, until in ((made_of, snapshot), (snapshot, made_of))
+        )
+
+    if all(boundary in stored and is_current(boundary) for boundary in boundaries):
+        return read(boundaries[0])
+    # Now it takes the list of all files, which is what a new receipt must state in any case.
+    files = lake.files(use_case.name, "orders", boundaries[-1], snapshot)
+    states = _states(files, {*stored, *boundaries})
+    valid = {before for before in stored if stored[before].inputs["state"] == states[before]}
     missing = [boundary for boundary in boundaries if boundary not in valid]
-    first = None
+    renewed = [read(boundary) for boundary in boundaries if boundary in valid]
+    computed: Iterator[Totals] = iter(())
     if missing:
         start = max((before for before in valid if before < missing[0]), default=None)
-        for totals in iter_totals(
+        computed = iter_totals(
             use_case,
             files.paths(start, missing[-1]),
             read(start) if start else None,
             missing,
             threads=settings.threads,
             memory_mb=settings.memory_mb,
-        ):
-            inputs = {"orders": files.snapshot_id or 0, "state": states[totals.before]}
-            _publish(use_case, totals, inputs, basis, started)
-            if totals.before == boundaries[0]:
-                first = totals
-    return first or read(boundaries[0])
+        )
+    first = None
+    for totals in chain(renewed, computed):
+        # Those that hold are receipted again, so that the next run need not list the files.
+        inputs = {"orders": snapshot, "state": states[totals.before]}
+        _publish(use_case, totals, inputs, basis, started)
+        if totals.before == boundaries[0]:
+            first = totals
+    assert first is not None
+    return first
 
 
 def _publish(
@@ -126,20 +145,21 @@ def _publish(
         counts={day.isoformat(): {"rows": totals.rows.num_rows}},
         basis=basis,
     )
-    partition = pa.repeat(pa.scalar(day, pa.date32()), totals.rows.num_rows)
     _require_known_types(use_case, totals)
-    publish_chunk(
-        batch.with_seconds(started), STEP, TABLE, totals.rows.append_column("day", partition), [day]
-    )
+    rows = totals.rows
+    if "day" not in rows.column_names:
+        partition = pa.repeat(pa.scalar(day, pa.date32()), rows.num_rows)
+        rows = rows.append_column("day", partition)
+    publish_chunk(batch.with_seconds(started), STEP, TABLE, rows, [day])
 
 
-def _states(use_case: UseCase, files: Files, boundaries: set[date]) -> dict[date, str]:
-    """Digest of all that the totals at each boundary are made of.
+def _states(files: Files, boundaries: set[date]) -> dict[date, str]:
+    """Digest of the orders before each boundary.
 
     A day's orders are known by the names of their files: no two writes share one, and the files
     are those of the very snapshot that the other days are read from.
     """
-    digest = hashlib.sha256(use_case.contract_digest(TABLE).encode())
+    digest = hashlib.sha256()
     waiting, states = sorted(boundaries), {}
     for day, paths in files.by_day.items():
         while waiting and waiting[0] <= day:

@@ -176,6 +176,37 @@ def test_one_day_reads_no_file_before_its_totals_and_computes_them_once(data: Pa
     assert found.to_pylist() == expected.to_pylist()
 
 
+def test_totals_that_hold_are_found_without_listing_the_history(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest("single", f"{FIRST}..{USES_MARCH}")
+    planned("single", USES_MARCH)
+    computed = totals_receipts("single")
+
+    def list_all(*_: object) -> None:
+        raise AssertionError("all files were listed")
+
+    monkeypatch.setattr(lake, "files", list_all)
+    ingest("single", f"{USES_MARCH + timedelta(days=1)}..{LAST}")
+    deliver(data, date(2025, 3, 2), "a", "a", "d")
+    ingest("single", "2025-03-02")
+    assert planned("single", LAST)[0] == date(2025, 3, 2)
+    assert totals_receipts("single") == computed
+
+
+def test_totals_that_hold_but_cannot_be_told_to_are_receipted_anew(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest("single")
+    planned("single", USES_MARCH)
+    (computed,) = totals_receipts("single").values()
+    monkeypatch.setattr(lake, "is_unchanged_before", lambda *_: False)
+    monkeypatch.setattr(daily, "iter_totals", None)
+    planned("single", USES_MARCH)
+    (renewed,) = totals_receipts("single").values()
+    assert renewed > computed
+
+
 def test_early_days_look_back_on_all_orders_and_publish_no_totals(data: Path) -> None:
     ingest("single")
     assert planned("single", FIRST + timedelta(days=20))[0] == FIRST
