@@ -35,6 +35,8 @@ BOUNDARIES = frozenset(
 # fmt: on
 
 
+# Connecting, importing and reading the declaration: a kill there is drawn often enough anyway.
+_OPENING = ("_engine_for", "connect", "_client", "<module>", "use_case.", "elsewhere")
 _VALUES = (str, bytes, bytearray, list, dict, set)
 
 
@@ -50,6 +52,8 @@ def _watch(kill_at: int | None, boundaries: bool, where: Path) -> list[int]:
             if name not in BOUNDARIES:
                 return
             if called_c and isinstance(getattr(argument, "__self__", None), _VALUES):
+                return
+            if any(part in _place(frame) for part in _OPENING):
                 return
         elif event not in ("call", "c_call"):
             return

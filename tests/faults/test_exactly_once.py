@@ -210,6 +210,9 @@ def test_model_steps(
     # Versions count up, so none was made that nobody knows of, and each has its files.
     assert made == list(range(1, len(made) + 1))
     assert not tracking.version_exists(shop.use_case, len(made) + 1)
+    registry = tracking._client(None)
+    experiment = registry.get_experiment_by_name(NAME).experiment_id
+    assert list(registry.search_runs([experiment], "attributes.status = 'RUNNING'")) == []
     tally.seconds = time.monotonic() - started
     tally.orphans = orphans()
     report([f"seed {effort.seed}", *tally.lines()])
