@@ -75,6 +75,7 @@ def _ensure_totals(use_case: UseCase, snapshot: int, boundaries: list[date], bas
     days are run one by one or at once.
     """
     from evergreen import lake, receipts
+    from evergreen.content import ORIGINS, STAMPS, digest_by_day
     from evergreen.features.daily import Totals, iter_totals
     from evergreen.settings import load_settings
 
@@ -86,12 +87,13 @@ def _ensure_totals(use_case: UseCase, snapshot: int, boundaries: list[date], bas
         if receipt.output_snapshot and receipt.contract_digest == contract
     }
 
-    def read(before: date) -> Totals:
-        # As receipted: another run may have replaced it since, from other orders.
-        rows = lake.read_day(
-            use_case.name, TABLE, before - timedelta(days=1), stored[before].output_snapshot
-        )
-        return Totals(before, rows)
+    def read(before: date) -> Totals | None:
+        # By content, not by snapshot: another run may have replaced the day since, from other
+        # orders, and the snapshot may have been expired.
+        day = before - timedelta(days=1)
+        rows = lake.read_day(use_case.name, TABLE, day)
+        same = digest_by_day(rows, [day], STAMPS | ORIGINS)[day] == stored[before].content
+        return Totals(before, rows) if same else None
 
     def is_current(before: date) -> bool:
         # Another run may have read an older snapshot or a newer one.
@@ -102,16 +104,26 @@ def _ensure_totals(use_case: UseCase, snapshot: int, boundaries: list[date], bas
         )
 
     if all(boundary in stored and is_current(boundary) for boundary in boundaries):
-        return read(boundaries[0])
+        first = read(boundaries[0])
+        if first is not None:
+            return first
     # Now it takes the list of all files, which is what a new receipt must state in any case.
     files = lake.files(use_case.name, "orders", boundaries[-1], snapshot)
     states = _states(files, {*stored, *boundaries})
-    valid = {before for before in stored if stored[before].inputs["state"] == states[before]}
-    missing = [boundary for boundary in boundaries if boundary not in valid]
-    renewed = [read(boundary) for boundary in boundaries if boundary in valid]
+
+    def holds(before: date) -> bool:
+        same_orders = before in stored and stored[before].inputs["state"] == states[before]
+        return same_orders and read(before) is not None
+
+    missing = [boundary for boundary in boundaries if not holds(boundary)]
+    # One at a time: a long period has many.
+    renewed = (
+        totals for boundary in boundaries if boundary not in missing and (totals := read(boundary))
+    )
     computed: Iterator[Totals] = iter(())
     if missing:
-        start = max((before for before in valid if before < missing[0]), default=None)
+        older = sorted((before for before in stored if before < missing[0]), reverse=True)
+        start = next((before for before in older if holds(before)), None)
         computed = iter_totals(
             use_case,
             files.paths(start, missing[-1]),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from evergreen import lake, receipts, steps
+from evergreen import lake, receipts, steps, upkeep
 from evergreen.errors import ConfigError
 from evergreen.features import daily
 from evergreen.features.compute import compute_features
@@ -205,6 +205,19 @@ def test_totals_that_hold_but_cannot_be_told_to_are_receipted_anew(
     planned("single", USES_MARCH)
     (renewed,) = totals_receipts("single").values()
     assert renewed > computed
+
+
+def test_totals_outlive_the_snapshots_they_were_published_in(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest("single")
+    features("single", f"{USES_FEBRUARY}..{USES_MARCH}")
+    for table in ("orders", "totals"):
+        assert upkeep.expire_snapshots("single", table, datetime(2999, 1, 1, tzinfo=UTC))
+    monkeypatch.setattr(daily, "iter_totals", None)
+    for day, boundary in ((USES_FEBRUARY, FEBRUARY), (USES_MARCH, MARCH)):
+        assert planned("single", day)[0] >= boundary
+        features("single", str(day))
 
 
 def test_early_days_look_back_on_all_orders_and_publish_no_totals(data: Path) -> None:
