@@ -1,14 +1,23 @@
-"""A full disk, told in a sentence."""
+"""Room on the disk: a folder to work in, and a full disk told in a sentence."""
 
 from __future__ import annotations
 
 import errno
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from evergreen.errors import DiskFullError
+from evergreen.settings import load_settings
+
+
+def scratch(purpose: str) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that is removed with its context; maintenance sweeps those of killed ones."""
+    folder = load_settings().scratch
+    folder.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=f"{purpose}-", dir=folder)
 
 
 @contextmanager

@@ -101,6 +101,11 @@ class Settings:
         return self.home / "staging"
 
     @property
+    def scratch(self) -> Path:
+        """Where a process keeps files that nobody else needs."""
+        return self.home / "scratch"
+
+    @property
     def quality(self) -> Path:
         """Validation results and Data Docs."""
         return self.home / "quality"

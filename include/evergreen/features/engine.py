@@ -12,7 +12,6 @@ through calendars and takes twice as long. The zone is attached again on the way
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Protocol, Self
 
 import duckdb
 
+from evergreen.disk import scratch
 from evergreen.errors import ConfigError
 from evergreen.features.order_files import naive_utc
 from evergreen.syntax import unstable_functions, walk
@@ -63,7 +63,7 @@ class Engine:
     past
         What to load.
     threads, memory_mb
-        DuckDB's limits. Beyond the memory it spills to the temporary directory of the system.
+        DuckDB's limits. Beyond the memory it spills to the scratch folder.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class Engine:
     def __init__(self, past: Past, *, threads: int, memory_mb: int) -> None:
         self._past = past
         self._relations = (past.relation, "as_of_days")
-        self._spill = tempfile.TemporaryDirectory(prefix="evergreen-duckdb-")
+        self._spill = scratch("engine")
         self.connection = duckdb.connect(
             config={
                 "threads": str(threads),

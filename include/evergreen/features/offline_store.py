@@ -9,7 +9,6 @@ a value is usable in `[timestamp, timestamp + ttl)`, where Feast would include t
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
@@ -35,6 +34,7 @@ from pydantic import Field
 from evergreen import lake
 from evergreen.errors import NotReadyError
 from evergreen.features.lake_source import LakeSource
+from evergreen.settings import load_settings
 
 _Reader = Callable[[DataSource, str], Table]
 
@@ -140,10 +140,12 @@ class LakeOfflineStore(DuckDBOfflineStore):
 def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
     """Make the callback through which Feast reads sources; all it reads shares one DuckDB."""
     store: LakeOfflineStoreConfig = config.offline_store
+    spill = load_settings().scratch / "joins"
+    spill.mkdir(parents=True, exist_ok=True)
     connection = ibis.duckdb.connect(
         threads=store.threads,
         memory_limit=f"{store.memory_mb}MB",
-        temp_directory=tempfile.gettempdir(),
+        temp_directory=str(spill),
         autoinstall_known_extensions=False,
         autoload_known_extensions=False,
     )

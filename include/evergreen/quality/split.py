@@ -10,7 +10,6 @@ out the same whether it is split alone or among many.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from datetime import date, timedelta
 import duckdb
 import pyarrow as pa
 
+from evergreen.disk import scratch
 from evergreen.errors import ConservationError
 from evergreen.quality.batch import Batch
 from evergreen.quality.expressions import check_columns
@@ -129,7 +129,7 @@ def select_days(
 def _connect(threads: int, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in which the use case's SQL sees the rows and nothing else."""
     with (
-        tempfile.TemporaryDirectory(prefix="evergreen-split-") as spill,
+        scratch("split") as spill,
         duckdb.connect(
             config={
                 "threads": threads,

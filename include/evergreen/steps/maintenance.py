@@ -68,13 +68,13 @@ def back_up(keep: str) -> dict[str, Any]:
 
 
 def sweep_staging() -> dict[str, Any]:
-    """Remove what runs have staged that died; a retried run removes its own."""
+    """Remove what runs that died have staged or left in scratch folders."""
     from evergreen.settings import load_settings
 
-    root = load_settings().staging
+    settings = load_settings()
     limit = datetime.now(UTC) - _STAGING_AGE
     swept = []
-    for folder in sorted(root.glob("*/*")) if root.exists() else []:
+    for folder in sorted([*settings.staging.glob("*/*"), *settings.scratch.glob("*")]):
         newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
         if datetime.fromtimestamp(newest, UTC) < limit:
             shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
+from evergreen.disk import scratch
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import Settings, load_settings
 from evergreen.training.fit import LoadedModel, load_booster
@@ -167,7 +167,7 @@ def log_training_run(
                 params=[Param(key, str(value)) for key, value in run_parameters(record).items()],
             )
             client.log_inputs(run_id, datasets=_datasets(record, use_case))
-            with tempfile.TemporaryDirectory(prefix="evergreen-training-") as folder:
+            with scratch("training") as folder:
                 write_artifacts(record, Path(folder))
                 client.log_artifacts(run_id, folder)
             source, model_id = _log_model(record)
@@ -245,7 +245,7 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
     with _explained(f"version {version} of {use_case.name}"):
         client = _client(settings)
         location = client.get_model_version_download_uri(use_case.name, str(version))
-        with tempfile.TemporaryDirectory(prefix="evergreen-model-") as folder:
+        with scratch("model") as folder:
             model_file = mlflow.artifacts.download_artifacts(
                 artifact_uri=f"{location.rstrip('/')}/model.ubj",
                 dst_path=folder,
