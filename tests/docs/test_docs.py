@@ -53,8 +53,8 @@ def _code(page: Path) -> str:
 
 def test_every_make_target_in_the_pages_exists_and_every_target_is_in_the_readme():
     makefile = (PROJECT_ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    named = {page: set(re.findall(r"\bmake ([a-z-]+)", _code(page))) for page in PAGES}
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", makefile, re.MULTILINE))
+    named = {page: set(re.findall(r"\bmake ([a-z0-9-]+)", _code(page))) for page in PAGES}
     assert {"demo", "test"} <= targets
     assert {page.name: names - targets for page, names in named.items() if names - targets} == {}
     assert targets - named[README] == set()
