@@ -20,7 +20,7 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -403,6 +403,18 @@ def snapshot_summary(namespace: str, table: str, snapshot_id: int) -> dict[str, 
     snapshot = found.snapshot_by_id(snapshot_id)
     assert snapshot is not None
     return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
+
+
+def summaries_since(namespace: str, table: str, known: Container[int]) -> list[dict[str, str]]:
+    """Summaries of the snapshots since the newest `known` one, newest first."""
+    found = _load(namespace, table)
+    snapshot = found.current_snapshot() if found else None
+    summaries = []
+    while found and snapshot and snapshot.snapshot_id not in known:
+        summaries.append(dict(snapshot.summary.additional_properties) if snapshot.summary else {})
+        parent = snapshot.parent_snapshot_id
+        snapshot = found.snapshot_by_id(parent) if parent else None
+    return summaries
 
 
 def tables(namespace: str) -> list[str]:

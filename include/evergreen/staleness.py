@@ -10,6 +10,7 @@ Everything here is read from the receipts; see `evergreen.receipts` for what mak
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from evergreen import receipts
+from evergreen import lake, receipts
 from evergreen.period import Period
 from evergreen.receipts import Trace
 from evergreen.use_case import UseCase
@@ -110,6 +111,10 @@ def find_stale(use_case: UseCase) -> list[Stale]:
         for day in _owed(use_case, table, traces):
             if day not in standing:
                 stale[day] = Stale(table, day, "never published")
+        for day in _without_receipt(use_case, table, standing):
+            stale.setdefault(
+                day, Stale(table, day, "committed by a run that died before its receipt")
+            )
         for read in _reads(use_case)[table]:
             changes = _Changes(traces[_STEPS[read.table]], found[read.table])
             for day, history in standing.items():
@@ -206,6 +211,17 @@ def _owed(
     horizon = timedelta(days=use_case.label.horizon_days if table == "labels" else 0)
     end = max(orders) + _ONE_DAY - horizon
     return Period(begin, end).days if begin < end else []
+
+
+def _without_receipt(use_case: UseCase, table: str, standing: _Traces) -> set[date]:
+    """Days of commits whose process was killed before it could receipt them, and never retried."""
+    known = {trace.output_snapshot for history in standing.values() for trace in history}
+    days: set[date] = set()
+    for summary in lake.summaries_since(use_case.name, table, known):
+        if receipt := json.loads(summary.get("evergreen.receipt", "{}")):
+            first, last = map(date.fromisoformat, receipt["days"])
+            days.update(Period(first, last + _ONE_DAY).days)
+    return days
 
 
 class _Changes:

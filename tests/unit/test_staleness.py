@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from evergreen import receipts
 from evergreen.as_known import pins_of
+from evergreen.lake import catalog
 from evergreen.receipts import Receipt
 from evergreen.settings import PROJECT_ROOT, Settings
 from evergreen.staleness import Stale, find_stale, mend_commands, summarise
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def use_case(home: Settings) -> UseCase:
     receipts.create_tables()
+    catalog(home).create_tables()
     path = PROJECT_ROOT / "include" / "use_cases" / "churn" / "use_case.yaml"
     churn = load_use_case_file(path)
     changed = churn.model_copy(

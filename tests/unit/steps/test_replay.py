@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from evergreen import deploy, lake, receipts, steps
+from evergreen import deploy, lake, receipts, steps, upkeep
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
 from evergreen.replay import replay, replay_receipt
 from evergreen.settings import Settings
@@ -148,7 +149,7 @@ def test_a_replay_that_is_impossible_says_why(shop: Path) -> None:
     with pytest.raises(NotReadyError, match=r"version 7"):
         replay("shop/7")
     correct(CORRECTED)
-    lake.expire_snapshots("shop", "orders", datetime(2999, 1, 1, tzinfo=UTC), keep=set())
+    upkeep.expire_snapshots("shop", "orders", datetime(2999, 1, 1, tzinfo=UTC))
     with pytest.raises(NotReadyError, match="was expired"):
         replay(str(receipt.sequence))
 
@@ -161,6 +162,33 @@ def test_a_repeated_publish_commits_nothing(shop: Path) -> None:
     make_features(str(KNOWN))
     assert {table: lake.snapshot_id("shop", table) for table in tables} == before
     assert lake.read_day("shop", "features", KNOWN)["created_at"].equals(stamps)
+
+
+def test_a_commit_that_was_never_receipted_is_listed_until_its_run_is_repeated(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def killed(table: str) -> Iterator[Any]:
+        yield lambda rows: None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(receipts, "recording", killed)
+        correct(CORRECTED)
+    stale = find_stale(load_use_case("shop"))
+    orders = [item for item in stale if item.table == "orders"]
+    assert [(item.day, item.reason) for item in orders] == [
+        (CORRECTED, "committed by a run that died before its receipt")
+    ]
+    assert {item.day for item in stale if item.table == "features"} == set(
+        lake.days_between(CORRECTED, KNOWN + timedelta(days=1))
+    )
+    correct_again = lake.read_day("shop", "orders", CORRECTED)
+    publish_chunk(
+        Staged("shop", str(CORRECTED), ""), "publish_orders", "orders", correct_again, [CORRECTED]
+    )
+    assert {item.table for item in find_stale(load_use_case("shop"))} == {"features", "labels"}
+    make_features(f"{CORRECTED}..{KNOWN}")
+    assert find_stale(load_use_case("shop")) == []
 
 
 def test_a_past_night_keeps_its_decision_and_its_reference(shop: Path) -> None:
