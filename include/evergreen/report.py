@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import OperationalError
@@ -42,9 +46,17 @@ def _print_stale(console: Console, use_case: UseCase) -> None:
         table.add_row(finding.table, finding.period.label, finding.reason)
     console.print(table)
     console.print("Mend it with, one after the other (DAGs unpaused):")
+    program = "evergreen" if shutil.which("evergreen") else str(_program())
     for command in mend_commands(use_case, stale):
         # As it is: to be copied, not wrapped.
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+        line = command.replace("evergreen", program, 1)
+        console.print(f"  {line}", soft_wrap=True, highlight=False)
+
+
+def _program() -> Path:
+    installed = Path(sys.executable).with_name("evergreen")
+    here = Path.cwd()
+    return installed.relative_to(here) if installed.is_relative_to(here) else installed
 
 
 def _tables() -> Table:

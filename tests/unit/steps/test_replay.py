@@ -15,7 +15,8 @@ import pytest
 from evergreen import deploy, lake, receipts, steps, upkeep
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
 from evergreen.replay import replay, replay_receipt
-from evergreen.settings import Settings
+from evergreen.report import show_status
+from evergreen.settings import Settings, load_settings
 from evergreen.staleness import find_stale
 from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.training.tracking import describe_version
@@ -189,6 +190,29 @@ def test_a_commit_that_was_never_receipted_is_listed_until_its_run_is_repeated(
     assert {item.table for item in find_stale(load_use_case("shop"))} == {"features", "labels"}
     make_features(f"{CORRECTED}..{KNOWN}")
     assert find_stale(load_use_case("shop")) == []
+
+
+def test_status_and_the_nightly_table_list_what_is_stale_and_what_mends_it(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_status(load_settings())
+    assert "shop: nothing is stale." in capsys.readouterr().out
+    correct(KNOWN)
+    show_status(load_settings())
+    shown = capsys.readouterr().out
+    command = (
+        f"evergreen airflow backfill create --dag-id shop_ingest --from-date {KNOWN} "
+        f"--to-date {KNOWN} --reprocess-behavior completed"
+    )
+    assert "Stale in shop" in shown
+    assert f"orders of {KNOWN} changed" in shown
+    assert command in shown
+    assert steps.measure_staleness("shop", str(KNOWN)) == {"stale": 2}
+    (row, labels) = lake.read_day("shop", "staleness", KNOWN).to_pylist()
+    assert (row["table"], row["first_day"], row["last_day"]) == ("features", KNOWN, KNOWN)
+    assert row["mend"] == [command]
+    # Labels of the last 21 days wait for their horizon; one has just reached it.
+    assert (labels["table"], labels["last_day"]) == ("labels", KNOWN - timedelta(days=21))
 
 
 def test_a_past_night_keeps_its_decision_and_its_reference(shop: Path) -> None:
