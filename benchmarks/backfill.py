@@ -78,7 +78,7 @@ def main() -> None:
             lake.catalog(load_settings()).create_tables()
             receipts.create_tables()
             title, columns, rows, figures = QUESTIONS[name]()
-        report(f"backfill-{name}", title, columns, rows, **figures)
+        report("backfill", title, columns, rows, part=name, **figures)
         if figures.get("tables_that_differ"):
             raise SystemExit(f"Tables differ between the two ways: {figures}")
 

@@ -48,7 +48,12 @@ def workspace(name: str) -> Iterator[Settings]:
 
 
 def report(
-    name: str, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], **figures: Any
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    part: str = "",
+    **figures: Any,
 ) -> Path:
     """Print the rows as a table and write all figures to `EVERGREEN_HOME/bench/<name>.json`.
 
@@ -56,6 +61,9 @@ def report(
     ----------
     columns, rows
         The table. Values are shown with `str`; floats with three significant digits.
+    part
+        Which question of the benchmark this answers, if it asks several; the answers to the others
+        stay in the file.
     figures
         What the benchmark found, in units named by the keys; JSON-able.
     """
@@ -63,11 +71,14 @@ def report(
     for row in rows:
         table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row))
     console = Console()
+    if not console.is_terminal:
+        # In a log nothing is cut off.
+        console = Console(width=180)
     console.print(table)
     path = load_settings().home / "bench" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = {
-        "benchmark": name,
+    parts = json.loads(path.read_text())["parts"] if part and path.exists() else {}
+    parts[part or name] = {
         "title": title,
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "figures": figures,
@@ -75,7 +86,7 @@ def report(
         "versions": {package: version(package) for package in _PACKAGES},
         "machine": _machine(),
     }
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(json.dumps({"benchmark": name, "parts": parts}, indent=2) + "\n")
     console.print(f"Written to {path}")
     return path
 
