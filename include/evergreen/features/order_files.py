@@ -83,7 +83,7 @@ def read_orders(
     if not paths:
         empty = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in columns.items())
         return connection.sql(f"SELECT {empty} LIMIT 0")
-    files = _open(connection, paths)
+    files = open_files(connection, paths)
     missing = set(columns) - set(files.columns)
     if missing:
         raise ConfigError(
@@ -100,7 +100,10 @@ def naive_utc(instant: datetime) -> datetime:
     return instant.astimezone(UTC).replace(tzinfo=None)
 
 
-def _open(connection: duckdb.DuckDBPyConnection, paths: Sequence[str]) -> duckdb.DuckDBPyRelation:
+def open_files(
+    connection: duckdb.DuckDBPyConnection, paths: Sequence[str]
+) -> duckdb.DuckDBPyRelation:
+    """Open planned Parquet files, local ones or those behind URLs, as one relation."""
     if any("://" in path for path in paths):
         # DuckDB's own access to object stores is an extension to download; Arrow's is not.
         system, first = pafs.FileSystem.from_uri(paths[0])

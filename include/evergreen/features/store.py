@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import ColumnExpression, ConstantExpression
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import RepoConfig
@@ -41,6 +43,7 @@ from evergreen.features.online_store import (
     ForwardPostgresOnlineStore,
     ForwardPostgresOnlineStoreConfig,
 )
+from evergreen.features.order_files import open_files
 from evergreen.features.result import ARROW_TYPES, INSTANT
 from evergreen.settings import Settings, load_settings
 from evergreen.use_case import UseCase, as_of
@@ -161,52 +164,58 @@ class _NewestRows:
 
     def of(self, days: Sequence[date]) -> Iterator[pa.Table]:
         """Yield the newest row within the days of everybody who is in one of them."""
-        key = self._use_case.entity.key
         *earlier, last = days
-        seen: list[pa.Array] = []
-        for piece in lake.stream(self._scan(last), self._schema.names, _ROWS_AT_ONCE):
-            rows = piece.cast(self._schema)
-            if earlier:
-                seen += rows[key].chunks
-            yield self._noted(last, rows)
-        for day in reversed(earlier):
-            # Nearly all of them stayed, so their features need not be read.
-            present = self._noted(day, self._read(day, [key, "created_at"]), count=False)[key]
-            known = pa.chunked_array(seen, present.type)
-            left = present.filter(pc.invert(pc.is_in(present, value_set=known)))
-            if len(left):
-                seen += left.chunks
-                rows = self._read(day, self._schema.names)
-                yield self._noted(day, rows.filter(pc.is_in(rows[key], value_set=left)))
+        for piece in lake.stream(self._scan(last, last), self._schema.names, _ROWS_AT_ONCE):
+            yield self._noted(piece.cast(self._schema))
+        if earlier:
+            # Nearly all of them stayed to the last day; the others left on a few.
+            yield from self._newest(days[0], last, without=last)
 
     def before(self, day: date, first_day: date, keys: Sequence[Any]) -> list[pa.Table]:
         """Return the newest row before a day of those of the entities that have one."""
-        key = self._use_case.entity.key
-        missing, found = set(keys), []
-        while missing and day > first_day:
-            day -= timedelta(days=1)
-            present = missing.intersection(self._read(day, [key])[key].to_pylist())
-            if present:
-                rows = self._read(day, self._schema.names)
-                found.append(rows.filter(pc.is_in(rows[key], pa.array(present, rows[key].type))))
-                missing -= present
-        return found
+        if day <= first_day:
+            return []
+        kind = self._schema.field(self._use_case.entity.key).type
+        wanted = pa.array(keys, kind)
+        return list(self._newest(first_day, day - timedelta(days=1), among=wanted))
 
-    def _noted(self, day: date, rows: pa.Table, *, count: bool = True) -> pa.Table:
+    def _newest(
+        self, first: date, last: date, *, among: pa.Array | None = None, without: date | None = None
+    ) -> Iterator[pa.Table]:
+        key = self._use_case.entity.key
+        kind = self._schema.field(key).type
+        found = self._scan(first, last)
+        if not found.paths:
+            return
+        with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            files = open_files(connection, found.paths).select(key, "day", "created_at")
+            if among is not None:
+                files = files.filter(
+                    ColumnExpression(key).isin(*map(ConstantExpression, among.to_pylist()))
+                )
+            newest = files.aggregate(f'"{key}", max(day) AS day', f'"{key}"').to_arrow_table()
+            if among is None:
+                made = files.aggregate("day, min(created_at)", "day").fetchall()
+                self.created_at.update(dict(made))
+        for day in sorted(set(newest["day"].to_pylist()) - {without}, reverse=True):
+            keys = newest.filter(pc.equal(newest["day"], day))[key].cast(kind)
+            span = (self._use_case.name, "features", day, day + timedelta(days=1))
+            rows = lake.read(*span, self._schema.names, self._snapshot_id)
+            rows = rows.select(self._schema.names).cast(self._schema)
+            yield self._noted(rows.filter(pc.is_in(rows[key], value_set=keys.combine_chunks())))
+
+    def _noted(self, rows: pa.Table) -> pa.Table:
         if rows.num_rows:
+            day = rows["as_of"][0].as_py().date() - timedelta(days=1)
             oldest = pc.min(rows["created_at"]).as_py()
             self.created_at[day] = min(oldest, self.created_at.get(day, oldest))
-        self.rows += rows.num_rows if count else 0
+        self.rows += rows.num_rows
         return rows
 
-    def _scan(self, day: date) -> lake.Scan:
-        one_day = timedelta(days=1)
-        return lake.scan(self._use_case.name, "features", day, day + one_day, self._snapshot_id)
-
-    def _read(self, day: date, columns: Sequence[str]) -> pa.Table:
-        span = (self._use_case.name, "features", day, day + timedelta(days=1))
-        rows = lake.read(*span, columns, self._snapshot_id).select(columns)
-        return rows.cast(pa.schema([self._schema.field(name) for name in columns]))
+    def _scan(self, first: date, last: date) -> lake.Scan:
+        end = last + timedelta(days=1)
+        return lake.scan(self._use_case.name, "features", first, end, self._snapshot_id)
 
 
 def training_set(
