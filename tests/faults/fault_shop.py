@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import sqlalchemy as sa
@@ -158,7 +159,8 @@ def run_once(runs: Sequence[Run], validate: bool = True) -> list[Run]:
     refused: list[Run] = []
     for kind, period in runs:
         try:
-            run(kind, period, f"{kind} {period}", validate=validate)
+            # Each is a run of its own: two backfills may do the same at the same time.
+            run(kind, period, uuid4().hex, validate=validate)
         except GapError:
             refused.append((kind, period))
         except NotReadyError:
