@@ -62,7 +62,7 @@ test: $(READY) ## Run the tests, with the embedded services and no network
 	TZ=UTC $(BIN)/pytest
 
 .PHONY: test-faults
-test-faults: $(READY) ## 1,000 kills, 200 shuffled histories, full disks, dead databases; stock Feast beside ours
+test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside ours
 	TZ=UTC $(BIN)/pytest -m faults
 
 .PHONY: test-e2e
