@@ -126,7 +126,7 @@ def find_page(use_case: str, path: str) -> Path | None:
 
 
 def render_overview() -> str:
-    """Return the page: per use case its champion, decisions, tables, rows and validations.
+    """Return the page: per use case its champion, decisions, tables, rows, what is stale.
 
     What cannot be read is replaced by a sentence that says why; the rest is shown all the same.
     """
@@ -145,6 +145,7 @@ def _facts(name: str) -> dict[str, Any]:
         "decisions": _read_or_explain(lambda: _decisions(name)),
         "tables": _read_or_explain(lambda: _tables(name)),
         "rows": _read_or_explain(lambda: _rows(name)),
+        "stale": _read_or_explain(lambda: _stale(name)),
         "validated": find_page(name, "index.html") is not None,
     }
 
@@ -211,6 +212,15 @@ def _rows(name: str) -> list[dict[str, Any]]:
         name, "publish_orders", newest - timedelta(days=DAYS_OF_ROWS - 1), newest + timedelta(1)
     )
     return [{"day": day, **published[day].counts} for day in sorted(published, reverse=True)]
+
+
+def _stale(name: str) -> dict[str, Any]:
+    from evergreen.staleness import find_stale, mend_commands, summarise
+    from evergreen.use_case import load_use_case
+
+    use_case = load_use_case(name)
+    stale = find_stale(use_case)
+    return {"findings": summarise(use_case, stale), "mend": mend_commands(use_case, stale)}
 
 
 def _partitions(name: str, table: str) -> dict[Any, int]:

@@ -206,8 +206,8 @@ def test_the_page_explains_that_a_server_is_down(
     answer = login("viewer").get("/evergreen/")
 
     assert answer.status_code == 200
-    # Champion, decisions, tables and rows of each use case.
-    assert answer.text.count('class="problem"') == 4 * len(list_use_cases())
+    # Champion, decisions, tables, rows and what is stale of each use case.
+    assert answer.text.count('class="problem"') == 5 * len(list_use_cases())
     assert "Connection refused" in answer.text
     assert "hunter2" not in answer.text
 
@@ -236,7 +236,8 @@ def test_the_page_of_an_empty_home(login: Login, home: Settings) -> None:
     receipts.create_tables()
     empty = login("viewer").get("/evergreen/").text
 
-    assert without_tables.count('class="problem"') == len(list_use_cases())
+    # Rows and what is stale are read from the receipts.
+    assert without_tables.count('class="problem"') == 2 * len(list_use_cases())
     assert "relation &#34;receipts&#34; does not exist" in without_tables
     assert 'class="problem"' not in empty
     for sentence in (
@@ -244,6 +245,7 @@ def test_the_page_of_an_empty_home(login: Login, home: Settings) -> None:
         "Nothing was decided yet",
         "No table was published yet",
         "No day was ingested yet",
+        "Nothing is stale",
         "nothing was validated yet",
     ):
         assert empty.count(sentence) == len(list_use_cases())
@@ -296,6 +298,10 @@ def test_the_page_shows_the_facts_and_escapes_them(
     assert page.count("&lt;script&gt;alert(") == 11
     assert "reason 2026-01-20" in page
     assert "reason 2026-01-10" not in page
+    # Those receipts name no declaration, and two years before them were never ingested.
+    assert "use_case.yaml or SQL has changed what orders are" in page
+    assert "never published" in page
+    assert "evergreen airflow dags trigger churn_history" in page
     # Fourteen days of rows.
     assert "4,019" in page
     assert "4,006" in page
