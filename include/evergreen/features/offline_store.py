@@ -9,6 +9,7 @@ a value is usable in `[timestamp, timestamp + ttl)`, where Feast would include t
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
@@ -35,6 +36,9 @@ from evergreen import lake
 from evergreen.errors import NotReadyError
 from evergreen.features.lake_source import LakeSource
 from evergreen.settings import load_settings
+
+# Feast switches these on for every library; this one is about ibis and DuckDB, not about us.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ibis\.")
 
 _Reader = Callable[[DataSource, str], Table]
 
