@@ -22,7 +22,9 @@ def features(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.compute_features, **UNTIL_NO_GAP)(use_case.name, DAY, RUN)
+        staged = task(steps.one_day(steps.compute_features), **UNTIL_NO_GAP)(
+            use_case.name, DAY, RUN
+        )
         validated = task(steps.validate_features)(staged)
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
         task(steps.materialize_online)(published)

@@ -24,7 +24,7 @@ def ingest(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.stage_orders)(use_case.name, DAY, RUN)
+        staged = task(steps.one_day(steps.stage_orders))(use_case.name, DAY, RUN)
         validated = task(steps.validate_orders)(staged)
         publisher(steps.publish_orders, asset(use_case, "orders"))(validated)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Self
+from functools import wraps
+from typing import Any, Self
 
 from evergreen.errors import ConfigError
 from evergreen.use_case import parse_day
@@ -33,11 +35,8 @@ class Period:
             The text is neither, or the range ends before it starts.
         """
         first_text, separator, last_text = text.partition("..")
-        if not separator and text in ("", "None"):
-            raise ConfigError(
-                "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): by "
-                "`airflow backfill create`, or in the trigger form's field for the partition key."
-            )
+        if separator and "" in (first_text, last_text):
+            raise ConfigError(f"The period is {text!r}; expected YYYY-MM-DD..YYYY-MM-DD.")
         first = parse_day(first_text)
         last = parse_day(last_text) if separator else first
         if last < first:
@@ -65,3 +64,17 @@ class Period:
         """Split into consecutive periods of at most `size` days."""
         starts = self.days[::size]
         return [Period(s, min(s + timedelta(days=size), self.end)) for s in starts]
+
+
+def one_day(step: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Let a step that takes ranges take one day only.
+
+    For DAGs whose runs are for one day each: the key of a run goes on with its asset events, and
+    who receives them expects a day.
+    """
+
+    @wraps(step)
+    def of_one_day(use_case: str, day: str, run: str | None = None) -> dict[str, Any]:
+        return step(use_case, parse_day(day, use_case).isoformat(), run)
+
+    return of_one_day

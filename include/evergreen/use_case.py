@@ -539,23 +539,43 @@ def as_of(day: date) -> datetime:
     return datetime.combine(day + timedelta(days=1), time(), UTC)
 
 
-def parse_day(text: str) -> date:
-    """Parse a partition key.
+def parse_day(text: str, use_case: str | None = None) -> date:
+    """Parse a partition key, which is one day.
+
+    Parameters
+    ----------
+    use_case
+        Whose run it is; for the message.
 
     Raises
     ------
     ConfigError
-        The text is not `YYYY-MM-DD`.
+        The text is not `YYYY-MM-DD` in ASCII, it is a range, or there is no text.
 
     >>> parse_day("2026-03-01")
     datetime.date(2026, 3, 1)
     """
+    if text in ("", "None"):
+        raise ConfigError(
+            "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): by "
+            "`airflow backfill create`, or in the trigger form's field for the partition key."
+        )
+    if ".." in text:
+        raise ConfigError(
+            f"The day is {text!r}, a range; runs of this DAG work for one UTC day each. Give one "
+            f"day (YYYY-MM-DD), or load the range with {use_case or '<use case>'}_history, the DAG "
+            "that takes ranges (fields `from` and `to`)."
+        )
     try:
         day = date.fromisoformat(text)
     except (TypeError, ValueError):
         day = None
-    if day is None or day.isoformat() != text:
-        raise ConfigError(f"The day is {text!r}; expected a UTC day written YYYY-MM-DD.")
+    if day is None or day.isoformat() != text or not 1900 <= day.year < 3000:
+        # Beyond those years, windows and horizons would leave the calendar.
+        raise ConfigError(
+            f"The day is {text!r}; expected a UTC day written YYYY-MM-DD in ASCII digits, of the "
+            "years 1900 to 2999."
+        )
     return day
 
 

@@ -79,6 +79,22 @@ def test_permanent_errors_are_not_retried(dag_bag: DagBag) -> None:
     assert checked > 20
 
 
+def test_a_run_for_one_day_refuses_a_range_at_its_first_task(dag_bag: DagBag) -> None:
+    """An asset event carries its run's key, so a range would reach every DAG behind."""
+    from evergreen.errors import ConfigError
+
+    day = "{{ partition_key or params.get('day') }}"
+    refused = set()
+    for stage in ("ingest", "features", "train", "score", "monitor"):
+        dag = dag_bag.dags[f"churn_{stage}"]
+        for task in (task for task in dag.roots if day in task.op_args):
+            given = ["2025-12-30..2025-12-31" if a == day else str(a) for a in task.op_args]
+            with pytest.raises(ConfigError, match=r"a range; .*_history"):
+                task.python_callable(*given)
+            refused.add(stage)
+    assert refused == {"ingest", "features", "train", "score", "monitor"}
+
+
 def test_parsing_imports_no_heavy_library(run_python: Callable[[str], str]) -> None:
     files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem != "conventions")
     assert len(files) == len(STAGES) + 1

@@ -7,6 +7,7 @@ attempt, and publishing replaces whole partitions.
 Parsing a DAG imports this package, so heavy libraries are imported inside the functions.
 """
 
+from evergreen.period import one_day
 from evergreen.steps.features import (
     compute_features,
     materialize_online,
@@ -64,6 +65,7 @@ __all__ = [
     "measure_freshness",
     "measure_performance",
     "measure_staleness",
+    "one_day",
     "promote_challenger",
     "publish_features",
     "publish_labels",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evergreen.errors import ConfigError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
-from evergreen.use_case import UseCase, as_of, load_use_case
+from evergreen.use_case import UseCase, as_of, load_use_case, parse_day
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ def accept_request(
     `as_known` or `as_corrected`.
     """
     load_use_case(use_case)
-    Period.parse(day)
+    parse_day(day, use_case)
     if corrections not in (AS_KNOWN, AS_CORRECTED):
         raise ConfigError(
             f"corrections is {corrections!r}; expected {AS_KNOWN!r} or {AS_CORRECTED!r}."
