@@ -132,9 +132,15 @@ def replay_training(run: RunFacts) -> Replay:
             f"Run {run.run_id} does not say what it was trained on; it was made before runs did."
         )
     _require_same_lock(f"run {run.run_id}", run.tags["lock_digest"])
+    if run.reads and list(run.reads) != use_case.feature_names:
+        raise PermanentError(
+            f"Run {run.run_id} was trained on the features {', '.join(run.reads)}; declared are "
+            f"now {', '.join(use_case.feature_names)}. Check out the commit it was trained with "
+            f"(its tag code_digest is {run.tags['code_digest']}), and replay there."
+        )
     plan = run.plan
     inputs = TrainingInputs.from_dict(json.loads(run.tags["inputs"]))
-    split = label_split(assemble(use_case, plan, inputs), plan, use_case)
+    split = label_split(assemble(use_case, plan, inputs).rows, plan, use_case)
     fitted = fit_booster(
         split, use_case, threads=int(run.parameters["nthread"]), seed=int(run.tags["seed"])
     )

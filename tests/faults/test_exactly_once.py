@@ -29,6 +29,7 @@ from fault_shop import (
 from killer import Killer, Nursery, Tally
 
 from evergreen import lake, staleness, steps
+from evergreen.errors import NotReadyError
 from evergreen.release import ledger
 from evergreen.training import tracking
 
@@ -209,7 +210,8 @@ def test_model_steps(
         tally.cycles += 1
     # Versions count up, so none was made that nobody knows of, and each has its files.
     assert made == list(range(1, len(made) + 1))
-    assert not tracking.version_exists(shop.use_case, len(made) + 1)
+    with pytest.raises(NotReadyError):
+        tracking.describe_version(shop.use_case, len(made) + 1)
     registry = tracking._client(None)
     experiment = registry.get_experiment_by_name(NAME).experiment_id
     assert list(registry.search_runs([experiment], "attributes.status = 'RUNNING'")) == []
@@ -242,7 +244,7 @@ def require_champion(shop: Shop) -> None:
     book = ledger.engine()
     assert ledger.verify(book, NAME) == ()
     versions = ledger_versions()
-    assert tracking.version_exists(shop.use_case, versions[-1])
+    assert tracking.describe_version(shop.use_case, versions[-1])
     assert tracking.alias_version(shop.use_case, "champion") in versions[-2:]
     if lake.exists(NAME, "predictions"):
         scored = set(lake.read_day(NAME, "predictions", DAYS[-1])["model_version"].to_pylist())

@@ -486,11 +486,17 @@ def _open(
 
 def _view(store: FeatureStore, use_case: UseCase) -> FeatureView:
     try:
-        return store.get_feature_view(view_name(use_case))
+        view = store.get_feature_view(view_name(use_case))
     except FeastObjectNotFoundException as error:
         raise NotReadyError(
             f"Feast does not know {view_name(use_case)}. Apply the definitions: `make up` does."
         ) from error
+    if unlike := {field.name for field in view.features} ^ set(use_case.feature_names):
+        raise NotReadyError(
+            f"Feast and use_case.yaml of {use_case.name} differ in the features "
+            f"{', '.join(sorted(unlike))}. Apply the definitions: `make up` does."
+        )
+    return view
 
 
 def _check_entity_frame(use_case: UseCase, entity_frame: pa.Table) -> None:

@@ -53,11 +53,19 @@ class Baseline(Stored):
 
 @dataclass(frozen=True)
 class Champion(Stored):
-    """The model in charge, measured now on the challenger's holdout."""
+    """The model in charge, measured now on the challenger's holdout.
+
+    Parameters
+    ----------
+    unfit
+        Why it cannot be measured at all: it reads features that are not computed any more. Such a
+        champion can score nobody, so there is nothing to be worse than.
+    """
 
     version: int
     auc: float | None
     logloss: float | None = None
+    unfit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -252,6 +260,13 @@ def _champion(evidence: Evidence, gate: Gate) -> Iterator[Check]:
             else f"the ledger stands at entry {evidence.ledger_sequence}, but its champion was "
             "not measured on this holdout",
         )
+        return
+    if champion.unfit is not None:
+        reason = (
+            f"champion {champion.version} cannot be measured on today's features: "
+            f"{champion.unfit}. The challenger is held against the other demands alone"
+        )
+        yield Check(name, True, auc, None, reason)
         return
     if champion.auc is None:
         reason = f"champion {champion.version} has no AUC on this holdout; measure it again"

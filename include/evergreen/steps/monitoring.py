@@ -236,6 +236,7 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
     from evergreen.monitoring.drift import SCORE, measure_drift
     from evergreen.monitoring.reference import Reference
     from evergreen.settings import load_settings
+    from evergreen.training.compatibility import require_computed, require_fit
     from evergreen.training.fit import predict
     from evergreen.training.frame import prepare
 
@@ -246,6 +247,8 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
     }
     if not features.num_rows:
         raise NotReadyError(f"{use_case.name}.features has no rows for {night}.")
+    require_fit(use_case, model.version, model.reads)
+    require_computed(use_case, [(night, features)], model.feature_names)
     # Scored here with the champion, so that the score's drift is about the population and not
     # about which version happened to score the day.
     matrix = prepare(features, model.feature_names)

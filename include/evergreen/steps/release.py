@@ -14,15 +14,15 @@ def release_version(
     """Append the decision to the ledger and let the registry's alias follow."""
     from evergreen.release.ledger import engine
     from evergreen.release.promote import promote
-    from evergreen.training.tracking import set_champion, version_exists
+    from evergreen.training.compatibility import require_fit
+    from evergreen.training.tracking import describe_version, set_champion
 
     declared = load_use_case(use_case)
     if not reason.strip():
         raise ConfigError("The release has no reason. Fill in the form's field `reason`.")
-    if not version_exists(declared, int(version)):
-        raise ConfigError(
-            f"{use_case} has no version {version} in the registry. Look up its versions in MLflow."
-        )
+    if not (version.isascii() and version.isdigit()):
+        raise ConfigError(f"The version is {version!r}; expected a number of the registry.")
+    require_fit(declared, int(version), describe_version(declared, int(version)).reads)
     entry = promote(
         engine(),
         use_case,
@@ -40,7 +40,8 @@ def resolve_release(released: dict[str, Any], day: str) -> dict[str, Any]:
     """Name the day that is to be scored again by the released version; empty for none."""
     if day in ("", "None"):
         return {**released, "day": None}
-    return {**released, "day": parse_day(day).isoformat(), "because": "released"}
+    wanted = parse_day(day, released["use_case"])
+    return {**released, "day": wanted.isoformat(), "because": "released"}
 
 
 def has_day(resolved: dict[str, Any]) -> bool:

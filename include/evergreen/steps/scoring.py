@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,19 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
     """
     from evergreen import receipts
     from evergreen.release import ledger
+    from evergreen.training.compatibility import require_fit
+    from evergreen.training.tracking import describe_version
 
-    wanted = Period.parse(day)
-    recorded = receipts.latest(use_case, "publish_predictions", wanted.start, wanted.end)
+    declared, wanted = load_use_case(use_case), parse_day(day, use_case)
+    recorded = receipts.latest(use_case, "publish_predictions", wanted, wanted + timedelta(days=1))
     if recorded:
-        version = int(recorded[wanted.start].inputs["model_version"])
+        version = int(recorded[wanted].inputs["model_version"])
+        require_fit(
+            declared,
+            version,
+            describe_version(declared, version).reads,
+            f"It has scored {day} before; {use_case}_release scores that day with another version.",
+        )
         return {"use_case": use_case, "day": day, "version": version, "because": "recorded"}
     champion = ledger.champion(ledger.engine(), use_case)
     if champion is None:
@@ -31,6 +40,7 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
             f"{use_case} has no champion yet, so {day} cannot be scored. Trigger {use_case}_train "
             "with a day as its partition key; then clear this run."
         )
+    require_fit(declared, champion.version, describe_version(declared, champion.version).reads)
     return {"use_case": use_case, "day": day, "version": champion.version, "because": "champion"}
 
 
@@ -39,10 +49,12 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
     from evergreen import lake, receipts
     from evergreen.scoring.score import score
     from evergreen.settings import load_settings
+    from evergreen.training.compatibility import require_computed, require_fit
     from evergreen.training.tracking import load_version
 
     started = time.monotonic()
-    declared, day = load_use_case(resolved["use_case"]), parse_day(resolved["day"])
+    declared = load_use_case(resolved["use_case"])
+    day = parse_day(resolved["day"], declared.name)
     period = Period.parse(resolved["day"])
     basis = receipts.newest_sequence(declared.name)
     snapshot = lake.snapshot_id(declared.name, "features")
@@ -53,6 +65,8 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
             "that day first (it follows a backfill of the ingest DAG)."
         )
     model = load_version(declared, resolved["version"])
+    require_fit(declared, model.version, model.reads)
+    require_computed(declared, [(day, features)], model.feature_names)
     staged = Staged(
         declared.name,
         period.label,

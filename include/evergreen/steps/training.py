@@ -62,17 +62,21 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     for table, pins in inputs.pins.items():
         if pins:
             logger.info("%s of %s are read as known then", table, ", ".join(map(str, pins)))
-    rows = assemble(declared, plan, inputs)
+    assembled = assemble(declared, plan, inputs)
     staged = Staged(
         declared.name,
         period.label,
         str(lake.new_staging(declared.name, "training", period.label, run)),
         chunks=(period.label,),
         inputs=inputs.to_dict(),
-        facts={"reason": request["reason"], "rows": rows.num_rows},
+        facts={
+            "reason": request["reason"],
+            "rows": assembled.rows.num_rows,
+            "left_out": {str(day): rows for day, rows in assembled.left_out.items()},
+        },
         basis=basis,
     )
-    staged.write("training_set", period, rows)
+    staged.write("training_set", period, assembled.rows)
     return staged.with_seconds(started).to_dict()
 
 
@@ -98,6 +102,8 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
     oracle = oracle_for(declared, as_of(plan.holdout[-1]), declared.label.horizon_days)
     evaluation = evaluate(fitted.booster, split.holdout, declared, threads=threads, oracle=oracle)
     baselines = fit_baselines(split, declared)
+    # Before the version is registered: what fails until then can be repeated as if never begun.
+    champion, sequence = _champion_on(declared, split.holdout, threads)
     version = log_training_run(
         TrainingRecord(
             day=period.last,
@@ -109,6 +115,7 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
             evaluation=evaluation,
             baselines=baselines,
             inputs=batch.inputs,
+            left_out=batch.facts["left_out"],
             reference=_reference(split, fitted, threads).to_dict(),
             code_digest=receipts.code_digest(declared),
             lock_digest=receipts.lock_digest(),
@@ -117,7 +124,6 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
         declared,
     )
     _keep_inputs(declared, version.version, batch.inputs)
-    champion, sequence = _champion_on(declared, split.holdout, threads)
     evidence = Evidence(
         day=period.last,
         use_case=declared.name,
@@ -269,6 +275,7 @@ def _champion_on(
 ) -> tuple[Champion | None, int]:
     """Measure the champion on the challenger's holdout; also its place in the ledger."""
     from evergreen.release import gate, ledger
+    from evergreen.training.compatibility import find_misfit
     from evergreen.training.evaluate import measure_auc, measure_logloss
     from evergreen.training.fit import predict
     from evergreen.training.frame import prepare
@@ -278,6 +285,8 @@ def _champion_on(
     if entry is None:
         return None, 0
     model = load_version(use_case, entry.version)
+    if misfit := find_misfit(use_case, model.reads):
+        return gate.Champion(entry.version, auc=None, unfit=f"it reads {misfit}"), entry.sequence
     matrix = prepare(_as_table(holdout, list(holdout.feature_names)), model.feature_names)
     scores = predict(model.booster, matrix, threads=threads)
     champion = gate.Champion(

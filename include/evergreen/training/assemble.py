@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from itertools import accumulate
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evergreen import lake
 from evergreen.as_known import pins_of
-from evergreen.errors import NotReadyError
+from evergreen.errors import NotReadyError, ValidationError
 from evergreen.features.store import training_set
+from evergreen.training.compatibility import mending, require_computed
 from evergreen.training.split import SplitPlan
 from evergreen.use_case import UseCase
+
+logger = logging.getLogger(__name__)
+
+MIN_COVERAGE_RATIO = 0.9
+"""Least share of a day's labelled entities that must have features.
+
+A few become known later, by late orders. More than that means that `labels.sql` asks about others
+than are scored, and a model trained on the rest would be judged on a population it does not serve.
+"""
 
 _TABLES = ("features", "labels")
 
@@ -67,29 +80,106 @@ def choose_inputs(
     return TrainingInputs(snapshots, {} if corrected else pins_of(use_case, day, days))
 
 
-def assemble(use_case: UseCase, plan: SplitPlan, inputs: TrainingInputs) -> pa.Table:
-    """Join the labels of the plan's days with the features known at their `as_of`.
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set, and whom it leaves out.
 
-    Returns
-    -------
-    pa.Table
+    Parameters
+    ----------
+    rows
         Entity key, `as_of`, `label`, and the features in declared order; rows in the order of
         the labels' days.
+    left_out
+        Per day, labelled entities without features: nobody like them is ever scored. Days without
+        any are absent.
+    """
+
+    rows: pa.Table
+    left_out: Mapping[date, int]
+
+
+def assemble(use_case: UseCase, plan: SplitPlan, inputs: TrainingInputs) -> TrainingSet:
+    """Join the labels of the plan's days with the features known at their `as_of`.
 
     Raises
     ------
     NotReadyError
-        Labels of a day are not published, or a snapshot has been expired.
+        Labels or features of a day are not published, a declared feature was not computed on a
+        day, or a snapshot has been expired.
+    ValidationError
+        More labelled entities of a day have no features than `MIN_COVERAGE_RATIO` allows.
     """
-    return training_set(
+    labels = _labels(use_case, plan.days, inputs)
+    covered = _with_features(use_case, labels, inputs)
+    left_out = {
+        day: missing
+        for day, rows in covered.items()
+        if (missing := labels[day].num_rows - rows.num_rows)
+    }
+    for day, missing in left_out.items():
+        logger.warning(
+            "%d of %d labelled entities of %s have no features and are left out",
+            *(missing, labels[day].num_rows, day),
+        )
+    rows = training_set(
         use_case,
-        _labels(use_case, plan.days, inputs),
+        pa.concat_tables(covered.values()),
         snapshot_id=inputs.snapshots["features"],
         pins=inputs.pins.get("features"),
     )
+    ends = accumulate(part.num_rows for part in covered.values())
+    joined = (
+        (day, rows.slice(end - part.num_rows, part.num_rows))
+        for (day, part), end in zip(covered.items(), ends, strict=True)
+    )
+    require_computed(use_case, joined, use_case.feature_names)
+    return TrainingSet(rows, left_out)
 
 
-def _labels(use_case: UseCase, days: Sequence[date], inputs: TrainingInputs) -> pa.Table:
+def _with_features(
+    use_case: UseCase, labels: Mapping[date, pa.Table], inputs: TrainingInputs
+) -> dict[date, pa.Table]:
+    """Keep the labels of the entities that have features on the label's day."""
+    snapshot, pins = inputs.snapshots["features"], inputs.pins.get("features", {})
+    published = lake.partitions(use_case.name, "features", snapshot) if snapshot else {}
+    missing = [day for day in labels if not pins.get(day, day in published)]
+    if missing:
+        hint = " If they were computed later, set the field corrections to as_corrected."
+        raise NotReadyError(
+            f"Training needs features of {len(labels)} days and {len(missing)} of them have labels "
+            f"but no features ({', '.join(map(str, missing))}). Compute them: "
+            f"{mending(use_case, missing)}.{hint if set(missing) & set(pins) else ''}"
+        )
+    key = use_case.entity.key
+    known: dict[date, pa.Array] = {}
+
+    def read() -> Iterator[tuple[date, pa.Table]]:
+        for day in labels:
+            features = lake.read_day(use_case.name, "features", day, pins.get(day, snapshot))
+            known[day] = features[key].combine_chunks()
+            yield day, features
+
+    # Feast cannot join columns that no file has.
+    require_computed(use_case, read(), use_case.feature_names)
+    covered = {}
+    for day, labelled in labels.items():
+        has_features = pc.is_in(labelled[key], value_set=known[day])
+        covered[day] = labelled.filter(has_features)
+        if covered[day].num_rows < MIN_COVERAGE_RATIO * labelled.num_rows:
+            without = labelled.filter(pc.invert(has_features))[key]
+            raise ValidationError(
+                f"Of {labelled.num_rows} labelled entities of {day}, {len(without)} have no "
+                f"features (such as {', '.join(map(str, without.slice(0, 3).to_pylist()))}); "
+                f"expected features of at least {MIN_COVERAGE_RATIO:.0%}. Give labels.sql and "
+                f"features.sql of {use_case.name} the same population (their WHERE and HAVING), "
+                f"then load the days again with {use_case.name}_history."
+            )
+    return covered
+
+
+def _labels(
+    use_case: UseCase, days: Sequence[date], inputs: TrainingInputs
+) -> dict[date, pa.Table]:
     snapshot, pins = inputs.snapshots["labels"], inputs.pins.get("labels", {})
     published = lake.partitions(use_case.name, "labels", snapshot)
     missing = [day for day in days if day not in published and not pins.get(day)]
@@ -100,10 +190,10 @@ def _labels(use_case: UseCase, days: Sequence[date], inputs: TrainingInputs) -> 
             f"{use_case.name}_history from {missing[0]} to "
             f"{missing[-1] + timedelta(days=use_case.label.horizon_days)}."
         )
-    return pa.concat_tables(
-        lake.read_day(use_case.name, "labels", day, pins.get(day, snapshot)).select(
+    return {
+        day: lake.read_day(use_case.name, "labels", day, pins.get(day, snapshot)).select(
             [use_case.entity.key, "as_of", "label"]
         )
         for day in days
         if pins.get(day, snapshot)
-    )
+    }

@@ -75,6 +75,8 @@ class LoadedModel:
         Everything that was measured in training, by name (`holdout_auc`, ...).
     tags
         Tags of the version (`day`, `request_key`, ...).
+    reads
+        The dtype that was declared for each feature; None if that was not recorded.
     """
 
     booster: xgb.Booster = field(repr=False, compare=False)
@@ -85,6 +87,7 @@ class LoadedModel:
     reference: dict[str, Any] = field(repr=False)
     metrics: dict[str, float]
     tags: dict[str, str]
+    reads: dict[str, str | None]
 
 
 def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: int) -> FittedModel:

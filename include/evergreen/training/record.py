@@ -41,6 +41,8 @@ class TrainingRecord:
         Measurements on the holdout.
     inputs
         Iceberg snapshot id of each table that was read; None for a table without snapshots.
+    left_out
+        Per day, labelled entities that have no features and are in no part of the split.
     reference
         The drift reference, JSON-serialisable.
     code_digest, lock_digest
@@ -58,6 +60,7 @@ class TrainingRecord:
     evaluation: Evaluation
     baselines: tuple[Baseline, ...]
     inputs: Mapping[str, int | None]
+    left_out: Mapping[str, int]
     reference: Mapping[str, Any]
     code_digest: str
     lock_digest: str
@@ -83,6 +86,7 @@ def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
 def run_metrics(record: TrainingRecord) -> dict[str, float]:
     """Numbers: `holdout_<metric>` of the model, `<baseline>_<metric>` of the baselines."""
     numbers = {f"holdout_{name}": value for name, value in record.evaluation.metrics().items()}
+    numbers["left_out_rows"] = float(sum(record.left_out.values()))
     for baseline in record.baselines:
         numbers[f"{baseline.name}_auc"] = baseline.auc
         numbers[f"{baseline.name}_logloss"] = baseline.logloss
@@ -106,6 +110,7 @@ def write_artifacts(record: TrainingRecord, folder: Path) -> None:
     documents: dict[str, Any] = {
         REFERENCE_FILE: record.reference,
         IMPORTANCES_FILE: record.fitted.importances,
+        "left_out.json": dict(record.left_out),
         "calibration.json": [asdict(bin_) for bin_ in record.evaluation.calibration],
     }
     for name, content in documents.items():

@@ -21,7 +21,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
@@ -44,6 +44,9 @@ from evergreen.training.split import SplitPlan
 from evergreen.use_case import UseCase
 
 CHAMPION = "champion"
+
+# Versions are 32-bit integers; this is the greatest.
+_NO_VERSION = 2**31 - 1
 
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "xgboost")
 
@@ -75,11 +78,15 @@ class VersionFacts:
         Everything that was measured in training, by name (`holdout_auc`, ...).
     tags
         Tags of the version (`day`, `request_key`, ...).
+    reads
+        The features it was trained on, in order, with the dtype that was declared for each; None
+        for versions that were trained before it was recorded.
     """
 
     run_id: str
     metrics: dict[str, float]
     tags: dict[str, str]
+    reads: dict[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class RunFacts:
         The days of every part.
     frame_digests
         Per part, the digest of its rows (the first 36 hexadecimal digits).
+    reads
+        As in `VersionFacts`.
     """
 
     run_id: str
@@ -101,6 +110,7 @@ class RunFacts:
     parameters: dict[str, str]
     plan: SplitPlan
     frame_digests: dict[str, str]
+    reads: dict[str, str | None]
 
 
 def initialise(settings: Settings | None = None) -> None:
@@ -197,9 +207,10 @@ def describe_version(
     """
     with _explained(f"version {version} of {use_case.name}"):
         client = _client(settings)
-        found = client.get_model_version(use_case.name, str(version))
-        metrics = client.get_run(found.run_id).data.metrics
-    return VersionFacts(found.run_id, dict(metrics), dict(found.tags))
+        # What does not fit into MLflow's column is no version, and the database would say so.
+        found = client.get_model_version(use_case.name, str(min(version, _NO_VERSION)))
+        run = client.get_run(found.run_id)
+    return VersionFacts(found.run_id, dict(run.data.metrics), dict(found.tags), _reads(run))
 
 
 def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
@@ -225,7 +236,8 @@ def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
         for tag in given.tags
         if tag.key == "mlflow.data.context"
     }
-    return RunFacts(run_id, dict(found.data.tags), parameters, SplitPlan(**days), digests)
+    plan = SplitPlan(**days)
+    return RunFacts(run_id, dict(found.data.tags), parameters, plan, digests, _reads(found))
 
 
 def load_version(use_case: UseCase, version: int, settings: Settings | None = None) -> LoadedModel:
@@ -275,6 +287,7 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
         reference=documents[REFERENCE_FILE],
         metrics=found.metrics,
         tags=found.tags,
+        reads=found.reads,
     )
 
 
@@ -288,16 +301,6 @@ def alias_version(use_case: UseCase, alias: str, settings: Settings | None = Non
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-
-
-def version_exists(use_case: UseCase, version: int, settings: Settings | None = None) -> bool:
-    """Whether a version is registered."""
-    try:
-        with _explained():
-            _client(settings).get_model_version(use_case.name, str(version))
-    except NotReadyError:
-        return False
-    return True
 
 
 def set_alias(
@@ -417,6 +420,7 @@ def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
         }
     )
     snapshots = dict(sorted(record.inputs.items()))
+    dtypes = {name: feature.dtype for name, feature in use_case.features.columns.items()}
     datasets = []
     for part in ("fit", "validation", "refit", "holdout"):
         frame: LabelledFrame | None = getattr(record.split, part)
@@ -426,7 +430,7 @@ def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
             "snapshots": snapshots,
             "days": [str(day) for day in getattr(record.plan, part)],
         }
-        profile = {"num_rows": frame.rows, "positives": frame.positives}
+        profile = {"num_rows": frame.rows, "positives": frame.positives, "features": dtypes}
         tags = [InputTag("mlflow.data.context", part)]
         tags += [InputTag(f"snapshot.{table}", str(value)) for table, value in snapshots.items()]
         dataset = Dataset(
@@ -439,6 +443,16 @@ def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
         )
         datasets.append(DatasetInput(dataset, tags))
     return datasets
+
+
+def _reads(run: Run) -> dict[str, str | None]:
+    """Read which features a run's model was trained on from what `_datasets` recorded."""
+    for given in run.inputs.dataset_inputs:
+        if dtypes := json.loads(given.dataset.profile).get("features"):
+            return dict(dtypes)
+        columns = json.loads(given.dataset.schema)["mlflow_colspec"]
+        return {column["name"]: None for column in columns}
+    return {}
 
 
 def _log_model(record: TrainingRecord) -> tuple[str, str]:

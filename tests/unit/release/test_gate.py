@@ -53,6 +53,16 @@ def test_a_good_challenger_is_promoted_with_all_reasons():
     assert len(verdict.reasons) == len(verdict.checks) == 9
 
 
+def test_a_champion_that_cannot_be_measured_excuses_nothing_else():
+    unfit = replace(GOOD, champion=Champion(3, None, unfit="it reads x, which is gone"))
+    verdict = decide_promotion(unfit, GATE)
+    assert verdict.decision == "promote"
+    assert any("champion 3 cannot be measured" in reason for reason in verdict.reasons)
+    assert Evidence.from_dict(json.loads(json.dumps(unfit.to_dict()))) == unfit
+    weak = replace(unfit, challenger=replace(GOOD.challenger, auc=0.69))
+    assert failed(weak) == {"min_auc", "beats_recency", "beats_logistic_regression"}
+
+
 @pytest.mark.parametrize(
     ("evidence", "names"),
     [

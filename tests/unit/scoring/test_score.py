@@ -74,6 +74,7 @@ def model(features):
         reference={},
         metrics={},
         tags={},
+        reads={},
     )
 
 

@@ -38,6 +38,7 @@ def record(fitted, split, plan, use_case):
         evaluation=evaluate(fitted.booster, split.holdout, use_case, threads=2),
         baselines=fit_baselines(split, use_case),
         inputs={"features": 123, "labels": None},
+        left_out={"2025-01-01": 3},
         reference={"idle_days": {"quantiles": [1.0, 2.0]}},
         code_digest="c0de",
         lock_digest="10c4",
@@ -61,6 +62,13 @@ def test_version_comes_back_as_it_was_trained(trained, record, use_case, setting
     assert model.metrics["recency_auc"] == record.baselines[0].auc
     assert model.tags["day"] == "2025-01-01"
     assert model.tags["reason"] == "drift of idle_days"
+    assert list(model.reads.items()) == [
+        ("orders", "int64"),
+        ("idle_days", "float64"),
+        ("gap_days", "float64"),
+        ("vip", "bool"),
+    ]
+    assert model.metrics["left_out_rows"] == 3
 
 
 def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, settings):
@@ -132,8 +140,8 @@ def test_unknown_version_is_named(trained, use_case, settings):
         tracking.load_version(use_case, 999, settings)
     with pytest.raises(NotReadyError, match="version 999 of tiny"):
         tracking.set_alias(use_case, 999, "champion", settings)
-    assert not tracking.version_exists(use_case, 999, settings)
-    assert tracking.version_exists(use_case, trained.version, settings)
+    with pytest.raises(NotReadyError, match=f"version {2**70} of tiny"):
+        tracking.describe_version(use_case, 2**70, settings)
 
 
 def test_alias_of_a_model_never_registered_is_none(use_case, settings):

@@ -1,0 +1,115 @@
+"""Whether a model can read what is declared, and whether what is declared was computed.
+
+A table keeps the columns that are no longer computed, and its old days lack the ones that were
+added since; both read as null. To a model null is a value like any other, so it would score them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, timedelta
+
+import pyarrow as pa
+
+from evergreen import receipts
+from evergreen.errors import NotReadyError
+from evergreen.staleness import Stale, mend_commands
+from evergreen.use_case import UseCase
+
+_ONE_DAY = timedelta(days=1)
+
+
+def find_misfit(use_case: UseCase, reads: Mapping[str, str | None]) -> str | None:
+    """Say why a model cannot read what the use case declares; None if it can.
+
+    Parameters
+    ----------
+    reads
+        The features the model was trained on, with the dtype that was declared for each (None
+        where a version is too old to say). Whole numbers and fractions are the same to a model.
+    """
+    declared = {name: feature.dtype for name, feature in use_case.features.columns.items()}
+    gone = [name for name in reads if name not in declared]
+    retyped = [
+        f"{name} ({dtype} when it was trained, now {declared[name]})"
+        for name, dtype in reads.items()
+        if dtype and name in declared and (dtype == "bool") != (declared[name] == "bool")
+    ]
+    parts = [
+        f"{', '.join(gone)}, which use_case.yaml does not declare any more" if gone else "",
+        f"{', '.join(retyped)}" if retyped else "",
+    ]
+    return " and ".join(part for part in parts if part) or None
+
+
+def require_fit(
+    use_case: UseCase, version: int, reads: Mapping[str, str | None], instead: str = ""
+) -> None:
+    """Refuse a version that does not fit the declaration.
+
+    Parameters
+    ----------
+    version, reads
+        A registered version, and its features; see `find_misfit`.
+    instead
+        What else may be done, as one sentence.
+
+    Raises
+    ------
+    NotReadyError
+        It reads features that are not computed any more.
+    """
+    if misfit := find_misfit(use_case, reads):
+        raise NotReadyError(
+            f"{use_case.name}: version {version} reads {misfit}; it would score empty values. "
+            f"Train on what is declared now ({use_case.name}_train), or keep the column in "
+            f"use_case.yaml and features.sql. {instead}".rstrip()
+        )
+
+
+def require_computed(
+    use_case: UseCase, features: Iterable[tuple[date, pa.Table]], names: Sequence[str]
+) -> None:
+    """Refuse days on which a declared feature was not computed.
+
+    Parameters
+    ----------
+    features
+        Days, with all their rows; further columns are ignored. Not modified.
+    names
+        The features that are going to be read; all declared.
+
+    Raises
+    ------
+    NotReadyError
+        A feature that is not nullable has nulls; or a nullable one is null in all rows of a day
+        that was computed by another declaration than the present one.
+    """
+    lacking: dict[date, list[str]] = {}
+    for day, rows in features:
+        for name in names:
+            empty = rows[name].null_count if name in rows.column_names else rows.num_rows
+            if use_case.features.columns[name].nullable and empty:
+                # Nobody having a value is possible; a column that was not computed looks the same.
+                empty *= empty == rows.num_rows and _is_by_another_declaration(use_case, day)
+            if empty:
+                found = f"{name} ({empty} of {rows.num_rows} rows are empty)"
+                lacking.setdefault(day, []).append(found)
+    if lacking:
+        first = min(lacking)
+        others = f", and {len(lacking) - 1} more days likewise" if len(lacking) > 1 else ""
+        raise NotReadyError(
+            f"{use_case.name}.features of {first} lack {', '.join(lacking[first])}{others}: they "
+            "were computed before use_case.yaml declared this. Compute them again: "
+            f"{mending(use_case, lacking)}"
+        )
+
+
+def mending(use_case: UseCase, days: Iterable[date]) -> str:
+    """Return the commands that compute the features of some days."""
+    return "; ".join(mend_commands(use_case, [Stale("features", day, "") for day in days]))
+
+
+def _is_by_another_declaration(use_case: UseCase, day: date) -> bool:
+    made = receipts.latest(use_case.name, "publish_features", day, day + _ONE_DAY).get(day)
+    return made is not None and made.contract_digest != use_case.contract_digest("features")
