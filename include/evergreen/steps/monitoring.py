@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import fields
 from datetime import date, timedelta
@@ -14,7 +15,7 @@ from evergreen.use_case import UseCase, load_use_case, parse_day
 
 if TYPE_CHECKING:
     from evergreen.monitoring.drift import DriftRow
-    from evergreen.monitoring.governor import Evidence, Verdict
+    from evergreen.monitoring.governor import Evidence, State, Verdict
     from evergreen.release.decisions import Stored
     from evergreen.release.ledger import Entry
     from evergreen.training.fit import LoadedModel
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _Row = TypeVar("_Row", bound="Stored")
+
+_REQUEST = ("governor", "retrain")
+_TOLD_BY: dict[str, State] = {
+    "accept_request": "started",
+    "fail_request": "failed",
+    "judge_challenger": "judged",
+}
 
 
 def measure_drift(use_case: str, day: str) -> dict[str, Any]:
@@ -144,8 +152,8 @@ def measure_staleness(use_case: str, day: str) -> dict[str, Any]:
 def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Let the governor weigh the night, and keep evidence and verdict in `decisions`.
 
-    What was decided on a night that is past stays on record: looking at it again with what is known
-    now must not unmake a request that was made.
+    A decision to retrain stays on record, and so does every decision of a night that is past:
+    looking again with what is known now cannot unmake what was decided.
     """
     from evergreen import receipts
     from evergreen.monitoring import governor
@@ -153,57 +161,75 @@ def decide_retraining(use_case: str, day: str, measured: list[dict[str, Any]]) -
 
     declared, tonight = load_use_case(use_case), parse_day(day)
     drift, performance, freshness = measured
-    entry = _champion(use_case)
-    champion = (
-        governor.Champion(
-            entry.version, parse_day(describe_version(declared, entry.version).tags["day"])
-        )
-        if entry
-        else None
-    )
-    requests, in_progress = _requests(declared)
-    evidence = governor.Evidence(
-        use_case=use_case,
-        day=tonight,
-        newest_day=receipts.newest_day(use_case, "publish_features"),
-        nights=tuple(governor.Night.from_dict(night) for night in drift["nights"]),
-        performance=(
-            governor.Performance.from_dict(performance["performance"])
-            if performance["performance"]
+    # One at a time: another run of this night may be deciding, and must not be overwritten.
+    with receipts.recording(f"{use_case}.decisions of the governor"):
+        entry = _champion(use_case)
+        champion = (
+            governor.Champion(
+                entry.version, parse_day(describe_version(declared, entry.version).tags["day"])
+            )
+            if entry
             else None
-        ),
-        champion=champion,
-        training_in_progress=in_progress,
-        requests=requests,
-        incidents=(*drift["incidents"], *freshness["incidents"]),
-    )
-    verdict = governor.decide_retraining(evidence, declared.monitoring)
-    if "not_newest" in verdict.blocks and _was_decided(use_case, tonight):
-        logger.info("the decision of %s is on record and stays as it is", tonight)
-    else:
-        _publish(
-            declared,
-            day,
-            "decide_retraining",
-            "decisions",
-            governor.record_retraining_decision(evidence, declared.monitoring, verdict),
-            tonight,
-            part={"kind": "governor"},
         )
+        states = _training_states(use_case)
+        requests = _requests_before(use_case, tonight)
+        trainings = dict.fromkeys(requests, "asked") | states
+        evidence = governor.Evidence(
+            use_case=use_case,
+            day=tonight,
+            newest_day=receipts.newest_day(use_case, "publish_features"),
+            nights=tuple(governor.Night.from_dict(night) for night in drift["nights"]),
+            performance=(
+                governor.Performance.from_dict(performance["performance"])
+                if performance["performance"]
+                else None
+            ),
+            champion=champion,
+            requests=requests,
+            incidents=(*drift["incidents"], *freshness["incidents"]),
+            trainings=tuple(
+                governor.Training(asked_for, state)
+                for asked_for, state in sorted(trainings.items())
+                if asked_for < tonight and state in ("asked", "started")
+            ),
+        )
+        verdict = governor.decide_retraining(evidence, declared.monitoring)
+        incidents, is_past = evidence.incidents, "not_newest" in verdict.blocks
+        recorded = _recorded_decision(use_case, tonight)
+        if recorded and (is_past or recorded[1].decision == "retrain"):
+            evidence, verdict = recorded
+            logger.info("the decision of %s is on record and stays as it is", tonight)
+        else:
+            _publish(
+                declared,
+                day,
+                "decide_retraining",
+                "decisions",
+                governor.record_retraining_decision(evidence, declared.monitoring, verdict),
+                tonight,
+                part={"kind": "governor"},
+            )
     logger.info("%s", _report(declared, evidence, verdict))
+    if verdict.decision == "retrain" and tonight in states:
+        logger.info(
+            "the training of %s is %s, and is not started again; to do so, clear its run of "
+            "%s_train, or trigger one by hand",
+            *(tonight, states[tonight], use_case),
+        )
     return {
         "use_case": use_case,
         "day": day,
         "decision": verdict.decision,
         "trigger": verdict.trigger,
         "reasons": list(verdict.reasons),
-        "incidents": list(evidence.incidents),
+        "incidents": list(incidents),
         "drifted": _tonights_drift(drift["nights"], tonight),
+        "wanted": verdict.decision == "retrain" and not is_past and tonight not in states,
     }
 
 
 def is_retraining_wanted(verdict: dict[str, Any]) -> bool:
-    """Whether the governor asks for retraining.
+    """Whether the governor asks for retraining that has not been taken up yet.
 
     Raises
     ------
@@ -216,7 +242,7 @@ def is_retraining_wanted(verdict: dict[str, Any]) -> bool:
             + "; ".join(verdict["incidents"])
             + ". Bad data is no reason to retrain: mend the pipeline, then run this night again."
         )
-    return bool(verdict["decision"] == "retrain")
+    return bool(verdict["wanted"])
 
 
 def request_retraining(verdict: dict[str, Any]) -> dict[str, Any]:
@@ -302,23 +328,40 @@ def _version_of_night(use_case: str, night: date) -> int | None:
     return champion.version if champion else None
 
 
-def _was_decided(use_case: str, night: date) -> bool:
-    from evergreen import receipts
+def _recorded_decision(use_case: str, night: date) -> tuple[Evidence, Verdict] | None:
+    """Return what the governor saw and decided on a night, if it was asked before."""
+    from evergreen import lake
+    from evergreen.monitoring.governor import Evidence, Verdict
 
-    one_day = timedelta(days=1)
-    return bool(receipts.latest(use_case, "decide_retraining", night, night + one_day))
+    if not lake.exists(use_case, "decisions"):
+        return None
+    for row in lake.read_day(use_case, "decisions", night).to_pylist():
+        if row["kind"] == "governor":
+            evidence = json.loads(row["evidence"])["evidence"]
+            return Evidence.from_dict(evidence), Verdict.from_dict(json.loads(row["verdict"]))
+    return None
 
 
-def _requests(use_case: UseCase) -> tuple[tuple[date, ...], bool]:
-    """Days retraining was requested for, and whether one of them awaits the gate's verdict."""
+def _requests_before(use_case: str, night: date) -> tuple[date, ...]:
+    """Return the earlier days that retraining was requested for."""
     from evergreen import lake
 
-    if not lake.exists(use_case.name, "decisions"):
-        return (), False
-    rows = lake.read(use_case.name, "decisions", columns=["day", "kind", "decision"]).to_pylist()
-    requested = {r["day"] for r in rows if r["kind"] == "governor" and r["decision"] == "retrain"}
-    judged = {r["day"] for r in rows if r["kind"] == "gate"}
-    return tuple(sorted(requested)), bool(requested - judged)
+    if not lake.exists(use_case, "decisions"):
+        return ()
+    rows = lake.read(use_case, "decisions", end=night, columns=["day", "kind", "decision"])
+    found = {r["day"] for r in rows.to_pylist() if (r["kind"], r["decision"]) == _REQUEST}
+    return tuple(sorted(found))
+
+
+def _training_states(use_case: str) -> dict[date, State]:
+    """Tell how the training of each day stands, by the newest receipt of the tasks that know."""
+    from evergreen import receipts
+
+    newest: dict[date, tuple[int, State]] = {}
+    for step, days in receipts.traces(use_case, *_TOLD_BY).items():
+        for day, history in days.items():
+            newest[day] = max(newest.get(day, (0, "asked")), (history[-1].sequence, _TOLD_BY[step]))
+    return {day: state for day, (_, state) in newest.items()}
 
 
 def _champion(use_case: str) -> Entry | None:
