@@ -40,6 +40,9 @@ def train(use_case: UseCase) -> None:
         training_set = task(steps.assemble_training_set)(request, RUN)
         challenger = task(steps.train_challenger)(training_set)
         verdict = task(steps.judge_challenger)(challenger)
+        # The run still ends as failed: the promotion, which cannot start, is a leaf as well.
+        failure = task(steps.fail_request, trigger_rule="one_failed")(use_case.name, DAY, RUN)
+        chain(verdict, failure)
         passed = task.short_circuit(steps.is_promotable)(verdict)
         promoted = task(steps.promote_challenger)(verdict)
         if use_case.approval:

@@ -284,11 +284,13 @@ def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]
     return [day for day in days if day not in present]
 
 
-def newest_day(use_case: str, step: str) -> date | None:
-    """Return the newest day a step has ever been receipted for."""
+def newest_day(use_case: str, step: str, before: datetime | None = None) -> date | None:
+    """Return the newest day a step has ever been receipted for, or had been by an instant."""
     query = sa.select(sa.func.max(_RECEIPTS.c.day)).where(
         _RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step
     )
+    if before is not None:
+        query = query.where(_RECEIPTS.c.recorded_at < before)
     with _engine().connect() as connection:
         day: date | None = connection.execute(query).scalar()
         return day

@@ -94,8 +94,9 @@ def find_stale(use_case: UseCase) -> list[Stale]:
 
     Notes
     -----
-    Missing are days of orders between the first day and the newest, and days of features and
-    labels that could be there since the table was begun; nobody is owed scores or measurements.
+    Missing are days of orders between the first day and the newest, days of features and labels
+    that could be there since the table was begun, and, once there are nights, the performance of
+    days with scores and labels; nobody is owed scores or drift.
     Cost: O(receipts), and O(changed days) for each stale one.
     """
     traces = receipts.traces(use_case.name, *_STEPS.values())
@@ -204,6 +205,13 @@ def _owed(
     use_case: UseCase, table: str, traces: Mapping[str, Mapping[date, Sequence[Trace]]]
 ) -> list[date]:
     """Days that a table should have, by the days there are."""
+    if table == "performance":
+        scored, labelled = (
+            {day for day, history in traces[_STEPS[read]].items() if history[-1].content}
+            for read in ("predictions", "labels")
+        )
+        watched = receipts.newest_day(use_case.name, "measure_freshness") is not None
+        return sorted(scored & labelled) if watched else []
     orders, standing = traces[_STEPS["orders"]], traces[_STEPS[table]]
     if table not in ("orders", "features", "labels") or not orders or not standing:
         return []

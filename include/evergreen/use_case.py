@@ -395,6 +395,8 @@ class Monitoring(_Model):
     max_model_age_days: Annotated[int, Field(ge=1)] | None = 90
     cooldown_days: Annotated[int, Field(ge=0)] = 7
     weekly_budget: Annotated[int, Field(ge=1)] = 1
+    # A training that was asked for or started this many days ago is no longer waited for.
+    request_expires_days: Annotated[int, Field(ge=1)] = 7
     # The newest feature and prediction partitions may lie at most this far behind.
     max_staleness_days: Annotated[int, Field(ge=0)] = 1
 

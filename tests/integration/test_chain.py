@@ -135,6 +135,23 @@ def test_bad_data_fails_at_once_and_publishes_nothing(
     assert lake.snapshot_id("shop", "orders") == before
 
 
+def test_a_failed_training_is_recorded_and_stays_failed(
+    chain: tuple[Settings, AirflowClient],
+) -> None:
+    _, client = chain
+    run = client.trigger("shop_train", partition_key=str(FIRST_DAY))
+    assert client.wait("shop_train", run.run_id, timeout_seconds=SECONDS).state == "failed"
+    states = {t.task_id: t.state for t in client.tasks("shop_train", run.run_id)}
+    assert (states["assemble_training_set"], states["fail_request"]) == ("failed", "success")
+    rows = lake.read_day("shop", "decisions", FIRST_DAY).to_pylist()
+    assert {(row["kind"], row["decision"]) for row in rows} == {
+        ("request", "started"),
+        ("request", "failed"),
+    }
+    (failed,) = [row for row in rows if row["decision"] == "failed"]
+    assert run.run_id in failed["reasons"][0]
+
+
 def wait_for_keys(client: AirflowClient, stage: str, keys: set[str]) -> None:
     """Wait for the runs that asset events start; each must succeed."""
     import time

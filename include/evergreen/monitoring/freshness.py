@@ -36,7 +36,10 @@ class FreshnessRow(Stored):
 
 
 def measure_freshness(
-    newest: Mapping[str, date | None], day: date, max_staleness_days: int
+    newest: Mapping[str, date | None],
+    day: date,
+    max_staleness_days: int,
+    owed_after: Mapping[str, date] | None = None,
 ) -> list[FreshnessRow]:
     """Measure how many days each table lies behind `day`.
 
@@ -47,6 +50,9 @@ def measure_freshness(
     day
         The UTC day the night looks at. A table that is further ahead (an old night is looked at
         again) lags 0 days.
+    owed_after
+        For tables that begin later than others, the day up to which they owe nothing. Without any
+        day, such a table lags behind that; every other one is stale.
 
     Returns
     -------
@@ -60,7 +66,10 @@ def measure_freshness(
     """
     if not newest:
         raise NotReadyError("No table was named; freshness of nothing says nothing.")
-    return [_row(table, newest[table], day, max_staleness_days) for table in sorted(newest)]
+    return [
+        _row(table, newest[table], day, max_staleness_days, (owed_after or {}).get(table))
+        for table in sorted(newest)
+    ]
 
 
 def freshness_table(day: date, rows: Sequence[FreshnessRow]) -> pa.Table:
@@ -68,13 +77,17 @@ def freshness_table(day: date, rows: Sequence[FreshnessRow]) -> pa.Table:
     return pa.Table.from_pylist([{"day": day} | asdict(row) for row in rows], schema=FRESHNESS)
 
 
-def _row(table: str, newest: date | None, day: date, max_staleness_days: int) -> FreshnessRow:
-    if newest is None:
+def _row(
+    table: str, newest: date | None, day: date, max_staleness_days: int, owed_after: date | None
+) -> FreshnessRow:
+    reached = newest or owed_after
+    if reached is None:
         return FreshnessRow(table, None, None, True, f"{table} holds no day at all")
-    lag = max(0, (day - newest).days)
+    lag = max(0, (day - reached).days)
     stale = lag > max_staleness_days
+    what = f"ends on {newest}" if newest else f"holds no day yet, and owes those after {reached}"
     reason = (
-        f"{table} ends on {newest}, {lag} days before {day}; "
+        f"{table} {what}, {lag} days before {day}; "
         f"{'more than' if stale else 'within'} the allowed {max_staleness_days}"
     )
-    return FreshnessRow(table, newest, lag, stale, reason)
+    return FreshnessRow(table, newest, lag if newest else None, stale, reason)

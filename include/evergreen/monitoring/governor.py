@@ -3,6 +3,9 @@
 Three things may call for it: drift that persists, degraded performance, the champion's age. Each
 of several things forbids it, whatever calls: bad data, an older night looked at again, a training
 that is under way, a request not long ago. All of them are stated, the losing ones too.
+
+A request has a life: asked (the decision), started, and an end: judged by the gate, failed, or not
+waited for any longer. Ages are counted in days of data, from the day asked for to the night.
 """
 
 from __future__ import annotations
@@ -11,13 +14,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from evergreen.release.decisions import Stored, decision_table
+import pyarrow as pa
+
+from evergreen.release.decisions import DECISIONS, Stored, decision_table
 from evergreen.use_case import Monitoring
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Decision = Literal["retrain", "wait"]
 Trigger = Literal["degradation", "drift", "schedule"]
@@ -30,6 +32,9 @@ Block = Literal[
     "cooldown",
     "budget",
 ]
+
+Event = Literal["started", "failed"]
+State = Literal["asked", "started", "failed", "judged"]
 
 _WEEK = timedelta(days=7)
 
@@ -87,6 +92,14 @@ class Champion(Stored):
 
 
 @dataclass(frozen=True)
+class Training(Stored):
+    """The training of an earlier day: asked for by its night, or started by hand."""
+
+    day: date
+    state: State
+
+
+@dataclass(frozen=True)
 class Evidence(Stored):
     """All the governor may look at.
 
@@ -98,9 +111,12 @@ class Evidence(Stored):
         Newest day of features there is; None without any.
     nights
         Nights with measured drift, any order; a night that is absent is no drift night.
+    training_in_progress
+        How a training without an end was told before there was `trainings`; stored evidence has it.
     requests
-        Days for which retraining was requested. A request for `day` itself is this very one,
-        made by a run that is now repeated, and does not count.
+        Earlier days for which retraining was requested.
+    trainings
+        Of earlier days, those that have neither been judged nor failed.
     incidents
         Failed freshness, failed validation, a drift measurement without data: one text each.
     """
@@ -114,6 +130,7 @@ class Evidence(Stored):
     training_in_progress: bool = False
     requests: tuple[date, ...] = ()
     incidents: tuple[str, ...] = ()
+    trainings: tuple[Training, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,8 +164,8 @@ def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
 
     Notes
     -----
-    Asked again with the same evidence it answers the same; a request recorded for the same day
-    changes nothing, so a run that was killed between deciding and asking may be repeated.
+    Asked again with the same evidence it answers the same, and nothing that follows from the
+    decision is evidence for it: only requests and trainings of earlier days are.
     """
     blocks = tuple(_blocks(evidence, monitoring))
     calls = tuple(_triggers(evidence, monitoring))
@@ -156,6 +173,12 @@ def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
     retrain = bool(triggers) and not blocks
     reasons = tuple(f"blocked, {name}: {why}" for name, why in blocks)
     reasons += tuple(f"{trigger}: {why}" for trigger, why in calls)
+    _, expired = _unfinished(evidence, monitoring)
+    if triggers and expired:
+        reasons += (
+            f"no longer waited for: {'; '.join(map(_describe, expired))}, within "
+            f"{monitoring.request_expires_days} days (see the runs of {evidence.use_case}_train)",
+        )
     if not triggers:
         reasons += ("nothing calls for retraining",)
     return Verdict(
@@ -183,6 +206,18 @@ def record_retraining_decision(
         demands=monitoring.model_dump(mode="json"),
         verdict=verdict,
     )
+
+
+def record_event(use_case: str, day: date, event: Event, reason: str) -> pa.Table:
+    """Return an event in the life of the training of a day as one row of `decisions`."""
+    row = {
+        "day": day,
+        "use_case": use_case,
+        "kind": "request",
+        "decision": event,
+        "reasons": [reason],
+    }
+    return pa.Table.from_pylist([row], schema=DECISIONS)
 
 
 def replay_retraining(stored: str) -> Verdict:
@@ -255,6 +290,14 @@ def _blocks(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Block,
         )
     if evidence.training_in_progress:
         yield "in_progress", "a training is under way; there is one at a time"
+    under_way, _ = _unfinished(evidence, monitoring)
+    if under_way:
+        until = under_way[-1].day + timedelta(days=monitoring.request_expires_days)
+        yield (
+            "in_progress",
+            f"{'; '.join(map(_describe, under_way))}; there is one at a time, and it is waited for "
+            f"until {until}",
+        )
     if champion is not None and champion.trained_on >= evidence.day:
         yield (
             "already_trained",
@@ -277,6 +320,20 @@ def _blocks(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Block,
             "budget",
             f"{len(week)} requests within 7 days; the budget is {monitoring.weekly_budget}",
         )
+
+
+def _unfinished(
+    evidence: Evidence, monitoring: Monitoring
+) -> tuple[list[Training], list[Training]]:
+    """Return the trainings that are waited for, and those that were waited for in vain."""
+    trainings = sorted(evidence.trainings, key=lambda training: training.day)
+    expiry = evidence.day - timedelta(days=monitoring.request_expires_days)
+    return [t for t in trainings if t.day > expiry], [t for t in trainings if t.day <= expiry]
+
+
+def _describe(training: Training) -> str:
+    what = "was requested and has not started" if training.state == "asked" else "has not ended"
+    return f"the training of {training.day} {what}"
 
 
 def _triggers(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Trigger, str]]:

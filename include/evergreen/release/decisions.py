@@ -36,7 +36,8 @@ DECISIONS = pa.schema(
         ("verdict", pa.string()),
     ]
 )
-"""Arrow schema of the table `decisions`: one row per gate or governor decision."""
+"""Arrow schema of the table `decisions`: one row per gate or governor decision, and per event of a
+training (kind `request`), which has no evidence and no verdict."""
 
 
 @dataclass(frozen=True)

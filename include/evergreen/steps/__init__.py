@@ -42,6 +42,7 @@ from evergreen.steps.scoring import (
 from evergreen.steps.training import (
     accept_request,
     assemble_training_set,
+    fail_request,
     is_promotable,
     judge_challenger,
     promote_challenger,
@@ -56,6 +57,7 @@ __all__ = [
     "compute_features",
     "decide_retraining",
     "expire_snapshots",
+    "fail_request",
     "has_day",
     "is_promotable",
     "is_retraining_wanted",

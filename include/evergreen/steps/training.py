@@ -18,6 +18,7 @@ from evergreen.use_case import UseCase, as_of, load_use_case, parse_day
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from evergreen.monitoring.governor import Event
     from evergreen.monitoring.reference import Reference
     from evergreen.release.gate import Champion
     from evergreen.training.fit import FittedModel
@@ -32,19 +33,26 @@ AS_KNOWN, AS_CORRECTED = "as_known", "as_corrected"
 def accept_request(
     use_case: str, day: str, reason: str, corrections: str = AS_KNOWN
 ) -> dict[str, Any]:
-    """State what is trained, for which day, and why.
+    """State what is trained, for which day, and why, and record that it has started.
 
     `corrections` says how days are read that were corrected after the day was processed:
     `as_known` or `as_corrected`.
     """
-    load_use_case(use_case)
-    parse_day(day, use_case)
+    declared = load_use_case(use_case)
+    wanted = parse_day(day, use_case)
     if corrections not in (AS_KNOWN, AS_CORRECTED):
         raise ConfigError(
             f"corrections is {corrections!r}; expected {AS_KNOWN!r} or {AS_CORRECTED!r}."
         )
+    _record_event(declared, wanted, "accept_request", "started", reason)
     logger.info("training %s for %s: %s", use_case, day, reason)
     return {"use_case": use_case, "day": day, "reason": reason, "corrections": corrections}
+
+
+def fail_request(use_case: str, day: str, run: str) -> None:
+    """Record that a training ended without a verdict, so that nobody waits for it."""
+    reason = f"{use_case}_train {run} failed before the gate; its failed task's log says why"
+    _record_event(load_use_case(use_case), parse_day(day), "fail_request", "failed", reason)
 
 
 def assemble_training_set(request: dict[str, Any], run: str | None = None) -> dict[str, Any]:
@@ -236,6 +244,19 @@ def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
         "sequence": entry.sequence,
         "previous_version": entry.previous_version,
     }
+
+
+def _record_event(use_case: UseCase, day: date, step: str, event: Event, reason: str) -> None:
+    from evergreen.monitoring.governor import record_event
+
+    publish_chunk(
+        Staged(use_case.name, day.isoformat(), ""),
+        step,
+        "decisions",
+        record_event(use_case.name, day, event, reason),
+        [day],
+        part={"kind": "request", "decision": event},
+    )
 
 
 def _keep_inputs(use_case: UseCase, version: int, inputs: Mapping[str, int | None]) -> None:

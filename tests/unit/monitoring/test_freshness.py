@@ -25,6 +25,19 @@ def test_a_table_without_days_is_stale():
     assert (row.newest_day, row.lag_days, row.stale) == (None, None, True)
 
 
+def test_a_table_that_begins_later_owes_only_what_comes_after():
+    def predictions(nights):
+        day = DAY + timedelta(nights)
+        (row,) = measure_freshness({"predictions": None}, day, 1, {"predictions": DAY})
+        return row
+
+    assert [predictions(n).stale for n in (-1, 0, 1, 2)] == [False, False, False, True]
+    assert predictions(2).reason == (
+        "predictions holds no day yet, and owes those after 2026-03-10, 2 days before 2026-03-12; "
+        "more than the allowed 1"
+    )
+
+
 def test_an_older_night_sees_newer_tables_as_fresh():
     (row,) = measure_freshness({"orders": DAY + timedelta(30)}, DAY, 0)
     assert (row.lag_days, row.stale) == (0, False)

@@ -11,6 +11,7 @@ from evergreen.monitoring.governor import (
     Evidence,
     Night,
     Performance,
+    Training,
     Verdict,
     decide_retraining,
     record_retraining_decision,
@@ -85,6 +86,8 @@ def test_all_triggers_are_stated():
         ({"newest_day": DAY + timedelta(1)}, "not_newest"),
         ({"newest_day": None}, "not_newest"),
         ({"training_in_progress": True}, "in_progress"),
+        ({"trainings": (Training(ago(1), "asked"),)}, "in_progress"),
+        ({"trainings": (Training(ago(9), "started"), Training(ago(6), "started"))}, "in_progress"),
         ({"champion": Champion(3, DAY)}, "already_trained"),
         ({"requests": (ago(6),)}, "cooldown"),
     ],
@@ -138,10 +141,48 @@ def test_cooldown_and_budget_end_on_time():
     assert decide(replace(DRIFTING, requests=(ago(6), ago(6))), two).decision == "retrain"
 
 
-def test_a_repeated_run_asks_again_for_its_own_day():
-    first = decide(DRIFTING)
-    assert decide(replace(DRIFTING, requests=(DAY,))) == first
-    assert first.decision == "retrain"
+def test_a_training_that_never_ended_is_not_waited_for_for_ever():
+    found = decide(replace(DRIFTING, trainings=(Training(ago(7), "asked"),)))
+    assert found.decision == "retrain"
+    assert found.reasons[-1] == (
+        f"no longer waited for: the training of {ago(7)} was requested and has not started, within "
+        "7 days (see the runs of churn_train)"
+    )
+    patient = MONITORING.model_copy(update={"request_expires_days": 8})
+    found = decide(replace(DRIFTING, trainings=(Training(ago(7), "started"),)), patient)
+    assert found.blocks == ("in_progress",)
+    assert "waited for until 2026-03-21" in found.reasons[0]
+    # Nothing calls for retraining, so nobody misses the one that got lost.
+    assert decide(replace(CALM, trainings=(Training(ago(7), "asked"),))) == decide(CALM)
+
+
+def test_what_an_earlier_version_stored_is_replayed():
+    stored = json.dumps(
+        {
+            "demands": MONITORING.model_dump(mode="json", exclude={"request_expires_days"}),
+            "evidence": {
+                "champion": {"trained_on": "2025-12-01", "version": 3},
+                "day": "2026-03-20",
+                "incidents": [],
+                "newest_day": "2026-03-20",
+                "nights": [],
+                "performance": None,
+                "requests": ["2026-03-20", "2026-01-02"],
+                "training_in_progress": True,
+                "use_case": "churn",
+            },
+        }
+    )
+    assert replay_retraining(stored) == Verdict(
+        decision="wait",
+        trigger=None,
+        triggers=("schedule",),
+        blocks=("in_progress",),
+        reasons=(
+            "blocked, in_progress: a training is under way; there is one at a time",
+            "schedule: champion 3 is 109 days old; the limit is 90",
+        ),
+    )
 
 
 def test_no_age_limit_means_no_schedule():
@@ -215,6 +256,9 @@ evidences = st.builds(
     champion=st.none() | st.builds(Champion, st.just(3), st.integers(-1, 120).map(ago)),
     training_in_progress=st.sampled_from([False, False, True]),
     requests=st.lists(days, max_size=3).map(tuple),
+    trainings=st.lists(
+        st.builds(Training, days, st.sampled_from(["asked", "started"])), max_size=2
+    ).map(tuple),
     incidents=st.sampled_from([(), (), ("orders is stale",)]),
 )
 demands = st.builds(
@@ -236,6 +280,7 @@ def test_retraining_only_ever_happens_when_it_may(evidence, monitoring):
         earlier = [request for request in evidence.requests if request != DAY]
         assert not evidence.incidents
         assert not evidence.training_in_progress
+        assert all((DAY - training.day).days >= 7 for training in evidence.trainings)
         assert evidence.newest_day == DAY
         assert evidence.champion is not None
         assert evidence.champion.trained_on < DAY
@@ -264,6 +309,7 @@ def test_the_order_of_nights_and_requests_does_not_matter(evidence, monitoring, 
         evidence,
         nights=tuple(evidence.nights[n] for n in order if n < len(evidence.nights)),
         requests=evidence.requests[::-1],
+        trainings=evidence.trainings[::-1],
     )
     found, expected = decide(shuffled, monitoring), decide(evidence, monitoring)
     assert found == expected

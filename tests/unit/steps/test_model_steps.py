@@ -94,7 +94,7 @@ def test_a_champion_is_made_scores_and_is_watched(shop: Path) -> None:
     assert overall["rows"] == published["rows"]
     assert 0.5 < overall["auc"] < 1
     decisions = lake.read_day("shop", "decisions", KNOWN).to_pylist()
-    assert sorted(row["kind"] for row in decisions) == ["gate", "governor"]
+    assert sorted(row["kind"] for row in decisions) == ["gate", "governor", "request"]
 
 
 def test_a_refused_challenger_changes_nothing(shop: Path) -> None:
