@@ -7,6 +7,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -17,10 +19,13 @@ from evergreen.errors import (
     LookAheadError,
     NotReadyError,
     SourceMissingError,
+    StagingError,
     ValidationError,
 )
+from evergreen.period import Period
 from evergreen.release import ledger, ledger_table
 from evergreen.settings import Settings, load_settings
+from evergreen.steps.staged import Staged
 
 pytestmark = pytest.mark.integration
 
@@ -268,3 +273,52 @@ def _content() -> dict[str, list[Any]]:
             row.pop("created_at", None)
         found[table] = sorted(rows, key=repr)
     return found
+
+
+@pytest.mark.parametrize("table", ["orders", "quarantine"])
+def test_only_what_was_validated_is_published(shop: Path, table: str) -> None:
+    days = [DAY, DAY + timedelta(days=1)]
+    for number, day in enumerate(days):
+        good = [order(100 * number + n, day) for n in range(20)]
+        deliver(shop, day, *good, *(order(900 + n, day, value="-1") for n in range(3)))
+    # Two loads of one day each, so that the second finds rows to replace.
+    ingest(str(days[0]))
+    before = lake.read("shop", table).num_rows
+    staged = steps.validate_orders(steps.stage_orders("shop", f"{days[0]}..{days[1]}"))
+    (file,) = Path(staged["folder"]).glob(f"{table}-*.parquet")
+    whole = pq.read_table(file)
+    pq.write_table(whole.slice(0, 3), file)
+    with pytest.raises(StagingError, match=r"not what was staged and validated.*Clear the run"):
+        steps.publish_orders(staged)
+    assert lake.read("shop", table).num_rows == before
+    assert receipts.missing_days("shop", "publish_quarantine", *_span(days)) == [days[1]]
+    # The run, cleared from its first task on.
+    ingest(f"{days[0]}..{days[1]}")
+    assert lake.read("shop", table).num_rows == 2 * before
+
+
+@pytest.mark.parametrize("step", ["features", "predictions"])
+def test_a_staged_file_of_the_right_shape_but_other_values_is_not_published(
+    shop: Path, step: str
+) -> None:
+    deliver(shop, DAY, *(order(n, DAY, f"c{n}") for n in range(20)))
+    ingest(str(DAY))
+    staged = steps.validate_features(steps.compute_features("shop", str(DAY)))
+    if step == "predictions":
+        batch = Staged("shop", str(DAY), str(lake.new_staging("shop", step, "x")), (str(DAY),))
+        batch.write(step, Period.parse(str(DAY)), pa.table({"day": [DAY], "score": [0.5]}))
+        staged = batch.to_dict()
+    (file,) = Path(staged["folder"]).glob(f"{step}-*.parquet")
+    rows = pq.read_table(file)
+    column = "total_orders" if step == "features" else "score"
+    other = pa.array([7] * rows.num_rows).cast(rows.schema.field(column).type)
+    rows = rows.set_column(rows.column_names.index(column), column, other)
+    pq.write_table(rows, file)
+    publish = steps.publish_features if step == "features" else steps.publish_predictions
+    with pytest.raises(StagingError, match="Clear the run"):
+        publish(staged)
+    assert not lake.exists("shop", step)
+
+
+def _span(days: list[date]) -> tuple[date, date]:
+    return days[0], days[-1] + timedelta(days=1)
