@@ -19,7 +19,9 @@ from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.update.snapshot import _SnapshotProducer
 from pyiceberg.utils.datetime import days_to_date
 
-from evergreen.upkeep import exclusive, load
+from evergreen import lake
+from evergreen.lake_files import readable
+from evergreen.upkeep import exclusive
 
 if TYPE_CHECKING:
     from pyiceberg.table import FileScanTask, Table
@@ -59,8 +61,8 @@ def compact(namespace: str, table: str, target_bytes: int = _TARGET_BYTES) -> Co
     -----
     Memory: one merged file at a time, decoded. A commit covers whole days, up to 256 MB.
     """
-    with exclusive():
-        found = load(namespace, table)
+    with exclusive(), readable(f"{namespace}.{table}"):
+        found = lake.load(namespace, table)
         if found is None or found.current_snapshot() is None:
             return Compacted((0, 0), (0, 0))
         files = len(list(found.scan().plan_files()))
@@ -75,7 +77,7 @@ def compact(namespace: str, table: str, target_bytes: int = _TARGET_BYTES) -> Co
                     raise
                 logger.info("%s changed while it was compacted; starting again", found.name())
                 found.refresh()
-    merged = len(list(found.scan().plan_files()))
+        merged = len(list(found.scan().plan_files()))
     return Compacted((files, merged), (manifests, len(_manifests(found))))
 
 
