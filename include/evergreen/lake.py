@@ -48,6 +48,7 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Transaction
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.update import update_table_metadata
@@ -340,12 +341,7 @@ def read(
         )
     if snapshot_id is not None:
         _require_snapshot(found, snapshot_id)
-    with readable(_name(found)):
-        return found.scan(
-            row_filter=_range_filter(start, end),
-            selected_fields=tuple(columns),
-            snapshot_id=snapshot_id,
-        ).to_arrow()
+    return _rows(found, _range_filter(start, end), tuple(columns), snapshot_id)
 
 
 def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
@@ -542,6 +538,18 @@ def days_between(start: date, end: date) -> list[date]:
 # --- internals -----------------------------------------------------------------------------------
 
 
+def _rows(
+    table: Table,
+    wanted: BooleanExpression,
+    columns: tuple[str, ...] = ("*",),
+    snapshot_id: int | None = None,
+) -> pa.Table:
+    scan = table.scan(row_filter=wanted, selected_fields=columns, snapshot_id=snapshot_id)
+    with readable(_name(table)):
+        tasks = list(scan.plan_files())
+    return ArrowScan(table.metadata, table.io, scan.projection(), wanted).to_table(tasks)
+
+
 def _tasks(
     table: Table, rows: BooleanExpression, snapshot_id: int | None = None
 ) -> list[FileScanTask]:
@@ -583,9 +591,8 @@ def _standing(
 ) -> dict[date, str | None]:
     """Digest what stands; None for a day that cannot be read, which is unlike anything."""
     try:
-        with readable(_name(target)):
-            rows = target.scan(row_filter=_rows_of(days, part)).to_arrow()
-    except DamagedError as error:
+        rows = _rows(target, _rows_of(days, part))
+    except (DamagedError, pa.ArrowInvalid, OSError) as error:
         if len(days) > 1:
             return {day: found for d in days for day, found in _standing(target, [d], part).items()}
         logger.warning("Replacing what cannot be read: %s", error)
@@ -652,7 +659,11 @@ def load(namespace: str, table: str) -> Table | None:
     """
     with readable(f"{namespace}.{table}"):
         try:
-            return catalog().load_table((namespace, table))
+            try:
+                return catalog().load_table((namespace, table))
+            except FileNotFoundError:
+                # Since the catalog named it, some twenty commits have passed and removed it.
+                return catalog().load_table((namespace, table))
         except NoSuchTableError:
             return None
 

@@ -13,6 +13,8 @@ PyIceberg forgets snapshots but leaves their files; `expire_snapshots` followed 
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from pyiceberg.table.update import RemoveSnapshotsUpdate, ValidatableTableRequir
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from evergreen import lake
+from evergreen import lake, lake_files
 from evergreen.errors import BusyError, PermanentError
 from evergreen.settings import Settings, load_settings
 
@@ -150,6 +152,7 @@ def expire_snapshots(namespace: str, table: str, older_than: datetime) -> int:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 logger.info("%s changed while snapshots expired; starting again", found.name())
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))
     return forgotten
 
 
@@ -189,7 +192,8 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
             return Removed(0, 0)
         scheme, netloc, root = PyArrowFileIO.parse_location(found.location())
         manifests: dict[str, frozenset[str]] = {}
-        before = _referenced(found, manifests)
+        with lake_files.readable(f"{namespace}.{table}"):
+            before = _referenced(found, manifests)
         files = found.io.fs_by_scheme(scheme, netloc)
         listed = {info.path: info for info in _files_under(files, root)}
         # Again after listing: what was committed meanwhile is referred to by now.
