@@ -2,7 +2,8 @@
 
 Forgets what tables looked like long ago (snapshots that training runs used are kept), merges small
 files, frees the disk of what nothing refers to any more, and backs up databases, warehouse and
-artifacts into `EVERGREEN_BACKUPS`. Sweeps staging that crashes left behind.
+artifacts into `EVERGREEN_BACKUPS`. Reads every day of every table and compares it with what was
+published. Sweeps staging that crashes left behind.
 """
 
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ def maintenance() -> None:
     # Not behind the others: each must run, and be seen to fail, without the other. They take turns.
     task(steps.back_up)("{{ params.keep_backups }}")
     task(steps.sweep_staging)()
+    task(steps.verify_tables)()
 
 
 maintenance()

@@ -26,7 +26,7 @@ OWNERS = {
     "ibis": ("features/",),
     "mlflow": ("training/tracking.py",),
     "great_expectations": ("quality/",),
-    "pyiceberg": ("lake.py", "upkeep.py", "compaction.py"),
+    "pyiceberg": ("lake.py", "lake_files.py", "upkeep.py", "compaction.py"),
     "airflow": (),
     "evergreen.local": ("local/", "deploy.py", "demo.py", "report.py", "backup/"),
     "evergreen.steps": ("steps/",),

@@ -123,7 +123,7 @@ def mlflow(port: int) -> None:
     settings = load_settings()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1"]
-    command += ["--default-artifact-root", Path(settings.artifacts).absolute().as_uri()]
+    command += ["--default-artifact-root", settings.artifacts_url]
     variables = {
         # Not an argument: those are visible to every user of the machine.
         "MLFLOW_BACKEND_STORE_URI": settings.database_url("mlflow"),

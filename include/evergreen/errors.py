@@ -58,6 +58,17 @@ class StagingError(PermanentError):
     """What an earlier task of the run staged is missing or damaged."""
 
 
+class DamagedError(PermanentError):
+    """A file of the lake is missing, or is not what was written.
+
+    `found` is what is wrong with it, without what to do.
+    """
+
+    def __init__(self, message: str, found: str = "") -> None:
+        super().__init__(message)
+        self.found = found or message
+
+
 class GapError(TransientError):
     """Earlier days are not there yet; they may be on their way, in runs beside this one."""
 

@@ -20,17 +20,15 @@ import shutil
 import time
 import uuid
 import warnings
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
@@ -50,6 +48,7 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import Transaction
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.update import update_table_metadata
@@ -58,11 +57,12 @@ from sqlalchemy.exc import IntegrityError
 from evergreen.content import digest_by_day
 from evergreen.databases import open_engine
 from evergreen.disk import room_on
-from evergreen.errors import NotReadyError
+from evergreen.errors import DamagedError, NotReadyError
+from evergreen.lake_files import LakeFileIO, local_path, open_intact, readable
 from evergreen.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from pyiceberg.table import Table
+    from pyiceberg.table import FileScanTask, Table
     from sqlalchemy import Engine
 
 logger = logging.getLogger(__name__)
@@ -163,12 +163,13 @@ def catalog(settings: Settings | None = None) -> SqlCatalog:
 
 @lru_cache(maxsize=8)
 def _catalog(url: str, warehouse: str) -> SqlCatalog:
-    location = warehouse if "://" in warehouse else f"file://{warehouse}"
+    implementation = f"{LakeFileIO.__module__}.{LakeFileIO.__qualname__}"
+    properties = {"warehouse": warehouse, "py-io-impl": implementation, "pool_pre_ping": "true"}
     opened: list[SqlCatalog] = []
 
     def connect() -> Engine:
         # Opening it asks for its tables.
-        opened.append(SqlCatalog("evergreen", uri=url, warehouse=location, pool_pre_ping="true"))
+        opened.append(SqlCatalog("evergreen", uri=url, **properties))
         engine: Engine = opened[0].engine
         return engine
 
@@ -235,6 +236,7 @@ def scan(
     end: date | None = None,
     snapshot_id: int | None = None,
     pins: Mapping[date, int] | None = None,
+    days: Collection[date] | None = None,
 ) -> Scan:
     """Plan the files of the days `[start, end)`; either bound may be open.
 
@@ -246,13 +248,15 @@ def scan(
         The snapshot to read; None reads the current one.
     pins
         Days that are read at snapshots of their own (0: a snapshot in which they had no rows).
+    days
+        Leave out the files of all other days.
 
     Raises
     ------
     NotReadyError
         A snapshot was expired.
     """
-    found = _load(namespace, table)
+    found = load(namespace, table)
     if found is None:
         return Scan((), None, None)
     current = found.current_snapshot()
@@ -265,10 +269,17 @@ def scan(
         for day, pin in (pins or {}).items()
         if (start is None or start <= day) and (end is None or day < end)
     }
-    paths = _planned(found, _range_filter(start, end), used, without=set(pinned))
+    _require_snapshot(found, used)
+    paths = [
+        local_path(task.file.file_path)
+        for task in _tasks(found, _range_filter(start, end), used)
+        if _day_of(task) not in pinned and (days is None or _day_of(task) in days)
+    ]
     for day, pin in pinned.items():
-        if pin:
-            paths += _planned(found, _days_filter([day]), pin, without=set())
+        if pin and (days is None or day in days):
+            _require_snapshot(found, pin)
+            tasks = _tasks(found, _days_filter([day]), pin)
+            paths += [local_path(task.file.file_path) for task in tasks]
     return Scan(tuple(sorted(paths)), used, schema)
 
 
@@ -276,16 +287,14 @@ def files(
     namespace: str, table: str, end: date | None = None, snapshot_id: int | None = None
 ) -> Files:
     """Plan the files of the days before `end`, by day; see `scan`."""
-    found = _load(namespace, table)
+    found = load(namespace, table)
     used = snapshot_id or (found.metadata.current_snapshot_id if found else None)
     if found is None or used is None:
         return Files({}, None)
     _require_snapshot(found, used)
     by_day: dict[date, list[str]] = {}
-    for task in found.scan(row_filter=_range_filter(None, end), snapshot_id=used).plan_files():
-        # The only partition field, in days since 1970.
-        day = _EPOCH + timedelta(days=task.file.partition[0])
-        by_day.setdefault(day, []).append(_local_path(task.file.file_path))
+    for task in _tasks(found, _range_filter(None, end), used):
+        by_day.setdefault(_day_of(task), []).append(local_path(task.file.file_path))
     return Files({day: tuple(sorted(by_day[day])) for day in sorted(by_day)}, used)
 
 
@@ -297,7 +306,7 @@ def is_unchanged_before(namespace: str, table: str, day: date, since: int, until
     Asks the summaries of the snapshots only, so the cost is that of the commits between the two.
     False also when that cannot tell: a snapshot was expired, or was not made by `publish`.
     """
-    found = _load(namespace, table)
+    found = load(namespace, table)
     known = {snapshot.snapshot_id: snapshot for snapshot in found.snapshots()} if found else {}
     while until != since:
         snapshot = known.get(until)
@@ -325,18 +334,14 @@ def read(
     NotReadyError
         The table does not exist yet.
     """
-    found = _load(namespace, table)
+    found = load(namespace, table)
     if found is None:
         raise NotReadyError(
             f"The table {namespace}.{table} does not exist yet. Run the stage that publishes it."
         )
     if snapshot_id is not None:
         _require_snapshot(found, snapshot_id)
-    return found.scan(
-        row_filter=_range_filter(start, end),
-        selected_fields=tuple(columns),
-        snapshot_id=snapshot_id,
-    ).to_arrow()
+    return _rows(found, _range_filter(start, end), tuple(columns), snapshot_id)
 
 
 def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
@@ -354,15 +359,10 @@ def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]
     if not found.paths or found.schema is None:
         return
     wanted = pa.schema([found.schema.field(name) for name in columns])
-    system: pafs.FileSystem = pafs.LocalFileSystem()
-    paths = list(found.paths)
-    if "://" in paths[0]:
-        system, _ = pafs.FileSystem.from_uri(paths[0])
-        paths = [path.split("://", 1)[1] for path in paths]
-    for path in paths:
+    for path in found.paths:
         # A dataset would decode a whole row group, which is up to a million rows, at once.
         with (
-            system.open_input_file(path) as source,
+            open_intact(path) as source,
             pq.ParquetFile(source, buffer_size=_READ_BUFFER_BYTES) as file,
         ):
             present = [name for name in columns if name in file.schema_arrow.names]
@@ -378,12 +378,12 @@ def read_day(namespace: str, table: str, day: date, snapshot_id: int | None = No
 
 def exists(namespace: str, table: str) -> bool:
     """Whether the table has been published to."""
-    return _load(namespace, table) is not None
+    return load(namespace, table) is not None
 
 
 def snapshot_id(namespace: str, table: str) -> int | None:
     """Id of the current snapshot; None when there is none."""
-    found = _load(namespace, table)
+    found = load(namespace, table)
     current = found.current_snapshot() if found else None
     return current.snapshot_id if current else None
 
@@ -396,7 +396,7 @@ def snapshot_summary(namespace: str, table: str, snapshot_id: int) -> dict[str, 
     NotReadyError
         The snapshot does not exist, or was expired.
     """
-    found = _load(namespace, table)
+    found = load(namespace, table)
     if found is None:
         raise NotReadyError(f"The table {namespace}.{table} does not exist.")
     _require_snapshot(found, snapshot_id)
@@ -407,7 +407,7 @@ def snapshot_summary(namespace: str, table: str, snapshot_id: int) -> dict[str, 
 
 def summaries_since(namespace: str, table: str, known: Container[int]) -> list[dict[str, str]]:
     """Summaries of the snapshots since the newest `known` one, newest first."""
-    found = _load(namespace, table)
+    found = load(namespace, table)
     snapshot = found.current_snapshot() if found else None
     summaries = []
     while found and snapshot and snapshot.snapshot_id not in known:
@@ -436,7 +436,7 @@ def tag(namespace: str, table: str, snapshot_id: int, name: str) -> None:
         The table does not exist, or the snapshot was expired.
     """
     for attempt in range(_SAME_DAY_ATTEMPTS):
-        found = _load(namespace, table)
+        found = load(namespace, table)
         if found is None or found.snapshot_by_id(snapshot_id) is None:
             raise NotReadyError(
                 f"{namespace}.{table} has no snapshot {snapshot_id}; it was expired. Run the step "
@@ -459,7 +459,7 @@ def tag(namespace: str, table: str, snapshot_id: int, name: str) -> None:
 
 def tags(namespace: str, table: str) -> dict[str, int]:
     """Snapshot id per tag of a table, sorted by name."""
-    found = _load(namespace, table)
+    found = load(namespace, table)
     refs = found.metadata.refs if found else {}
     named = {name: ref.snapshot_id for name, ref in refs.items() if name != MAIN_BRANCH}
     return dict(sorted(named.items()))
@@ -467,10 +467,11 @@ def tags(namespace: str, table: str) -> dict[str, int]:
 
 def partitions(namespace: str, table: str, snapshot_id: int | None = None) -> dict[date, int]:
     """Rows per day of a snapshot (the current one), oldest day first; empty days are absent."""
-    found = _load(namespace, table)
+    found = load(namespace, table)
     if found is None or found.current_snapshot() is None:
         return {}
-    listed = found.inspect.partitions(snapshot_id)
+    with readable(_name(found)):
+        listed = found.inspect.partitions(snapshot_id)
     if not listed.num_rows:
         # A snapshot without files lists no column `partition` either.
         return {}
@@ -480,6 +481,27 @@ def partitions(namespace: str, table: str, snapshot_id: int | None = None) -> di
         if row["record_count"]
     }
     return dict(sorted(counts.items()))
+
+
+def damaged_days(namespace: str, table: str) -> dict[date, str]:
+    """Days with a data file that is missing or not of its size, and what was found.
+
+    Notes
+    -----
+    Looks at names and sizes only; no file is read.
+    """
+    found = load(namespace, table)
+    tasks = _tasks(found, AlwaysTrue()) if found else []
+    days = {}
+    for task in tasks:
+        path, expected = local_path(task.file.file_path), task.file.file_size_in_bytes
+        file = LakeFileIO().new_input(path)
+        size = len(file) if file.exists() else None
+        if size is None:
+            days[_day_of(task)] = f"the file {path} is missing"
+        elif size != expected:
+            days[_day_of(task)] = f"the file {path} has {size:,} bytes, expected {expected:,}"
+    return dict(sorted(days.items()))
 
 
 # --- staging -------------------------------------------------------------------------------------
@@ -516,25 +538,39 @@ def days_between(start: date, end: date) -> list[date]:
 # --- internals -----------------------------------------------------------------------------------
 
 
-def _planned(
-    table: Table, rows: BooleanExpression, snapshot_id: int, without: set[date]
-) -> list[str]:
-    """Paths of the files with such rows, but for those of the days `without`."""
-    _require_snapshot(table, snapshot_id)
-    return [
-        _local_path(task.file.file_path)
-        for task in table.scan(row_filter=rows, snapshot_id=snapshot_id).plan_files()
-        # Every file belongs to one day, the only partition field.
-        if not without or _EPOCH + timedelta(days=task.file.partition[0]) not in without
-    ]
+def _rows(
+    table: Table,
+    wanted: BooleanExpression,
+    columns: tuple[str, ...] = ("*",),
+    snapshot_id: int | None = None,
+) -> pa.Table:
+    scan = table.scan(row_filter=wanted, selected_fields=columns, snapshot_id=snapshot_id)
+    with readable(_name(table)):
+        tasks = list(scan.plan_files())
+    return ArrowScan(table.metadata, table.io, scan.projection(), wanted).to_table(tasks)
+
+
+def _tasks(
+    table: Table, rows: BooleanExpression, snapshot_id: int | None = None
+) -> list[FileScanTask]:
+    with readable(_name(table)):
+        return list(table.scan(row_filter=rows, snapshot_id=snapshot_id).plan_files())
+
+
+def _day_of(task: FileScanTask) -> date:
+    """Return the day that all rows of a file belong to: the only partition field."""
+    return _EPOCH + timedelta(days=task.file.partition[0])
+
+
+def _name(table: Table) -> str:
+    return ".".join(table.name()[-2:])
 
 
 def _require_snapshot(table: Table, snapshot_id: int) -> None:
     if table.snapshot_by_id(snapshot_id) is None:
-        name = ".".join(table.name()[-2:])
         raise NotReadyError(
-            f"{name} has no snapshot {snapshot_id}; it was expired. What it held can only be read "
-            "from a backup made before."
+            f"{_name(table)} has no snapshot {snapshot_id}; it was expired. What it held can only "
+            "be read from a backup made before."
         )
 
 
@@ -543,12 +579,25 @@ def _changed_days(
 ) -> list[date]:
     if target.current_snapshot() is None:
         return days if rows.num_rows else []
-    standing = target.scan(row_filter=_rows_of(days, part))
-    if not any(True for _ in standing.plan_files()):
+    if not _tasks(target, _rows_of(days, part)):
         present = set(rows["day"].unique().to_pylist())
         return [day for day in days if day in present]
-    before, after = digest_by_day(standing.to_arrow(), days), digest_by_day(rows, days)
+    before, after = _standing(target, days, part), digest_by_day(rows, days)
     return [day for day in days if before[day] != after[day]]
+
+
+def _standing(
+    target: Table, days: list[date], part: Mapping[str, str | int]
+) -> dict[date, str | None]:
+    """Digest what stands; None for a day that cannot be read, which is unlike anything."""
+    try:
+        rows = _rows(target, _rows_of(days, part))
+    except (DamagedError, pa.ArrowInvalid, OSError) as error:
+        if len(days) > 1:
+            return {day: found for d in days for day, found in _standing(target, [d], part).items()}
+        logger.warning("Replacing what cannot be read: %s", error)
+        return {days[0]: None}
+    return {**digest_by_day(rows, days)}
 
 
 def _rows_of(days: list[date], part: Mapping[str, str | int]) -> BooleanExpression:
@@ -600,15 +649,27 @@ def _overwrite(
             return
 
 
-def _load(namespace: str, table: str) -> Table | None:
-    try:
-        return catalog().load_table((namespace, table))
-    except NoSuchTableError:
-        return None
+def load(namespace: str, table: str) -> Table | None:
+    """Return a table as it is now, or None if there is none.
+
+    Raises
+    ------
+    DamagedError
+        There is one, and its metadata cannot be read.
+    """
+    with readable(f"{namespace}.{table}"):
+        try:
+            try:
+                return catalog().load_table((namespace, table))
+            except FileNotFoundError:
+                # Since the catalog named it, some twenty commits have passed and removed it.
+                return catalog().load_table((namespace, table))
+        except NoSuchTableError:
+            return None
 
 
 def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:
-    found = _load(namespace, table)
+    found = load(namespace, table)
     if found is None:
         found = _create(namespace, table, schema)
     added = [field for field in schema if field.name not in found.schema().column_names]
@@ -663,8 +724,3 @@ def _range_filter(start: date | None, end: date | None) -> BooleanExpression:
     if not bounds:
         return AlwaysTrue()
     return bounds[0] if len(bounds) == 1 else And(*bounds)
-
-
-def _local_path(location: str) -> str:
-    """Turn `file://` URLs into plain paths; other URLs stay as they are."""
-    return unquote(urlsplit(location).path) if location.startswith("file:") else location

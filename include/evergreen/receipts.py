@@ -215,6 +215,24 @@ def contents(use_case: str, step: str, start: date, end: date) -> dict[date, str
         return {row.day: row.content for row in connection.execute(query)}
 
 
+def standing(use_case: str, table: str, day: date | None = None) -> dict[date, Trace]:
+    """Return in short what was last published of each day of a table (or one), by any step."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(
+            *(columns.day, columns.sequence, columns.basis),
+            *(columns.content, columns.contract_digest, columns.output_snapshot),
+        )
+        .distinct(columns.day)
+        .where(columns.use_case == use_case, columns.output_table == f"{use_case}.{table}")
+        .order_by(columns.day, columns.sequence.desc())
+    )
+    if day is not None:
+        query = query.where(columns.day == day)
+    with _engine().connect() as connection:
+        return {day: Trace(*values) for day, *values in connection.execute(query)}
+
+
 def by_sequence(sequence: int) -> Receipt:
     """Return one receipt.
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import OperationalError
 
-from evergreen.errors import ServiceDownError
+from evergreen.errors import DamagedError, ServiceDownError
 from evergreen.settings import Settings
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
+
+if TYPE_CHECKING:
+    from evergreen.staleness import Stale
 
 
 def show_status(settings: Settings) -> None:
@@ -31,23 +36,46 @@ def show_status(settings: Settings) -> None:
         return
     console.print(tables)
     for name in list_use_cases():
-        _print_stale(console, load_use_case(name))
+        _print_findings(console, load_use_case(name))
 
 
-def _print_stale(console: Console, use_case: UseCase) -> None:
-    from evergreen.staleness import find_stale, mend_commands, summarise
+def _print_findings(console: Console, use_case: UseCase) -> None:
+    from evergreen import lake
+    from evergreen.staleness import Stale, find_stale
+    from evergreen.verification import find_damage
 
-    stale = find_stale(use_case)
-    if not stale:
-        console.print(f"{use_case.name}: nothing is stale.")
+    damaged = []
+    try:
+        for table in lake.tables(use_case.name):
+            found = find_damage(use_case, table)
+            damaged += [Stale(table, day, reason) for day, reason in found.items()]
+        stale = find_stale(use_case)
+    except DamagedError as error:
+        console.print(f"{use_case.name}: {error}", soft_wrap=True, highlight=False)
         return
-    table = Table("table", "days", "why", title=f"Stale in {use_case.name}")
-    for finding in summarise(use_case, stale):
+    if damaged:
+        _print_listed(console, use_case, f"Damaged in {use_case.name}", damaged)
+    if stale:
+        _print_listed(console, use_case, f"Stale in {use_case.name}", stale)
+    else:
+        console.print(f"{use_case.name}: nothing is stale.")
+
+
+def _print_listed(console: Console, use_case: UseCase, title: str, found: Sequence[Stale]) -> None:
+    from evergreen.staleness import mend_commands, summarise
+
+    table = Table("table", "days", "why", title=title)
+    for finding in summarise(use_case, found):
         table.add_row(finding.table, finding.period.label, finding.reason)
     console.print(table)
-    console.print("Mend it with, one after the other (DAGs unpaused):")
+    commands = mend_commands(use_case, found)
+    console.print(
+        "Mend it with, one after the other (DAGs unpaused):"
+        if commands
+        else "Only a backup has it: `evergreen restore`."
+    )
     program = "evergreen" if shutil.which("evergreen") else str(_program())
-    for command in mend_commands(use_case, stale):
+    for command in commands:
         # As it is: to be copied, not wrapped.
         line = command.replace("evergreen", program, 1)
         console.print(f"  {line}", soft_wrap=True, highlight=False)
@@ -66,7 +94,12 @@ def _tables() -> Table:
     table = Table("use case", "table", "days", "first", "last", "rows", title="The lake")
     for name in list_use_cases():
         for stored in lake.tables(name):
-            days = lake.partitions(name, stored)
+            try:
+                days = lake.partitions(name, stored)
+            except DamagedError:
+                # Told below, with what to do.
+                table.add_row(name, stored, "unreadable", "", "", "")
+                continue
             first, last = (min(days), max(days)) if days else ("-", "-")
             table.add_row(
                 name, stored, str(len(days)), str(first), str(last), f"{sum(days.values()):,}"

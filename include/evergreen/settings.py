@@ -8,9 +8,12 @@ looked up when the URL is asked for, never at import time.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from evergreen.errors import ConfigError, ServiceDownError
 
@@ -31,9 +34,9 @@ class Settings:
     use_cases
         `EVERGREEN_USE_CASES`, the folder of use-case folders. Default `include/use_cases`.
     warehouse
-        `EVERGREEN_WAREHOUSE`, where Iceberg keeps its files: a local path or a `s3://` URL.
+        `EVERGREEN_WAREHOUSE`, where Iceberg keeps its files: an absolute path or a `s3://` URL.
     artifacts
-        `EVERGREEN_ARTIFACTS`, where MLflow keeps models and plots: a local path or a `s3://` URL.
+        `EVERGREEN_ARTIFACTS`, where MLflow keeps models and plots: likewise.
     backups
         `EVERGREEN_BACKUPS`, the folder of the weekly backups; better on another disk. Default
         `<home>/backups`.
@@ -96,6 +99,11 @@ class Settings:
         return lines[4].strip()
 
     @property
+    def artifacts_url(self) -> str:
+        """Where MLflow keeps models and plots, as the URL it wants."""
+        return self.artifacts if "://" in self.artifacts else Path(self.artifacts).as_uri()
+
+    @property
     def staging(self) -> Path:
         """Where steps stage output before it is validated and published."""
         return self.home / "staging"
@@ -120,10 +128,10 @@ def load_settings() -> Settings:
     }
     return Settings(
         home=home,
-        use_cases=Path(env.get("EVERGREEN_USE_CASES") or PROJECT_ROOT / "include" / "use_cases"),
-        warehouse=env.get("EVERGREEN_WAREHOUSE") or str(home / "warehouse"),
-        artifacts=env.get("EVERGREEN_ARTIFACTS") or str(home / "artifacts"),
-        backups=Path(env.get("EVERGREEN_BACKUPS") or home / "backups").expanduser().absolute(),
+        use_cases=Path(_place("EVERGREEN_USE_CASES", PROJECT_ROOT / "include" / "use_cases")),
+        warehouse=_place("EVERGREEN_WAREHOUSE", home / "warehouse"),
+        artifacts=_place("EVERGREEN_ARTIFACTS", home / "artifacts"),
+        backups=Path(_place("EVERGREEN_BACKUPS", home / "backups")),
         tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
         threads=_positive_int("EVERGREEN_THREADS", 2),
         memory_mb=_positive_int("EVERGREEN_MEMORY_MB", 1500),
@@ -144,6 +152,17 @@ def secret(name: str) -> str:
     if not value:
         raise ConfigError(f"The environment variable {variable} is not set. Set it to the secret.")
     return value
+
+
+def _place(variable: str, default: Path) -> str:
+    """Return a URL without its last slash, or an absolute path; a path never holds `://`."""
+    text = os.environ.get(variable) or str(default)
+    if text.startswith("file:"):
+        text = url2pathname(urlsplit(text).path)
+    if re.match(r"\w[\w+.-]*://", text):
+        return text.rstrip("/")
+    # Not pathlib's: they refuse a name that only begins with ~, and keep `..`.
+    return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
 
 
 def _positive_int(variable: str, default: int) -> int:

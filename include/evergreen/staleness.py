@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,9 +22,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from evergreen import lake, receipts
+from evergreen.features.daily import first_reader
 from evergreen.period import Period
 from evergreen.receipts import Trace
-from evergreen.use_case import UseCase
+from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
 _ONE_DAY = timedelta(days=1)
 # So many days and more are loaded by one run of the history DAG instead of one run each.
@@ -133,12 +135,16 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     others are loaded by one run of the history DAG.
     """
     name, horizon = use_case.name, timedelta(days=use_case.label.horizon_days)
-    days: dict[str, set[date]] = {table: set() for table in _STEPS}
+    days: defaultdict[str, set[date]] = defaultdict(set)
     for item in stale:
         days[item.table].add(item.day)
+    load = days["orders"] | days["quarantine"] | days["features"]
     # A day's label is published by the run of the day that completes its horizon.
-    load = days["orders"] | days["features"] | {day + horizon for day in days["labels"]}
-    nights = days["drift"] | {day + horizon for day in days["performance"]}
+    load |= {day + horizon for day in days["labels"]}
+    if use_case.daily is not None:
+        load |= {first_reader(use_case.daily, day) for day in days["totals"]}
+    nights = days["drift"] | days["freshness"] | days["staleness"]
+    nights |= {day + horizon for day in days["performance"]}
     each = set(days["predictions"])
     bulk = load - each
     if len(bulk) < _MANY_DAYS:
@@ -153,6 +159,16 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     # Nights are partitions at 02:00, and the bound is an instant: it must lie after the last one.
     commands += [_backfill(f"{name}_monitor", p.start, p.end) for p in _ranges(nights)]
     return commands
+
+
+def mend_damage(use_case: str, table: str, day: date) -> list[str]:
+    """Return the commands that make a day again; none if only a backup has it.
+
+    Decisions are such: what a night or a gate decided is not decided again.
+    """
+    if use_case not in list_use_cases():
+        return []
+    return mend_commands(load_use_case(use_case), [Stale(table, day, "")])
 
 
 def summarise(use_case: UseCase, stale: Sequence[Stale]) -> list[Finding]:

@@ -13,6 +13,8 @@ PyIceberg forgets snapshots but leaves their files; `expire_snapshots` followed 
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,23 +23,21 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
-from pyiceberg.exceptions import (
-    CommitFailedException,
-    NoSuchTableError,
-)
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import StaticTable
 from pyiceberg.table.update import RemoveSnapshotsUpdate, ValidatableTableRequirement
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from evergreen import lake
+from evergreen import lake, lake_files
 from evergreen.errors import BusyError, PermanentError
 from evergreen.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
     from pyiceberg.table.metadata import TableMetadata
+    from pyiceberg.table.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def expire_snapshots(namespace: str, table: str, older_than: datetime) -> int:
     forgotten = 0
     with exclusive():
         for attempt in range(_ATTEMPTS):
-            found = load(namespace, table)
+            found = lake.load(namespace, table)
             doomed = _replaced_before(found, limit) if found is not None else []
             if found is None or not doomed:
                 return forgotten
@@ -152,6 +152,7 @@ def expire_snapshots(namespace: str, table: str, older_than: datetime) -> int:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 logger.info("%s changed while snapshots expired; starting again", found.name())
+                time.sleep(random.uniform(0, 0.05 * 2**attempt))
     return forgotten
 
 
@@ -183,21 +184,24 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
     Raises
     ------
     PermanentError
-        A file that the table refers to is missing; nothing is removed.
+        A file of what the table holds now is missing; nothing is removed.
     """
     with exclusive():
-        found = load(namespace, table)
+        found = lake.load(namespace, table)
         if found is None:
             return Removed(0, 0)
         scheme, netloc, root = PyArrowFileIO.parse_location(found.location())
         manifests: dict[str, frozenset[str]] = {}
-        before = _referenced(found, manifests)
+        with lake_files.readable(f"{namespace}.{table}"):
+            before = _referenced(found, manifests)
         files = found.io.fs_by_scheme(scheme, netloc)
         listed = {info.path: info for info in _files_under(files, root)}
         # Again after listing: what was committed meanwhile is referred to by now.
         found.refresh()
         wanted = _plain(before | _referenced(found, manifests))
-        _require_whole(found, _plain(_content(found, manifests)), listed, root)
+        current = found.current_snapshot()
+        standing = _content(found, manifests, [current]) if current else set()
+        _require_whole(found, _plain(standing), listed, root)
         limit = older_than.timestamp() * 1e9
         orphans = [
             info for path, info in listed.items() if path not in wanted and info.mtime_ns < limit
@@ -207,7 +211,7 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
     return Removed(len(orphans), sum(info.size for info in orphans))
 
 
-def referenced_files(metadata_location: str) -> set[str]:
+def referenced_files(metadata_location: str, *, only_current: bool = False) -> set[str]:
     """Locations of all files that make up one version of a table, with all its snapshots.
 
     Parameters
@@ -215,6 +219,8 @@ def referenced_files(metadata_location: str) -> set[str]:
     metadata_location
         Of the version's metadata file, as the catalog names it. Older metadata files are not part
         of the answer; see `metadata_log`.
+    only_current
+        Leave out what only older snapshots need.
 
     Raises
     ------
@@ -222,7 +228,9 @@ def referenced_files(metadata_location: str) -> set[str]:
         The metadata file is gone.
     """
     table = StaticTable.from_metadata(metadata_location, lake.catalog().properties)
-    return {metadata_location, *_content(table, {})}
+    current = table.current_snapshot()
+    snapshots = ([current] if current else []) if only_current else None
+    return {metadata_location, *_content(table, {}, snapshots)}
 
 
 def metadata_log(metadata_location: str) -> list[str]:
@@ -259,14 +267,18 @@ def _referenced(table: Table, manifests: dict[str, frozenset[str]]) -> set[str]:
     return {table.metadata_location, *log, *_content(table, manifests)}
 
 
-def _content(table: Table, manifests: dict[str, frozenset[str]]) -> set[str]:
-    """Manifest lists, manifests, data and statistics of all snapshots.
+def _content(
+    table: Table,
+    manifests: dict[str, frozenset[str]],
+    snapshots: Sequence[Snapshot] | None = None,
+) -> set[str]:
+    """Manifest lists, manifests, data and statistics of some snapshots (all by default).
 
     `manifests` remembers the files each manifest names: successive snapshots share nearly all.
     """
     statistics = [*table.metadata.statistics, *table.metadata.partition_statistics]
     locations = {statistic.statistics_path for statistic in statistics}
-    for snapshot in table.snapshots():
+    for snapshot in table.snapshots() if snapshots is None else snapshots:
         locations.add(snapshot.manifest_list)
         for manifest in snapshot.manifests(table.io):
             path = manifest.manifest_path
@@ -293,7 +305,8 @@ def _require_whole(table: Table, content: set[str], listed: dict[str, Any], root
     """Refuse to judge files by a listing in which the table's own are missing.
 
     Either the table is damaged, or paths are spelled in two ways; in both cases what looks like
-    an orphan may be the only copy.
+    an orphan may be the only copy. Only what stands now is asked for: a day that was lost and made
+    again stays lost in the snapshots before.
     """
     missing = sorted(path for path in content - set(listed) if path.startswith(f"{root}/"))
     # What was committed after listing is not in it.
@@ -302,13 +315,6 @@ def _require_whole(table: Table, content: set[str], listed: dict[str, Any], root
     if lost:
         raise PermanentError(
             f"{len(lost)} files of {'.'.join(table.name())} are missing, among them {lost[0]}. "
-            "Nothing was removed. Restore the table from a backup (`evergreen restore`)."
+            "Nothing was removed. `evergreen status` lists the days with the commands that make "
+            "them again; what cannot be made again is in a backup (`evergreen restore`)."
         )
-
-
-def load(namespace: str, table: str) -> Table | None:
-    """Return a table as it is now, or None if there is none."""
-    try:
-        return lake.catalog().load_table((namespace, table))
-    except NoSuchTableError:
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from multiprocessing import get_context
@@ -291,6 +292,25 @@ def test_a_publish_during_a_compaction_wins(
     assert content("decisions") == sorted((d, k, v) for (d, k), v in expected.items())
 
 
+def test_a_table_that_changes_all_the_time_is_left_for_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for kind in ("gate", "governor"):
+        publish(1, FIRST, "decisions", kind)
+    before = content("decisions")
+    write, raced = compaction._dataframe_to_data_files, []
+
+    def publish_then_write(*arguments: Any) -> Any:
+        raced.append(publish(2 + len(raced), FIRST, "decisions", "gate"))
+        return write(*arguments)
+
+    monkeypatch.setattr(compaction, "_dataframe_to_data_files", publish_then_write)
+    monkeypatch.setattr(compaction.time, "sleep", lambda _: None)
+    assert compaction.compact("churn", "decisions").files == (2, 2)
+    assert len(raced) > 5 and "changes too often" in caplog.text
+    assert content("decisions") == [(FIRST, "gate", 1 + len(raced)), before[1]]
+
+
 # --- all of it together --------------------------------------------------------------------------
 
 ACTIONS = st.one_of(
@@ -358,12 +378,10 @@ def test_publishing_and_upkeep_at_once_lose_nothing() -> None:
     lake._catalog.cache_clear()
     jobs: list[tuple[Callable[[int], None], int]] = [(_publish_often, 1), (_publish_often, 2)]
     jobs += [(_tidy_often, 3), (_tidy_often, 4)]
-    processes = [get_context("fork").Process(target=job, args=(marker,)) for job, marker in jobs]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0, 0]
+    with ProcessPoolExecutor(len(jobs), mp_context=get_context("fork")) as pool:
+        # What fails in a child comes back with its traceback.
+        for running in [pool.submit(job, marker) for job, marker in jobs]:
+            running.result()
     written = [
         (FIRST + timedelta(days=m), kind, 7) for m in (1, 2) for kind in ("gate", "governor")
     ]

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -27,6 +26,7 @@ from evergreen import receipts, upkeep
 from evergreen.backup import databases, manifest
 from evergreen.backup.files import Collector, names_under, sha256
 from evergreen.errors import ConfigError, ServiceDownError
+from evergreen.lake_files import damaged, local_path
 from evergreen.settings import Database, Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,8 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
     ConfigError
         The directory exists or lies inside what is saved; a restore is unfinished; a table lies
         outside of the warehouse; a database server is newer than pg_dump here.
+    DamagedError
+        A file of what a table holds now is missing.
     """
     settings = settings or load_settings()
     directory = directory.expanduser().absolute()
@@ -85,10 +87,12 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
         partial.mkdir(mode=0o700, parents=True)
         collector = Collector(partial, previous[-1] if previous else None)
         dumps = _dump_before_catalog(settings, partial)
-        tables, remote = _save_lake(settings, collector, dumps)
+        tables, remote, lost = _save_lake(settings, collector, dumps)
         left_out = (
             [f"{len(remote)} files of {settings.warehouse}: keep them there"] if remote else []
         )
+        if lost:
+            left_out.append(f"{len(lost)} files that only older snapshots had: they are missing")
         left_out += _save_artifacts(settings, collector)
         _save_keys(settings, collector)
         entries = collector.entries.values()
@@ -155,7 +159,7 @@ def _refuse_bad_place(directory: Path, settings: Settings) -> None:
     if directory.exists():
         raise ConfigError(f"{directory} exists. Name a new directory, or remove that one.")
     for tree in (settings.warehouse, settings.artifacts):
-        if "://" not in tree and directory.is_relative_to(Path(tree).absolute()):
+        if "://" not in tree and directory.is_relative_to(tree):
             raise ConfigError(f"{directory} lies inside {tree}, which is saved. Name another.")
 
 
@@ -189,8 +193,8 @@ def _dump_facts(path: Path, url: str) -> dict[str, Any]:
 
 def _save_lake(
     settings: Settings, collector: Collector, dumps: dict[str, dict[str, Any]]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Dump the catalog and save every file it refers to.
+) -> tuple[dict[str, dict[str, Any]], list[str], list[str]]:
+    """Dump the catalog and save every file it refers to; say which are remote, which are lost.
 
     Files of the lake do not change and the lock keeps upkeep away, but commits drop old metadata
     files: if some twenty of them pass while the dump is made, its metadata file is gone. Then it
@@ -212,17 +216,21 @@ def _save_lake(
             files: set[str] = set()
             for location in locations.values():
                 files |= upkeep.referenced_files(location)
-            remote = _save_warehouse(settings, collector, sorted(files))
-        except FileNotFoundError:
+            lost: list[str] = []
+            remote = _save_warehouse(settings, collector, sorted(files), lost)
+            for location in locations.values() if lost else ():
+                for gone in upkeep.referenced_files(location, only_current=True).intersection(lost):
+                    raise damaged(gone, "is missing")
+        except FileNotFoundError as error:
             if attempt == _CATALOG_ATTEMPTS - 1:
-                raise
+                raise damaged(str(error.filename or error), "is missing") from error
             logger.info("tables changed while the catalog was dumped; dumping it again")
         else:
             for location in locations.values():
                 for older in upkeep.metadata_log(location):
                     with suppress(FileNotFoundError):
                         _save_warehouse(settings, collector, [older])
-            return tables, remote
+            return tables, remote, lost
     raise AssertionError
 
 
@@ -239,21 +247,31 @@ def _metadata_locations(connection: sa.Connection) -> dict[str, str]:
 
 
 def _save_warehouse(
-    settings: Settings, collector: Collector, locations: Iterable[str]
+    settings: Settings,
+    collector: Collector,
+    locations: Iterable[str],
+    lost: list[str] | None = None,
 ) -> list[str]:
-    """Save files of a local warehouse; return those of an object store."""
+    """Save files of a local warehouse; return those of an object store.
+
+    Data files that are missing are added to `lost`, if it is given.
+    """
     if "://" in settings.warehouse:
         return list(locations)
-    root = Path(settings.warehouse).absolute()
+    root = Path(settings.warehouse)
     for location in locations:
-        # As PyIceberg spells it: the path of its URLs is not percent-encoded.
-        path = Path(urlsplit(location).path if location.startswith("file:") else location)
+        path = Path(local_path(location))
         if not path.is_relative_to(root):
             raise ConfigError(
                 f"{path} belongs to a table and lies outside of the warehouse {root}. Set "
                 "EVERGREEN_WAREHOUSE to where the tables are."
             )
-        collector.place(path, f"warehouse/{path.relative_to(root)}", immutable=True)
+        try:
+            collector.place(path, f"warehouse/{path.relative_to(root)}", immutable=True)
+        except FileNotFoundError:
+            if lost is None or path.suffix != ".parquet":
+                raise
+            lost.append(location)
     return []
 
 

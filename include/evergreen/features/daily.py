@@ -79,6 +79,17 @@ def stored_before(daily: Daily, day: date) -> date:
     return (merged_before(daily, day) - _OVERLAP).replace(day=1)
 
 
+def first_reader(daily: Daily, last: date) -> date:
+    """Return the first day whose features start from the totals of all days up to `last`.
+
+    >>> from evergreen.use_case import DailyColumn
+    >>> daily = Daily(lookback_days=30, columns={"n": DailyColumn(sql="count(*)", merge="sum")})
+    >>> stored_before(daily, first_reader(daily, date(2026, 1, 31)))
+    datetime.date(2026, 2, 1)
+    """
+    return last + timedelta(days=daily.lookback_days) + _OVERLAP
+
+
 class DailyRows:
     """The past as days of entities; see `evergreen.features.engine.Past`.
 

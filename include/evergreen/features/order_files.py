@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
@@ -11,6 +12,7 @@ import pyarrow.fs as pafs
 from duckdb import ColumnExpression, ConstantExpression
 
 from evergreen.errors import ConfigError
+from evergreen.lake_files import require_intact
 from evergreen.use_case import Dtype, Orders
 
 DUCKDB_TYPES: dict[Dtype, str] = {
@@ -103,11 +105,24 @@ def naive_utc(instant: datetime) -> datetime:
 def open_files(
     connection: duckdb.DuckDBPyConnection, paths: Sequence[str]
 ) -> duckdb.DuckDBPyRelation:
-    """Open planned Parquet files, local ones or those behind URLs, as one relation."""
+    """Open planned Parquet files, local ones or those behind URLs, as one relation.
+
+    Raises
+    ------
+    DamagedError
+        One is missing or damaged.
+    """
+    # DuckDB and Arrow's datasets look at no checksum.
+    require_intact(paths)
     if any("://" in path for path in paths):
         # DuckDB's own access to object stores is an extension to download; Arrow's is not.
         system, first = pafs.FileSystem.from_uri(paths[0])
         rest = [system.normalize_path(path.split("://", 1)[1]) for path in paths[1:]]
         return connection.from_arrow(ds.dataset([first, *rest], filesystem=system))
     # The folders of a partitioned table spell `day=...`; the file holds the column already.
-    return connection.read_parquet(list(paths), union_by_name=True, hive_partitioning=False)
+    return connection.read_parquet(as_named(paths), union_by_name=True, hive_partitioning=False)
+
+
+def as_named(paths: Sequence[str]) -> list[str]:
+    """Spell local paths so that DuckDB takes none for a pattern."""
+    return [re.sub(r"([*?[])", r"[\1]", path) for path in paths]

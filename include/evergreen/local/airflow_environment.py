@@ -118,7 +118,12 @@ def airflow_environment(
         "GIT_PYTHON_REFRESH": "quiet",
     }
     fixed = {
+        # As they are understood here, whatever directory a task runs in.
         "EVERGREEN_HOME": str(settings.home),
+        "EVERGREEN_USE_CASES": str(settings.use_cases),
+        "EVERGREEN_WAREHOUSE": settings.warehouse,
+        "EVERGREEN_ARTIFACTS": settings.artifacts,
+        "EVERGREEN_BACKUPS": str(settings.backups),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -22,6 +22,7 @@ from evergreen.steps.maintenance import (
     expire_snapshots,
     remove_orphan_files,
     sweep_staging,
+    verify_tables,
 )
 from evergreen.steps.monitoring import (
     decide_retraining,
@@ -85,4 +86,5 @@ __all__ = [
     "validate_features",
     "validate_orders",
     "validate_predictions",
+    "verify_tables",
 ]

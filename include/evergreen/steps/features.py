@@ -85,6 +85,7 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
+    batch.require_unchanged()
     snapshot = 0
     for chunk in batch.periods():
         timed = batch.with_seconds(started)

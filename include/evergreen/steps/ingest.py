@@ -87,6 +87,7 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
+    batch.require_unchanged()
     snapshot = 0
     for chunk in batch.periods():
         publish_staged(batch, "publish_quarantine", "quarantine", chunk)

@@ -52,6 +52,32 @@ def remove_orphan_files() -> dict[str, Any]:
     return removed
 
 
+def verify_tables() -> dict[str, Any]:
+    """Read every day of every table, and compare it with its checksum and its receipt."""
+    from evergreen import lake
+    from evergreen.errors import DamagedError
+    from evergreen.use_case import list_use_cases, load_use_case
+    from evergreen.verification import verify
+
+    days, problems = {}, []
+    for use_case in map(load_use_case, list_use_cases()):
+        for table in lake.tables(use_case.name):
+            name = f"{use_case.name}.{table}"
+            try:
+                found = verify(use_case, table)
+                days[name] = len(lake.partitions(use_case.name, table))
+            except DamagedError as error:
+                problems.append(str(error))
+            else:
+                problems += [f"{name} of {day}: {what}" for day, what in found.items()]
+    if problems:
+        raise DamagedError(
+            f"{len(problems)} days or tables are damaged. First: {problems[0]}. `evergreen status` "
+            "lists all, with the commands that mend them."
+        )
+    return days
+
+
 def back_up(keep: str) -> dict[str, Any]:
     """Back up databases, warehouse and artifacts; remove the oldest backups beyond `keep`."""
     from evergreen.backup.make import back_up_and_prune

@@ -105,6 +105,7 @@ def publish_predictions(staged: dict[str, Any]) -> dict[str, Any]:
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
+    batch.require_unchanged()
     period = Period.parse(batch.period)
     timed = batch.with_seconds(started)
     snapshot = publish_staged(timed, "publish_predictions", "predictions", period)

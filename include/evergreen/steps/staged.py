@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +42,8 @@ class Staged:
         Further small values.
     basis
         Newest receipt there was before the inputs were read; see `evergreen.receipts`.
+    digests
+        SHA-256 of each staged file, by its name: what was validated is what is published.
     """
 
     use_case: str
@@ -51,6 +55,7 @@ class Staged:
     seconds: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
     basis: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -83,12 +88,15 @@ class Staged:
 
         path = self._path(name, chunk)
         unfinished = path.with_suffix(".unfinished")
+        written = io.BytesIO()
+        pq.write_table(rows, written, compression="zstd")
         with room_on(self.folder):
             try:
-                pq.write_table(rows, unfinished, compression="zstd")
+                unfinished.write_bytes(written.getbuffer())
                 unfinished.replace(path)
             finally:
                 unfinished.unlink(missing_ok=True)
+        self.digests[path.name] = hashlib.sha256(written.getbuffer()).hexdigest()
 
     def read(self, name: str, chunk: Period) -> pa.Table:
         """Read one staged chunk.
@@ -101,14 +109,19 @@ class Staged:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        path = self._path(name, chunk)
-        try:
-            return pq.read_table(path)
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            raise StagingError(
-                f"The staged file {path} is missing or damaged ({error}). Nothing was published "
-                "from it. Clear the run from its first task on, so that it is staged again."
-            ) from error
+        return pq.read_table(pa.BufferReader(self._bytes(self._path(name, chunk))))
+
+    def require_unchanged(self) -> None:
+        """Look at what is left of all files, so that a bad one is found before any is published.
+
+        Raises
+        ------
+        StagingError
+            One is not what was written.
+        """
+        for path in map(Path(self.folder).joinpath, self.digests):
+            if path.exists():
+                self._bytes(path)
 
     def periods(self) -> Iterator[Period]:
         """Iterate over the chunks."""
@@ -116,6 +129,27 @@ class Staged:
 
     def _path(self, name: str, chunk: Period) -> Path:
         return Path(self.folder) / f"{name}-{chunk.label}.parquet"
+
+    def _bytes(self, path: Path) -> bytes:
+        try:
+            found = path.read_bytes()
+        except FileNotFoundError as error:
+            raise _not_as_written(path, "is missing") from error
+        digest, expected = hashlib.sha256(found).hexdigest(), self.digests.get(path.name)
+        if digest != expected:
+            raise _not_as_written(
+                path,
+                f"is not what was staged and validated: {len(found):,} bytes with SHA-256 "
+                f"{digest[:16]}, expected {expected[:16] if expected else 'none on record'}",
+            )
+        return found
+
+
+def _not_as_written(path: Path, found: str) -> StagingError:
+    return StagingError(
+        f"The staged file {path} {found}. Nothing was published from it. Clear the run from its "
+        "first task on, so that it is staged and validated again."
+    )
 
 
 def publish_staged(staged: Staged, step: str, table: str, chunk: Period) -> int:

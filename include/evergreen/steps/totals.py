@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from evergreen.errors import ConfigError
+from evergreen.errors import ConfigError, DamagedError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.use_case import UseCase
@@ -17,6 +18,8 @@ from evergreen.use_case import UseCase
 if TYPE_CHECKING:
     from evergreen.features.daily import Totals
     from evergreen.lake import Files
+
+logger = logging.getLogger(__name__)
 
 STEP, TABLE = "publish_totals", "totals"
 
@@ -91,7 +94,11 @@ def _ensure_totals(use_case: UseCase, snapshot: int, boundaries: list[date], bas
         # By content, not by snapshot: another run may have replaced the day since, from other
         # orders, and the snapshot may have been expired.
         day = before - timedelta(days=1)
-        rows = lake.read_day(use_case.name, TABLE, day)
+        try:
+            rows = lake.read_day(use_case.name, TABLE, day)
+        except DamagedError as error:
+            logger.warning("Computing again: %s", error)
+            return None
         same = digest_by_day(rows, [day], STAMPS | ORIGINS)[day] == stored[before].content
         return Totals(before, rows) if same else None
 

@@ -385,8 +385,7 @@ def _experiment(client: MlflowClient, name: str, settings: Settings) -> str:
     location = None
     # A server keeps artifacts where it was told to; beside a bare database we say where.
     if settings.tracking_url is None:
-        root = settings.artifacts.rstrip("/")
-        location = f"{root if '://' in root else Path(root).resolve().as_uri()}/{name}"
+        location = f"{settings.artifacts_url}/{name}"
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException as error:

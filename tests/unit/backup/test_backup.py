@@ -26,7 +26,7 @@ from evergreen.backup import databases, make, manifest
 from evergreen.backup.make import BackupReport, back_up, back_up_and_prune
 from evergreen.backup.restore import restore
 from evergreen.cli import main
-from evergreen.errors import BusyError, ConfigError, NotReadyError, PermanentError
+from evergreen.errors import BusyError, ConfigError, DamagedError, NotReadyError, PermanentError
 from evergreen.local import postgres
 from evergreen.release import ledger
 from evergreen.settings import DATABASES, Settings, load_settings
@@ -139,6 +139,46 @@ def test_what_was_destroyed_comes_back_the_same_and_work_goes_on(
     back_up(tmp_path / "again")
     restore(tmp_path / "again", force=True)
     assert content("shop") == again
+
+
+def test_a_lost_file_is_asked_for_until_its_day_is_made_again(
+    small: Settings, tmp_path: Path
+) -> None:
+    first = lake.snapshot_id("shop", "orders")
+    (path,) = lake.scan("shop", "orders").paths
+    Path(path).unlink()
+    with pytest.raises(DamagedError, match=rf"shop.orders of {DAY} cannot be read.*is missing"):
+        back_up(tmp_path / "safe")
+    publish(3)
+    # The snapshot before still refers to it.
+    report = back_up(tmp_path / "safe")
+    assert report.left_out == ["1 files that only older snapshots had: they are missing"]
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    upkeep.remove_orphan_files("shop", "orders", soon)
+    destroy(small)
+    restore(tmp_path / "safe")
+    assert lake.read("shop", "orders")["value"].to_pylist() == [3]
+    with pytest.raises(DamagedError, match="is missing"):
+        lake.read("shop", "orders", snapshot_id=first)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_places_with_odd_names_come_back(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, relative: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("WAREHOUSE", "ARTIFACTS"):
+        place = tmp_path / f"50% of {name}%20#1?x=[ä]*"
+        monkeypatch.setenv(f"EVERGREEN_{name}", place.name + "/" if relative else str(place))
+    settings: Settings = request.getfixturevalue("small")
+    before = (content("shop"), file_content(Path(settings.artifacts)))
+    back_up(tmp_path / "safe")
+    destroy(settings)
+    restore(tmp_path / "safe")
+    assert (content("shop"), file_content(Path(settings.artifacts))) == before
+    assert len(before[1]) == 1 and settings.warehouse.startswith(str(tmp_path))
+    publish(2)
+    assert lake.read("shop", "orders")["value"].to_pylist() == [2]
 
 
 def test_a_home_that_is_gone_comes_back_with_its_own_postgres(

@@ -7,20 +7,27 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from evergreen import lake, receipts, steps
 from evergreen.errors import (
     ConfigError,
+    DamagedError,
     GapError,
     LookAheadError,
     NotReadyError,
     SourceMissingError,
+    StagingError,
     ValidationError,
 )
+from evergreen.period import Period
 from evergreen.release import ledger, ledger_table
+from evergreen.report import show_status
 from evergreen.settings import Settings, load_settings
+from evergreen.steps.staged import Staged
 
 pytestmark = pytest.mark.integration
 
@@ -268,3 +275,153 @@ def _content() -> dict[str, list[Any]]:
             row.pop("created_at", None)
         found[table] = sorted(rows, key=repr)
     return found
+
+
+@pytest.mark.parametrize("table", ["orders", "quarantine"])
+def test_only_what_was_validated_is_published(shop: Path, table: str) -> None:
+    days = [DAY, DAY + timedelta(days=1)]
+    for number, day in enumerate(days):
+        good = [order(100 * number + n, day) for n in range(20)]
+        deliver(shop, day, *good, *(order(900 + n, day, value="-1") for n in range(3)))
+    # Two loads of one day each, so that the second finds rows to replace.
+    ingest(str(days[0]))
+    before = lake.read("shop", table).num_rows
+    staged = steps.validate_orders(steps.stage_orders("shop", f"{days[0]}..{days[1]}"))
+    (file,) = Path(staged["folder"]).glob(f"{table}-*.parquet")
+    whole = pq.read_table(file)
+    pq.write_table(whole.slice(0, 3), file)
+    with pytest.raises(StagingError, match=r"not what was staged and validated.*Clear the run"):
+        steps.publish_orders(staged)
+    assert lake.read("shop", table).num_rows == before
+    assert receipts.missing_days("shop", "publish_quarantine", *_span(days)) == [days[1]]
+    # The run, cleared from its first task on.
+    ingest(f"{days[0]}..{days[1]}")
+    assert lake.read("shop", table).num_rows == 2 * before
+
+
+@pytest.mark.parametrize("step", ["features", "predictions"])
+def test_a_staged_file_of_the_right_shape_but_other_values_is_not_published(
+    shop: Path, step: str
+) -> None:
+    deliver(shop, DAY, *(order(n, DAY, f"c{n}") for n in range(20)))
+    ingest(str(DAY))
+    staged = steps.validate_features(steps.compute_features("shop", str(DAY)))
+    if step == "predictions":
+        batch = Staged("shop", str(DAY), str(lake.new_staging("shop", step, "x")), (str(DAY),))
+        batch.write(step, Period.parse(str(DAY)), pa.table({"day": [DAY], "score": [0.5]}))
+        staged = batch.to_dict()
+    (file,) = Path(staged["folder"]).glob(f"{step}-*.parquet")
+    rows = pq.read_table(file)
+    column = "total_orders" if step == "features" else "score"
+    other = pa.array([7] * rows.num_rows).cast(rows.schema.field(column).type)
+    rows = rows.set_column(rows.column_names.index(column), column, other)
+    pq.write_table(rows, file)
+    publish = steps.publish_features if step == "features" else steps.publish_predictions
+    with pytest.raises(StagingError, match="Clear the run"):
+        publish(staged)
+    assert not lake.exists("shop", step)
+
+
+# --- what stands is what was published -----------------------------------------------------------
+
+
+def status(capsys: pytest.CaptureFixture[str]) -> str:
+    show_status(load_settings())
+    return capsys.readouterr().out
+
+
+def three_days(data: Path) -> None:
+    for number in range(3):
+        day = DAY + timedelta(days=number)
+        bad = order(10 * number + 5, day, value="-1")
+        deliver(data, day, *(order(10 * number + n, day, f"c{n}") for n in range(3)), bad)
+        ingest(str(day))
+        steps.publish_labels(features(str(day)))
+
+
+def flip_a_bit(table: str, day: date) -> None:
+    (path,) = lake.scan("shop", table, day, day + timedelta(days=1)).paths
+    content = bytearray(Path(path).read_bytes())
+    content[len(content) // 3] ^= 1
+    Path(path).write_bytes(content)
+
+
+def test_days_that_are_not_what_was_published_are_found_listed_and_mended(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three_days(shop)
+    assert steps.verify_tables() == {
+        "shop.features": 3,
+        "shop.labels": 1,
+        "shop.orders": 3,
+        "shop.quarantine": 3,
+    }
+    assert "Damaged" not in status(capsys)
+    flip_a_bit("orders", DAY)
+    # Whole files, but of somebody who does not write receipts.
+    second = DAY + timedelta(days=1)
+    others = lake.read_day("shop", "features", second).slice(1)
+    lake.publish("shop", "features", others, [second])
+    # Neither can be seen from outside.
+    assert "Damaged" not in status(capsys)
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=r"^2 days or tables are damaged.*evergreen status"):
+            steps.verify_tables()
+        listed = " ".join(status(capsys).split())
+        assert "Damaged in shop" in listed and "checksum" in listed and "not those of" in listed
+        assert f"--dag-id shop_ingest --from-date {DAY} --to-date {second}" in listed
+    # What that command does.
+    for day in (DAY, second):
+        ingest(str(day))
+        features(str(day))
+    assert "Damaged" not in status(capsys)
+    assert steps.verify_tables()["shop.orders"] == 3
+    assert "Damaged" not in status(capsys)
+
+
+def test_lost_files_are_listed_and_unreadable_tables_do_not_hide_others(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three_days(shop)
+    (path,) = lake.scan("shop", "orders", DAY, DAY + timedelta(days=1)).paths
+    Path(path).unlink()
+    listed = " ".join(status(capsys).split())
+    assert "Damaged in shop" in listed and "is missing" in listed
+    assert f"--dag-id shop_ingest --from-date {DAY} --to-date {DAY}" in listed
+    with pytest.raises(DamagedError, match=rf"shop.orders of {DAY} cannot be read.*shop_ingest"):
+        steps.compute_features("shop", str(DAY))
+    lake.load("shop", "labels")
+    for file in (Path(load_settings().warehouse) / "shop" / "labels").rglob("*.metadata.json"):
+        file.write_bytes(file.read_bytes()[:50])
+    shown = " ".join(status(capsys).split())
+    assert "unreadable" in shown and "metadata of the table shop.labels" in shown
+    assert "shop.orders" not in shown or "Damaged" in shown
+    with pytest.raises(DamagedError, match="2 days or tables"):
+        steps.verify_tables()
+
+
+def test_verifying_makes_allowance_for_columns_gained_and_for_publishers_beside(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_days(shop)
+    later = DAY + timedelta(days=9)
+    gained = pa.table({"order_id": ["x"], "coupon": ["y"], "day": pa.array([later], pa.date32())})
+    lake.publish("shop", "orders", gained, [later])
+    assert lake.read_day("shop", "orders", DAY)["coupon"].null_count == 3
+    read, replaced = lake.read_day, []
+
+    def read_beside_a_publisher(use_case: str, table: str, day: date, *rest: Any) -> pa.Table:
+        if (table, day) == ("orders", DAY) and not replaced:
+            replaced.append(day)
+            deliver(shop, DAY, order(1, DAY, value="99"))
+            # Between the receipt that was looked up and the rows.
+            ingest(str(DAY))
+        return read(use_case, table, day, *rest)
+
+    monkeypatch.setattr(lake, "read_day", read_beside_a_publisher)
+    steps.verify_tables()
+    assert replaced
+
+
+def _span(days: list[date]) -> tuple[date, date]:
+    return days[0], days[-1] + timedelta(days=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from evergreen.features import daily
 from evergreen.features.compute import compute_features
 from evergreen.period import Period
 from evergreen.settings import Settings, load_settings
+from evergreen.staleness import mend_damage
 from evergreen.steps.totals import plan_orders
 from evergreen.use_case import load_use_case
 
@@ -174,6 +176,29 @@ def test_one_day_reads_no_file_before_its_totals_and_computes_them_once(data: Pa
     expected = compute_features(declared, everything, [USES_MARCH], **LIMITS)
     found = lake.read_day("single", "features", USES_MARCH).drop_columns("created_at")
     assert found.to_pylist() == expected.to_pylist()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_damaged_totals_are_computed_again(data: Path, gone: bool) -> None:
+    ingest("single")
+    features("single", str(USES_MARCH))
+    before = content("single")
+    last = MARCH - timedelta(days=1)
+    (path,) = lake.scan("single", "totals", last, MARCH).paths
+    Path(path).write_bytes(b"no Parquet")
+    if gone:
+        Path(path).unlink()
+    (command,) = mend_damage("single", "totals", last)
+    # The day that the command makes is one that starts from these totals.
+    (day,) = set(re.findall(r"\d{4}-\d\d-\d\d", command))
+    features("single", day)
+    assert {name: rows for name, rows in content("single").items() if name == "totals"} == {
+        "totals": before["totals"]
+    }
+    features("single", str(USES_MARCH))
+    assert total_orders("single", USES_MARCH) == {
+        row["customer_id"]: row["total_orders"] for row in before["features"]
+    }
 
 
 def test_totals_that_hold_are_found_without_listing_the_history(
