@@ -62,8 +62,8 @@ class GapError(TransientError):
     """Earlier days are not there yet; they may be on their way, in runs beside this one."""
 
 
-class LedgerConflictError(TransientError):
-    """Another actor appended to the release ledger first."""
+class LedgerConflictError(PermanentError):
+    """Another actor changed the champion that a decision was about; it must be decided again."""
 
 
 class ServiceDownError(TransientError):

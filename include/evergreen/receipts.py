@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from evergreen.databases import open_engine
-from evergreen.errors import LedgerConflictError, NotReadyError
+from evergreen.errors import BusyError, NotReadyError
 from evergreen.settings import PROJECT_ROOT, load_settings
 from evergreen.use_case import UseCase
 
@@ -143,7 +143,7 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
 
     Raises
     ------
-    LedgerConflictError
+    BusyError
         Another publisher held the table for ten minutes.
     """
     with _engine().begin() as connection:
@@ -156,7 +156,7 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
         except sa.exc.OperationalError as error:
             if "lock timeout" not in str(error.orig):
                 raise
-            raise LedgerConflictError(
+            raise BusyError(
                 f"Somebody has been publishing to {table} for ten minutes. Find out who (a row of "
                 "pg_locks with locktype `advisory` names the process); this is tried again."
             ) from error

@@ -181,7 +181,7 @@ class Killer:
             elif "result" in answer:
                 self.tally.finished += 1
                 return answer["result"]
-            elif answer.get("error") in ("GapError", "LedgerConflictError", "ServiceDownError"):
+            elif answer.get("error") in ("BusyError", "GapError", "ServiceDownError"):
                 assert time.monotonic() < deadline, answer["message"]
                 time.sleep(0.2)
             else:

@@ -24,7 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from evergreen.errors import LedgerConflictError, PermanentError, ServiceDownError
+from evergreen.errors import BusyError, LedgerConflictError, PermanentError, ServiceDownError
 from evergreen.release.decisions import canonical_json, digest
 from evergreen.release.ledger_table import LEDGER, UtcInstant, create_tables, to_utc
 from evergreen.settings import Settings, load_settings
@@ -133,6 +133,8 @@ def append(
     ------
     LedgerConflictError
         Somebody else appended first. Decide again on what the ledger says now.
+    BusyError
+        The same, for who decides regardless: try again.
     PermanentError
         A roll-back to the version in charge or to one that never was; an instant before the
         newest entry's.
@@ -169,6 +171,11 @@ def append(
             head = _head(connection, use_case)
             if done := _already_done(connection, head, *wanted):
                 return done
+        if expected_sequence is None:
+            raise BusyError(
+                f"{use_case}: somebody else appended to the release ledger at the same instant; "
+                "this is tried again."
+            ) from error
         raise LedgerConflictError(_conflict(wanted, expected_sequence, head)) from error
     return entry
 
@@ -296,9 +303,13 @@ def _conflict(
     wanted: tuple[str, Action, int, str | None], expected_sequence: int | None, head: Entry | None
 ) -> str:
     use_case, action, version, _ = wanted
-    now = f"entry {head.sequence} (version {head.version}, by {head.actor})" if head else "nothing"
-    after = "" if expected_sequence is None else f" after entry {expected_sequence}"
+    now = "nothing"
+    if head:
+        now = (
+            f"entry {head.sequence}: version {head.version} was put in charge ({head.action}) by "
+            f"{head.actor}, because: {head.reason.rstrip('.')}"
+        )
     return (
-        f"{use_case}: cannot {action} version {version}{after}: the ledger ends with {now}. "
-        "Compare with the present champion and decide again."
+        f"{use_case}: cannot {action} version {version} after entry {expected_sequence}: the "
+        f"ledger ends with {now}. Compare with the present champion and decide again."
     )

@@ -64,8 +64,8 @@ def promote(
     ------
     PermanentError
         The verdict refuses; or the version to roll back to is in charge or never was.
-    LedgerConflictError
-        The champion changed since the decision.
+    LedgerConflictError, BusyError
+        The champion changed since the decision; see `ledger.append`.
     """
     if verdict is not None and verdict.decision != "promote":
         raise PermanentError(

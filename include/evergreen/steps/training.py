@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evergreen.errors import ConfigError
+from evergreen.errors import ConfigError, LedgerConflictError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.use_case import UseCase, as_of, load_use_case, parse_day
@@ -210,18 +210,26 @@ def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
 
     declared = load_use_case(judged["use_case"])
     evidence = Evidence.from_dict(judged["evidence"])
-    entry = promote(
-        engine(),
-        declared.name,
-        evidence.version,
-        actor=f"{declared.name}_train",
-        reason=judged["reason"],
-        set_alias=lambda version: set_champion(declared, version),
-        expected_sequence=evidence.ledger_sequence,
-        request=f"train {evidence.day} version {evidence.version}",
-        evidence=judged["evidence"],
-        verdict=Verdict.from_dict(judged["verdict"]),
-    )
+    try:
+        entry = promote(
+            engine(),
+            declared.name,
+            evidence.version,
+            actor=f"{declared.name}_train",
+            reason=judged["reason"],
+            set_alias=lambda version: set_champion(declared, version),
+            expected_sequence=evidence.ledger_sequence,
+            # One decision: a run that was cleared decides anew.
+            request=f"train {evidence.day} version {evidence.version} "
+            f"after entry {evidence.ledger_sequence}",
+            evidence=judged["evidence"],
+            verdict=Verdict.from_dict(judged["verdict"]),
+        )
+    except LedgerConflictError as error:
+        raise LedgerConflictError(
+            f"{error} Clear this run of {declared.name}_train from its first task on: it finds "
+            f"version {evidence.version} again and holds it against the new champion."
+        ) from error
     return {
         "use_case": declared.name,
         "version": entry.version,

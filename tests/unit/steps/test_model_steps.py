@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 
 from evergreen import deploy, lake, receipts, steps
-from evergreen.errors import ConfigError, IncidentError, PermanentError
+from evergreen.errors import (
+    ConfigError,
+    IncidentError,
+    NotReadyError,
+    PermanentError,
+)
 from evergreen.release import ledger
 from evergreen.settings import Settings
 from evergreen.training.tracking import alias_version
@@ -128,10 +133,34 @@ def test_a_day_keeps_its_version_unless_a_release_scores_it_again(shop: Path) ->
         ("roll_back", first["version"], "ann"),
     ]
     assert ledger.verify(ledger.engine(), "shop") == ()
-    with pytest.raises(ConfigError, match="no version 99"):
+    with pytest.raises(NotReadyError, match="version 99 of shop"):
         steps.release_version("shop", "promote", "99", "a test", "ann")
     with pytest.raises(ConfigError, match="no reason"):
         steps.release_version("shop", "promote", str(first["version"]), " ", "ann")
+
+
+def test_a_range_of_days_is_for_the_history_dag(shop: Path) -> None:
+    days = f"{KNOWN - timedelta(days=1)}..{KNOWN}"
+    for step in (
+        lambda: steps.accept_request("shop", days, "by hand"),
+        lambda: steps.resolve_model("shop", days),
+        lambda: steps.score_customers({"use_case": "shop", "day": days, "version": 1}),
+        lambda: steps.resolve_release({"use_case": "shop", "version": 1, "sequence": 1}, days),
+    ):
+        with pytest.raises(
+            ConfigError, match=r"a range; .*shop_history, the DAG that takes ranges"
+        ):
+            step()
+    with pytest.raises(ConfigError, match="a range"):
+        steps.measure_drift("shop", days)
+    for version in (str(2**70), "0", "99"):
+        with pytest.raises(PermanentError, match=f"version {version} of shop"):
+            steps.release_version("shop", "promote", version, "a test", "ann")
+    for version in ("\uff11", "one", "-1"):
+        with pytest.raises(ConfigError, match="expected a number of the registry"):
+            steps.release_version("shop", "promote", version, "a test", "ann")
+    with pytest.raises(ConfigError, match="years 1900 to 2999"):
+        steps.accept_request("shop", "9999-12-31", "by hand")
 
 
 def test_missing_data_is_an_incident_and_never_a_reason_to_retrain(shop: Path) -> None:
