@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import date
 
-import duckdb
 import pyarrow as pa
+
+from evergreen.sql.connection import opened
 
 # When a row was made: differs between any two runs.
 STAMPS = frozenset({"created_at"})
@@ -46,8 +47,7 @@ def digest_by_day(
     columns = sorted(set(rows.column_names) - set(without))
     found: dict[date, str] = {}
     if rows.num_rows:
-        with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+        with opened("digest") as connection:
             connection.register("rows", rows.select(columns))
             found = dict(
                 connection.execute(

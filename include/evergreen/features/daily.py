@@ -27,7 +27,7 @@ from evergreen.errors import ConfigError
 from evergreen.features.engine import Engine
 from evergreen.features.order_files import DUCKDB_TYPES, naive_utc, read_orders
 from evergreen.quality.expressions import check_expression
-from evergreen.syntax import walk
+from evergreen.sql.syntax import walk
 from evergreen.use_case import Daily, UseCase, as_of
 
 # Whatever the order of the rows and the number of threads, these give the same bits.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import date, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,10 @@ from typing import Any, Protocol, Self
 
 import duckdb
 
-from evergreen.disk import scratch
 from evergreen.errors import ConfigError
 from evergreen.features.order_files import naive_utc
-from evergreen.syntax import unstable_functions, walk
+from evergreen.sql.connection import opened
+from evergreen.sql.syntax import unstable_functions, walk
 
 _PURE_TABLE_FUNCTIONS = {"unnest", "range", "generate_series"}
 # The parser reads these SQL keywords as columns; they become functions when they are bound.
@@ -74,24 +75,14 @@ class Engine:
     def __init__(self, past: Past, *, threads: int, memory_mb: int) -> None:
         self._past = past
         self._relations = (past.relation, "as_of_days")
-        self._spill = scratch("engine")
-        self.connection = duckdb.connect(
-            config={
-                "threads": str(threads),
-                "memory_limit": f"{memory_mb}MB",
-                "temp_directory": self._spill.name,
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-            }
-        )
-        try:
-            self.connection.execute("SET TimeZone = 'UTC'")
+        with ExitStack() as stack:
+            self.connection = stack.enter_context(
+                opened("engine", threads=threads, memory_mb=memory_mb)
+            )
             past.load(self.connection)
             self.connection.execute("SET enable_external_access = false")
             self.connection.execute("SET lock_configuration = true")
-        except BaseException:
-            self._close()
-            raise
+            self._close = stack.pop_all().close
 
     def __enter__(self) -> Self:
         return self
@@ -103,10 +94,6 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-
-    def _close(self) -> None:
-        self.connection.close()
-        self._spill.cleanup()
 
     def query(
         self,

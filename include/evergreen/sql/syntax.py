@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import duckdb
+from evergreen.sql.connection import opened
 
 
 def walk(tree: Any) -> Iterator[dict[str, Any]]:
@@ -22,7 +22,7 @@ def walk(tree: Any) -> Iterator[dict[str, Any]]:
 @cache
 def unstable_functions() -> frozenset[str]:
     """Return the lower-case names of functions whose value their arguments do not determine."""
-    with duckdb.connect() as connection:
+    with opened("functions") as connection:
         rows = connection.execute(
             "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
             "WHERE stability <> 'CONSISTENT'"
