@@ -12,6 +12,8 @@ costs at most four one-day queries per chunk.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 
@@ -25,7 +27,10 @@ from evergreen.features.daily import DailyRows, Totals, merged_before
 from evergreen.features.engine import Engine, Past
 from evergreen.features.order_files import SingleOrders
 from evergreen.features.result import Task, features_task, finish, labels_task
+from evergreen.sql.connection import limited
 from evergreen.use_case import UseCase, as_of
+
+logger = logging.getLogger(__name__)
 
 # Measured: larger chunks save little time, and memory grows with days x customers.
 DAYS_PER_CHUNK = 30
@@ -66,6 +71,8 @@ def compute_features(
     ------
     ConfigError
         The SQL fails, reads anything else, or its result breaks the contract.
+    LimitError
+        The SQL takes more time, memory or disk than it may.
     LookAheadError
         Features of a day change with orders at or after its `as_of`.
     LookBackError
@@ -204,10 +211,18 @@ def _chunks(
     past = _past(task, paths, task.end(chunks[-1][-1]), totals)
     with Engine(past, threads=threads, memory_mb=memory_mb) as engine:
         run = _Run(engine, task, engine.checked_select(task.sql, task.path))
+        done = 0
         for chunk in chunks:
+            started = time.monotonic()
             boundary = _boundary(task, chunk[0])
             result = run(chunk, task.end(chunk[-1]), boundary)
             _prove(run, chunk, boundary, result)
+            done += len(chunk)
+            logger.info(
+                "%s %s: %d of %d days, %s to %s: %d rows in %.1f s",
+                *(task.use_case.name, task.kind, done, len(set(days)), chunk[0], chunk[-1]),
+                *(result.num_rows, time.monotonic() - started),
+            )
             yield chunk, result
             if boundary is not None:
                 past.merge(engine.connection, boundary)
@@ -236,11 +251,13 @@ class _Run:
     def __call__(self, days: Sequence[date], end: datetime, boundary: date | None) -> pa.Table:
         rows = [self.task.instants(day) for day in days]
         names = self.task.instant_names
+        path, engine = self.task.path, self._engine
         try:
-            found = self._engine.query(self._select, rows, names, end, boundary)
-            return finish(self.task, found, days)
+            with limited(engine.connection, str(path), engine.seconds):
+                found = engine.query(self._select, rows, names, end, boundary)
+                return finish(self.task, found, days)
         except duckdb.Error as error:
-            raise ConfigError(f"{self.task.path} fails: {error}") from error
+            raise ConfigError(f"{path} fails: {error}") from error
 
 
 def _prove(run: _Run, days: Sequence[date], boundary: date | None, result: pa.Table) -> None:

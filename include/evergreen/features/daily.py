@@ -27,6 +27,7 @@ from evergreen.errors import ConfigError
 from evergreen.features.engine import Engine
 from evergreen.features.order_files import DUCKDB_TYPES, naive_utc, read_orders
 from evergreen.quality.expressions import check_expression
+from evergreen.sql.connection import limited
 from evergreen.sql.syntax import walk
 from evergreen.use_case import Daily, UseCase, as_of
 
@@ -188,13 +189,12 @@ class DailyRows:
         self, connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, datetime]
     ) -> None:
         """Run SQL that holds the declared aggregates; what fails there is theirs."""
+        where = f"{self._use_case.name}/use_case.yaml: daily.columns"
         try:
-            connection.execute(sql, values)
+            with limited(connection, where):
+                connection.execute(sql, values)
         except duckdb.Error as error:
-            raise ConfigError(
-                f"{self._use_case.name}/use_case.yaml: daily.columns: they fail on the orders: "
-                f"{error}"
-            ) from error
+            raise ConfigError(f"{where}: they fail on the orders: {error}") from error
 
     def _checked(self, boundary: date | None) -> date:
         if boundary is None or boundary == self._before:

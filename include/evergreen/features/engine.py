@@ -24,7 +24,7 @@ import duckdb
 from evergreen.errors import ConfigError
 from evergreen.features.order_files import naive_utc
 from evergreen.sql.connection import opened
-from evergreen.sql.syntax import unstable_functions, walk
+from evergreen.sql.syntax import order_dependence, unstable_functions, walk
 
 _PURE_TABLE_FUNCTIONS = {"unnest", "range", "generate_series"}
 # The parser reads these SQL keywords as columns; they become functions when they are bound.
@@ -65,6 +65,8 @@ class Engine:
         What to load.
     threads, memory_mb
         DuckDB's limits. Beyond the memory it spills to the scratch folder.
+    seconds
+        Time allowed for one query; by default `EVERGREEN_SQL_TIMEOUT_SECONDS`.
 
     Raises
     ------
@@ -72,8 +74,10 @@ class Engine:
         The files do not hold what the contract says.
     """
 
-    def __init__(self, past: Past, *, threads: int, memory_mb: int) -> None:
-        self._past = past
+    def __init__(
+        self, past: Past, *, threads: int, memory_mb: int, seconds: float | None = None
+    ) -> None:
+        self._past, self.seconds = past, seconds
         self._relations = (past.relation, "as_of_days")
         with ExitStack() as stack:
             self.connection = stack.enter_context(
@@ -141,7 +145,8 @@ class Engine:
         ------
         ConfigError
             It does not parse, is not exactly one SELECT, names another relation or a function
-            that reads files, or calls a function whose value is not determined by its arguments.
+            that reads files, calls a function whose value is not determined by its arguments, or
+            depends on the order of rows.
         """
         try:
             statements = self.connection.extract_statements(sql)
@@ -160,11 +165,21 @@ class Engine:
                 "Write it as a plain SELECT."
             )
         self._examine(tree, path)
+        if found := order_dependence(tree, select):
+            raise ConfigError(
+                f"{path} depends on the order in which rows come, which may differ from run to "
+                f"run. Found {found}."
+            )
         return select
 
     def _examine(self, tree: Any, path: Path) -> None:
         nodes = list(walk(tree))
-        known = {*self._relations, *(name for node in nodes for name in _cte_names(node))}
+        tables = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        named = {name for node in nodes for name in _cte_names(node)}
+        if hidden := named & {name for (name,) in tables}:
+            # Outside of where it is defined, the name would be the table's.
+            raise ConfigError(f"{path}: {', '.join(sorted(hidden))}: name that WITH otherwise.")
+        known = {*self._relations, *named}
         expected = f"expected only {' and '.join(self._relations)}"
         for node in nodes:
             kind = node.get("type")
