@@ -112,6 +112,7 @@ class DailyRows:
     """
 
     relation = "daily"
+    table = "daily_rows"
 
     def __init__(
         self, use_case: UseCase, paths: Sequence[str], end: datetime, totals: Totals | None

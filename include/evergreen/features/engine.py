@@ -44,6 +44,10 @@ class Past(Protocol):
     def relation(self) -> str:
         """Name under which the SQL reads it."""
 
+    @property
+    def table(self) -> str:
+        """Name of the table behind it."""
+
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read the files; called once, while they can still be read."""
 
