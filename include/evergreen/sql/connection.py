@@ -113,10 +113,13 @@ def limited(
     except duckdb.InterruptException as error:
         if not expired.is_set():
             raise
+        otherwise = (
+            "; if the SQL is right and the data are many, set EVERGREEN_SQL_TIMEOUT_SECONDS higher"
+        )
         raise LimitError(
-            f"{what} was ended after {allowed:g} seconds, the longest that one query may take. "
-            "Look for a recursion without end or a join without a condition; if the SQL is right "
-            "and the data are many, set EVERGREEN_SQL_TIMEOUT_SECONDS higher."
+            f"{what} was ended after {allowed:g} seconds, the longest that one query may take "
+            "here. Look for a recursion without end or a join without a condition"
+            f"{otherwise if seconds is None else ''}."
         ) from error
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         if "max_temp_directory_size" in str(error):
