@@ -163,6 +163,22 @@ def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
+def test_one_module_opens_duckdb():
+    """A module's functions run on a connection without limits, too: `duckdb.sql(...)`."""
+    used = {
+        (name, module)
+        for module in _modules()
+        for name, _ in _calls(PACKAGE / module)
+        if re.match(r"(\w+\.)*duckdb\.[a-z_]+$", name)
+    }
+    assert used == {
+        ("duckdb.connect", "sql/connection.py"),
+        ("ibis.duckdb.from_connection", "features/offline_store.py"),
+    }
+    imported = [found.module for m in _modules() for found in _imports(PACKAGE / m)]
+    assert [module for module in imported if re.match(r"duckdb\.[a-z]", module)] == []
+
+
 def test_only_named_modules_read_the_clock():
     readers = {
         module

@@ -57,12 +57,22 @@ def init() -> None:
 @cli.command()
 @click.argument("use_cases", nargs=-1)
 def check(use_cases: Sequence[str]) -> None:
-    """Validate use cases (all of them by default) without touching any service."""
-    from evergreen.use_case import list_use_cases, load_use_case
+    """Try use cases (all of them by default) on made-up orders, without touching any service.
 
+    Ends with code 1 if anything is wrong with one of them.
+    """
+    from evergreen.check import find_problems
+    from evergreen.use_case import list_use_cases
+
+    failed = False
     for name in use_cases or list_use_cases():
-        declared = load_use_case(name)
-        click.echo(f"{name}: {len(declared.features.columns)} features, {declared.folder}")
+        problems = find_problems(name)
+        failed = failed or bool(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems) or 'no'} problems"
+        click.echo(f"{name}: {count}", err=bool(problems))
+        for problem in problems:
+            click.echo(f"  - {problem}", err=True)
+    sys.exit(1 if failed else 0)
 
 
 @cli.command()

@@ -38,6 +38,10 @@ class ConservationError(PermanentError):
     """Rows in differ from rows accepted + quarantined + duplicates."""
 
 
+class LimitError(PermanentError):
+    """The SQL of a use case took more time, memory or disk than it may."""
+
+
 class LookAheadError(PermanentError):
     """Feature SQL read rows at or after its `as_of`."""
 

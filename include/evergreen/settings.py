@@ -47,6 +47,11 @@ class Settings:
         threads is part of what makes a model reproducible. Default 2.
     memory_mb
         `EVERGREEN_MEMORY_MB`, DuckDB's memory limit for one step. Default 1500.
+    spill_mb
+        `EVERGREEN_SPILL_MB`, how much DuckDB may put on the disk beyond that. Default 20000.
+    sql_timeout_seconds
+        `EVERGREEN_SQL_TIMEOUT_SECONDS`, for one query of a use case's SQL: a day, or a month of
+        days of a bulk load. Default 900.
     urls
         `EVERGREEN_<DATABASE>_URL` for each of `DATABASES`; SQLAlchemy URLs.
     """
@@ -59,6 +64,8 @@ class Settings:
     tracking_url: str | None
     threads: int
     memory_mb: int
+    spill_mb: int
+    sql_timeout_seconds: int
     urls: dict[Database, str]
 
     def database_url(self, database: Database) -> str:
@@ -135,6 +142,8 @@ def load_settings() -> Settings:
         tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
         threads=_positive_int("EVERGREEN_THREADS", 2),
         memory_mb=_positive_int("EVERGREEN_MEMORY_MB", 1500),
+        spill_mb=_positive_int("EVERGREEN_SPILL_MB", 20_000),
+        sql_timeout_seconds=_positive_int("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
     )
 

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from pydantic import (
@@ -36,6 +37,13 @@ Dtype = Literal["string", "int64", "float64", "bool", "timestamp", "date"]
 FeatureDtype = Literal["int64", "float64", "bool"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Bounds = tuple[float | None, float | None]
+
+
+def _ordered(bounds: Bounds) -> Bounds:
+    low, high = bounds
+    if low is not None and high is not None and low > high:
+        raise ValueError("the lower bound lies above the upper one")
+    return bounds
 
 
 class _Model(BaseModel):
@@ -174,6 +182,33 @@ class Column(_Model):
     # Identifiers that went through a spreadsheet or a float column come as `13090.0`.
     strip_float: bool = False
 
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+            raise ValueError("expected the name of a time zone, such as Europe/Berlin") from error
+        return zone
+
+    @field_validator("formats")
+    @classmethod
+    def _dated(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        for text in formats:
+            found = set(re.findall(r"%-?([A-Za-z])", text))
+            day = (found & set("mbB") and "d" in found) or found & set("ju")
+            if not (day and found & set("yYG")) and not found & set("cxs"):
+                raise ValueError(
+                    f"{text!r} gives no year, month and day; expected strptime's directives, such "
+                    "as %Y-%m-%d"
+                )
+        return formats
+
+    @field_validator("range")
+    @classmethod
+    def _ascending(cls, bounds: Bounds) -> Bounds:
+        return _ordered(bounds)
+
 
 class RowRule(_Model):
     """A named condition every row must meet; a row that does not goes to quarantine.
@@ -290,6 +325,11 @@ class Feature(_Model):
     monotone: Literal["increasing", "decreasing", "none"] = "none"
     # Whether a shift of its distribution counts as drift. Clocks (tenure) move by themselves.
     drift: bool = True
+
+    @field_validator("range")
+    @classmethod
+    def _ascending(cls, bounds: Bounds) -> Bounds:
+        return _ordered(bounds)
 
 
 class Features(_Model):

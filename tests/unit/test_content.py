@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evergreen import content
 from evergreen.content import ORIGINS, STAMPS, digest_by_day
 
 A, B, C = (date(2026, 1, n) for n in (1, 2, 3))
@@ -31,6 +32,7 @@ def test_a_day_without_rows_says_nothing():
     assert digest_by_day(ROWS.slice(0, 0), [A]) == {A: ""}
 
 
+@settings(deadline=None)  # opening DuckDB takes its time on a busy machine
 @given(st.permutations(range(3)), st.permutations(ROWS.column_names))
 def test_order_of_rows_and_columns_does_not_matter(rows: list[int], columns: list[str]):
     shuffled = ROWS.take(rows).select(columns)
@@ -68,3 +70,14 @@ def test_stamps_and_origins_are_left_out_on_demand():
     assert digest_by_day(moved, [A]) != digest_by_day(ROWS, [A])
     both = STAMPS | ORIGINS
     assert digest_by_day(moved, [A], both) == digest_by_day(ROWS, [A], both)
+
+
+def test_many_rows_are_digested_in_spans_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = [A + timedelta(days=n) for n in range(5)]
+    rows = pa.table({"day": [day for n, day in enumerate(days) for _ in range(n + 1)]})
+    rows = rows.append_column("n", pa.array(range(rows.num_rows)))
+    at_once = digest_by_day(rows, days)
+    monkeypatch.setattr(content, "_ROWS_AT_ONCE", 4)
+    assert list(content._spans(rows)) == [(days[0], days[1]), *((d, d) for d in days[2:])]
+    assert digest_by_day(rows, days) == at_once
+    assert len(set(at_once.values())) == 5

@@ -50,14 +50,14 @@ def difference(key: str, columns: Sequence[str], found: pa.Table, expected: pa.T
 
 
 def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """Equal, both null, or floats that differ by no more than the order of a sum explains."""
-    both_null = pc.and_(pc.is_null(left), pc.is_null(right))
-    same: npt.NDArray[np.bool_] = pc.or_(
-        pc.fill_null(pc.equal(left, right), False), both_null
-    ).to_numpy()
+    """Equal, both null, both NaN, or floats as near as the order of a sum explains."""
+    alike: npt.NDArray[np.bool_] = pc.equal(pc.is_null(left), pc.is_null(right)).to_numpy()
     if not pa.types.is_floating(left.type):
-        return same
-    # Null becomes NaN here; null against NaN is the one difference this cannot see.
+        same: npt.NDArray[np.bool_] = pc.fill_null(pc.equal(left, right), True).to_numpy()
+        return alike & same
+    # Null becomes NaN here.
     x, y = left.to_numpy(), right.to_numpy()
-    near: npt.NDArray[np.bool_] = np.isclose(x, y, rtol=_RELATIVE_TOLERANCE, atol=0.0)
-    return same | near
+    near: npt.NDArray[np.bool_] = np.isclose(
+        x, y, rtol=_RELATIVE_TOLERANCE, atol=0.0, equal_nan=True
+    )
+    return alike & near

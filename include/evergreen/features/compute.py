@@ -12,8 +12,10 @@ costs at most four one-day queries per chunk.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 import duckdb
 import pyarrow as pa
@@ -25,7 +27,11 @@ from evergreen.features.daily import DailyRows, Totals, merged_before
 from evergreen.features.engine import Engine, Past
 from evergreen.features.order_files import SingleOrders
 from evergreen.features.result import Task, features_task, finish, labels_task
+from evergreen.settings import load_settings
+from evergreen.sql.connection import limited
 from evergreen.use_case import UseCase, as_of
+
+logger = logging.getLogger(__name__)
 
 # Measured: larger chunks save little time, and memory grows with days x customers.
 DAYS_PER_CHUNK = 30
@@ -66,6 +72,8 @@ def compute_features(
     ------
     ConfigError
         The SQL fails, reads anything else, or its result breaks the contract.
+    LimitError
+        The SQL takes more time, memory or disk than it may.
     LookAheadError
         Features of a day change with orders at or after its `as_of`.
     LookBackError
@@ -154,6 +162,52 @@ def iter_labels(
     yield from _chunks(task, orders_paths, days, totals, threads, memory_mb, days_per_chunk)
 
 
+def rehearse(
+    task: Task, orders_paths: Sequence[str], days: Sequence[date], *, seconds: float
+) -> pa.Table:
+    """Compute some days with all proofs, and with the rows in the opposite order.
+
+    Parameters
+    ----------
+    days
+        Ascending.
+    seconds
+        Time allowed for one query.
+
+    Returns
+    -------
+    pa.Table
+        What `compute_features` or `compute_labels` returns.
+
+    Raises
+    ------
+    ConfigError
+        Beside what they raise: the result depends on the order of rows, or the labels end before
+        their horizon.
+    """
+    settings = load_settings()
+    end, boundary = task.end(days[-1]), _boundary(task, days[0])
+    results = []
+    for reverse in (True, False):
+        past = _past(task, orders_paths, end, None)
+        limits = {"threads": settings.threads, "memory_mb": settings.memory_mb}
+        with Engine(past, **limits, seconds=seconds) as engine:
+            if reverse:
+                again = f"SELECT * FROM {past.table} ORDER BY rowid DESC"  # noqa: S608 - ours
+                engine.connection.execute(f"CREATE OR REPLACE TABLE {past.table} AS {again}")
+            run = _Run(engine, task, engine.checked_select(task.sql, task.path))
+            results.append(run(days, end, boundary))
+            if not reverse:
+                _prove(run, days, boundary, results[-1])
+                _prove_horizon(run, days[0])
+    if changed := difference(task.key, list(task.values), *results):
+        raise ConfigError(
+            f"{task.path} depends on the order in which rows come: the same orders the other way "
+            f"round changed {changed}. Let every ORDER BY end with columns that leave no ties."
+        )
+    return results[-1]
+
+
 def chunk_days(days: Sequence[date], size: int) -> list[list[date]]:
     """Cut the distinct days, ascending, into runs of at most `size`.
 
@@ -204,10 +258,18 @@ def _chunks(
     past = _past(task, paths, task.end(chunks[-1][-1]), totals)
     with Engine(past, threads=threads, memory_mb=memory_mb) as engine:
         run = _Run(engine, task, engine.checked_select(task.sql, task.path))
+        done = 0
         for chunk in chunks:
+            started = time.monotonic()
             boundary = _boundary(task, chunk[0])
             result = run(chunk, task.end(chunk[-1]), boundary)
             _prove(run, chunk, boundary, result)
+            done += len(chunk)
+            logger.info(
+                "%s %s: %d of %d days, %s to %s: %d rows in %.1f s",
+                *(task.use_case.name, task.kind, done, len(set(days)), chunk[0], chunk[-1]),
+                *(result.num_rows, time.monotonic() - started),
+            )
             yield chunk, result
             if boundary is not None:
                 past.merge(engine.connection, boundary)
@@ -236,11 +298,13 @@ class _Run:
     def __call__(self, days: Sequence[date], end: datetime, boundary: date | None) -> pa.Table:
         rows = [self.task.instants(day) for day in days]
         names = self.task.instant_names
+        path, engine = self.task.path, self._engine
         try:
-            found = self._engine.query(self._select, rows, names, end, boundary)
-            return finish(self.task, found, days)
+            with limited(engine.connection, str(path), engine.seconds):
+                found = engine.query(self._select, rows, names, end, boundary)
+                return finish(self.task, found, days)
         except duckdb.Error as error:
-            raise ConfigError(f"{self.task.path} fails: {error}") from error
+            raise ConfigError(f"{path} fails: {error}") from error
 
 
 def _prove(run: _Run, days: Sequence[date], boundary: date | None, result: pa.Table) -> None:
@@ -276,6 +340,21 @@ def _prove(run: _Run, days: Sequence[date], boundary: date | None, result: pa.Ta
         known = run([days[0]], as_of(days[0]), boundary)
         if changed := difference(task.key, [], among, known):
             raise _looks_ahead(task, days[0], changed)
+
+
+def _prove_horizon(run: _Run, day: date) -> None:
+    """Refuse labels that state a horizon of their own, and a shorter one."""
+    task = run.task
+    if task.kind == "features" or "horizon_end" in task.sql.lower():
+        return
+    end = task.end(day)
+    whole, shorter = (run([day], until, None) for until in (end, end - timedelta(days=1)))
+    if difference(task.key, list(task.values), whole, shorter) is None:
+        raise ConfigError(
+            f"{task.path} does not use horizon_end, and what happens on the last of the "
+            f"{task.use_case.label.horizon_days} days of label.horizon_days changes no label. "
+            "Expected it to look at all of them: compare with horizon_end, or mend the key."
+        )
 
 
 def _looks_ahead(task: Task, day: date, changed: str) -> LookAheadError:

@@ -27,7 +27,8 @@ from evergreen.errors import ConfigError
 from evergreen.features.engine import Engine
 from evergreen.features.order_files import DUCKDB_TYPES, naive_utc, read_orders
 from evergreen.quality.expressions import check_expression
-from evergreen.syntax import walk
+from evergreen.sql.connection import limited
+from evergreen.sql.syntax import walk
 from evergreen.use_case import Daily, UseCase, as_of
 
 # Whatever the order of the rows and the number of threads, these give the same bits.
@@ -111,6 +112,7 @@ class DailyRows:
     """
 
     relation = "daily"
+    table = "daily_rows"
 
     def __init__(
         self, use_case: UseCase, paths: Sequence[str], end: datetime, totals: Totals | None
@@ -188,13 +190,12 @@ class DailyRows:
         self, connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, datetime]
     ) -> None:
         """Run SQL that holds the declared aggregates; what fails there is theirs."""
+        where = f"{self._use_case.name}/use_case.yaml: daily.columns"
         try:
-            connection.execute(sql, values)
+            with limited(connection, where):
+                connection.execute(sql, values)
         except duckdb.Error as error:
-            raise ConfigError(
-                f"{self._use_case.name}/use_case.yaml: daily.columns: they fail on the orders: "
-                f"{error}"
-            ) from error
+            raise ConfigError(f"{where}: they fail on the orders: {error}") from error
 
     def _checked(self, boundary: date | None) -> date:
         if boundary is None or boundary == self._before:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import date, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +21,10 @@ from typing import Any, Protocol, Self
 
 import duckdb
 
-from evergreen.disk import scratch
 from evergreen.errors import ConfigError
 from evergreen.features.order_files import naive_utc
-from evergreen.syntax import unstable_functions, walk
+from evergreen.sql.connection import opened
+from evergreen.sql.syntax import order_dependence, unstable_functions, walk
 
 _PURE_TABLE_FUNCTIONS = {"unnest", "range", "generate_series"}
 # The parser reads these SQL keywords as columns; they become functions when they are bound.
@@ -42,6 +43,10 @@ class Past(Protocol):
     @property
     def relation(self) -> str:
         """Name under which the SQL reads it."""
+
+    @property
+    def table(self) -> str:
+        """Name of the table behind it."""
 
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read the files; called once, while they can still be read."""
@@ -64,6 +69,8 @@ class Engine:
         What to load.
     threads, memory_mb
         DuckDB's limits. Beyond the memory it spills to the scratch folder.
+    seconds
+        Time allowed for one query; by default `EVERGREEN_SQL_TIMEOUT_SECONDS`.
 
     Raises
     ------
@@ -71,27 +78,19 @@ class Engine:
         The files do not hold what the contract says.
     """
 
-    def __init__(self, past: Past, *, threads: int, memory_mb: int) -> None:
-        self._past = past
+    def __init__(
+        self, past: Past, *, threads: int, memory_mb: int, seconds: float | None = None
+    ) -> None:
+        self._past, self.seconds = past, seconds
         self._relations = (past.relation, "as_of_days")
-        self._spill = scratch("engine")
-        self.connection = duckdb.connect(
-            config={
-                "threads": str(threads),
-                "memory_limit": f"{memory_mb}MB",
-                "temp_directory": self._spill.name,
-                "autoinstall_known_extensions": "false",
-                "autoload_known_extensions": "false",
-            }
-        )
-        try:
-            self.connection.execute("SET TimeZone = 'UTC'")
+        with ExitStack() as stack:
+            self.connection = stack.enter_context(
+                opened("engine", threads=threads, memory_mb=memory_mb)
+            )
             past.load(self.connection)
             self.connection.execute("SET enable_external_access = false")
             self.connection.execute("SET lock_configuration = true")
-        except BaseException:
-            self._close()
-            raise
+            self._close = stack.pop_all().close
 
     def __enter__(self) -> Self:
         return self
@@ -103,10 +102,6 @@ class Engine:
         trace: TracebackType | None,
     ) -> None:
         self._close()
-
-    def _close(self) -> None:
-        self.connection.close()
-        self._spill.cleanup()
 
     def query(
         self,
@@ -154,7 +149,8 @@ class Engine:
         ------
         ConfigError
             It does not parse, is not exactly one SELECT, names another relation or a function
-            that reads files, or calls a function whose value is not determined by its arguments.
+            that reads files, calls a function whose value is not determined by its arguments, or
+            depends on the order of rows.
         """
         try:
             statements = self.connection.extract_statements(sql)
@@ -173,11 +169,21 @@ class Engine:
                 "Write it as a plain SELECT."
             )
         self._examine(tree, path)
+        if found := order_dependence(tree, select):
+            raise ConfigError(
+                f"{path} depends on the order in which rows come, which may differ from run to "
+                f"run. Found {found}."
+            )
         return select
 
     def _examine(self, tree: Any, path: Path) -> None:
         nodes = list(walk(tree))
-        known = {*self._relations, *(name for node in nodes for name in _cte_names(node))}
+        tables = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        named = {name for node in nodes for name in _cte_names(node)}
+        if hidden := named & {name for (name,) in tables}:
+            # Outside of where it is defined, the name would be the table's.
+            raise ConfigError(f"{path}: {', '.join(sorted(hidden))}: name that WITH otherwise.")
+        known = {*self._relations, *named}
         expected = f"expected only {' and '.join(self._relations)}"
         for node in nodes:
             kind = node.get("type")

@@ -38,6 +38,7 @@ from evergreen.features.lake_source import LakeSource
 from evergreen.features.order_files import as_named
 from evergreen.lake_files import require_intact
 from evergreen.settings import load_settings
+from evergreen.sql.connection import connect
 
 # Feast switches these on for every library; this one is about ibis and DuckDB, not about us.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ibis\.")
@@ -148,14 +149,9 @@ def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
     store: LakeOfflineStoreConfig = config.offline_store
     spill = load_settings().scratch / "joins"
     spill.mkdir(parents=True, exist_ok=True)
-    connection = ibis.duckdb.connect(
-        threads=store.threads,
-        memory_limit=f"{store.memory_mb}MB",
-        temp_directory=str(spill),
-        autoinstall_known_extensions=False,
-        autoload_known_extensions=False,
+    connection = ibis.duckdb.from_connection(
+        connect(spill, threads=store.threads, memory_mb=store.memory_mb)
     )
-    connection.raw_sql("SET TimeZone = 'UTC'")
 
     def read(source: DataSource, _repo_path: str) -> Table:
         if not isinstance(source, LakeSource):

@@ -44,6 +44,7 @@ class SingleOrders:
     """
 
     relation = "orders"
+    table = "accepted"
 
     def __init__(self, orders: Orders, paths: Sequence[str], end: datetime) -> None:
         self._orders, self._paths, self._end = orders, paths, end

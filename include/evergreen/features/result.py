@@ -175,6 +175,18 @@ def _check_rows(task: Task, typed: dict[str, pa.ChunkedArray], days: Sequence[da
                 f"{task.path}: {name} is null in {typed[name].null_count} rows; expected a value "
                 "in every row."
             )
+    for name, dtype in task.values.items():
+        if dtype != "float64":
+            continue
+        infinite = pc.invert(pc.is_finite(typed[name]))
+        if count := pc.sum(infinite).as_py():
+            row = pc.index(infinite, True).as_py()
+            raise ConfigError(
+                f"{task.path}: {name} is {typed[name][row]} in {count} of {len(infinite)} rows, "
+                f"the first being {task.key} {typed[task.key][row]} at {typed['as_of'][row]}. "
+                "Expected a finite number, or NULL where there is none: divide by nullif(..., 0), "
+                "and declare the feature nullable."
+            )
     instants, keys = typed["as_of"].combine_chunks(), typed[task.key].combine_chunks()
     strays = set(pc.unique(instants).to_pylist()) - {as_of(day) for day in days}
     if strays:

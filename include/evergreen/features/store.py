@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import psycopg
@@ -46,6 +45,7 @@ from evergreen.features.online_store import (
 from evergreen.features.order_files import open_files
 from evergreen.features.result import ARROW_TYPES, INSTANT
 from evergreen.settings import Settings, load_settings
+from evergreen.sql.connection import opened
 from evergreen.use_case import UseCase, as_of
 
 logger = logging.getLogger(__name__)
@@ -187,8 +187,7 @@ class _NewestRows:
         found = self._scan(first, last)
         if not found.paths:
             return
-        with duckdb.connect(config={"autoinstall_known_extensions": "false"}) as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+        with opened("newest") as connection:
             files = open_files(connection, found.paths).select(key, "day", "created_at")
             if among is not None:
                 files = files.filter(

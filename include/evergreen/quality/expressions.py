@@ -13,7 +13,7 @@ import duckdb
 
 from evergreen.errors import ConfigError
 from evergreen.quality.parsing import literal, strptime
-from evergreen.syntax import unstable_functions, walk
+from evergreen.sql.syntax import unstable_functions, walk
 from evergreen.use_case import UseCase
 
 Kind = Literal["rule", "aggregate", "daily"]

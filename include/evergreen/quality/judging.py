@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from evergreen.quality.batch import Batch
 from evergreen.quality.expressions import check_expression
-from evergreen.quality.parsing import checks, literal, quote
+from evergreen.quality.parsing import checks, literal, quote, stripped
 
 
 def judge(batch: Batch) -> None:
@@ -84,7 +84,7 @@ def _row_rules(batch: Batch) -> list[tuple[str, str]]:
 
     NULL and run-time errors count as broken.
 
-    A rule sees the typed columns, and the source's columns as text under their own names
+    A rule sees the typed columns, and the source's columns as stripped text under their own names
     unless a typed column (or an earlier source column) has that name already.
     """
     taken = {name.lower() for name in batch.orders.columns}
@@ -92,7 +92,7 @@ def _row_rules(batch: Batch) -> list[tuple[str, str]]:
     for name, internal in batch.delivered.items():
         if name and name.lower() not in taken and not name.startswith("~"):
             taken.add(name.lower())
-            shown.append(f"{quote(internal)} AS {quote(name)}")
+            shown.append(f"{stripped(quote(internal))} AS {quote(name)}")
     batch.run(f"CREATE VIEW visible AS SELECT {', '.join(shown)} FROM candidates")
     judged, found = [], []
     # Without rows there may be no source columns for a rule to name, and nothing to judge.

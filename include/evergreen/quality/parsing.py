@@ -51,9 +51,14 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def stripped(text: str) -> str:
+    """Text without surrounding blanks."""
+    return f"trim({text}, {_BLANKS})"
+
+
 def trimmed(text: str) -> str:
     """Text without surrounding blanks; empty text is NULL."""
-    return f"nullif(trim({text}, {_BLANKS}), '')"
+    return f"nullif({stripped(text)}, '')"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from datetime import date, timedelta
 import duckdb
 import pyarrow as pa
 
-from evergreen.disk import scratch
 from evergreen.errors import ConservationError
 from evergreen.quality.batch import Batch
 from evergreen.quality.expressions import check_columns
@@ -26,6 +25,7 @@ from evergreen.quality.judging import judge
 from evergreen.quality.parsing import literal, quote
 from evergreen.quality.rollup import roll_up
 from evergreen.quality.schemas import counts_schema, orders_schema, quarantine_schema
+from evergreen.sql.connection import opened
 from evergreen.use_case import UseCase
 
 
@@ -128,19 +128,7 @@ def select_days(
 @contextmanager
 def _connect(threads: int, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in which the use case's SQL sees the rows and nothing else."""
-    with (
-        scratch("split") as spill,
-        duckdb.connect(
-            config={
-                "threads": threads,
-                "memory_limit": f"{memory_mb}MB",
-                "temp_directory": spill,
-                "autoinstall_known_extensions": "false",
-                "python_enable_replacements": "false",
-            }
-        ) as connection,
-    ):
-        connection.execute("SET TimeZone = 'UTC'")
+    with opened("split", threads=threads, memory_mb=memory_mb) as connection:
         connection.execute("SET enable_external_access = false")
         yield connection
 

@@ -1,3 +1,4 @@
+import re
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
@@ -6,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evergreen.errors import ConfigError, LookAheadError
+from evergreen.errors import ConfigError, LimitError, LookAheadError
 from evergreen.features import compute
+from evergreen.features.comparison import difference
 from evergreen.features.engine import Engine
 from evergreen.features.order_files import SingleOrders
 from evergreen.features.result import INSTANT
@@ -277,11 +279,121 @@ ONE_EACH = "(SELECT DISTINCT buyer FROM orders) CROSS JOIN as_of_days"
         (GOOD.replace("1.0", "random()") + ONE_EACH, r"uses random\(\), which is not determined"),
         (GOOD.replace("1.0", "epoch(now())") + ONE_EACH, r"uses now\(\)"),
         (GOOD.replace("1.0", "year(current_date)::DOUBLE") + ONE_EACH, "uses current_date"),
+        (
+            "WITH accepted AS (SELECT 1) " + GOOD + "main.orders, as_of_days",
+            "accepted: name that WITH otherwise",
+        ),
+        (
+            GOOD.replace("1.0", "0.0 / nullif(1, 2) / 0.0") + ONE_EACH,
+            r"total_spent is nan in 8 of 8 rows, the first being buyer a at 2026-01-04.*nullif",
+        ),
+        (GOOD.replace("0.0", "ln(0) * -1") + ONE_EACH, "recency_days is inf in 8 of 8 rows"),
     ],
 )
 def test_sql_that_breaks_the_contract_is_refused(make_use_case, write_orders, sql, message):
     with pytest.raises(ConfigError, match=message):
         compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS, **LIMITS)
+
+
+GROUPED = "(SELECT buyer, {} AS x FROM orders GROUP BY buyer) CROSS JOIN as_of_days"
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "found"),
+    [
+        ("first(amount)", "first(amount), which takes rows as they come"),
+        ("any_value(amount)", "any_value(amount), which"),
+        ("amount.last()", "amount.last(), which"),
+        ("first(amount ORDER BY ordered_at)", "first(amount ORDER BY ordered_at), which"),
+        ("arg_max(amount, ordered_at)", "arg_max(amount, ordered_at), which"),
+        ("min_by(amount, ordered_at)", "min_by(amount, ordered_at), which"),
+        ("mode(amount)", "mode(amount), which"),
+        ("list(amount)[1]", "list(amount), which"),
+        ("array_agg(amount)[1]", "array_agg(amount), which"),
+        ("len(string_agg(order_id, ''))", "string_agg(order_id, ''), which"),
+        ("approx_quantile(amount, 0.5)", "approx_quantile(amount, 0.5), which is approximate"),
+        ("reservoir_quantile(amount, 0.5)", "which is approximate"),
+        ("(SELECT amount FROM orders LIMIT 1)", "LIMIT or OFFSET without ORDER BY"),
+        ("(SELECT sum(amount) FROM orders TABLESAMPLE 50%)", "a sample of rows"),
+        ("(SELECT sum(amount) FROM orders USING SAMPLE 5)", "a sample of rows"),
+        ("(SELECT count(*) FROM orders POSITIONAL JOIN orders AS p)", "POSITIONAL JOIN"),
+        (
+            "(SELECT sum(n) FROM (SELECT DISTINCT ON (buyer) amount AS n FROM orders))",
+            "DISTINCT ON without ORDER BY",
+        ),
+        (
+            "(SELECT sum(n) FROM (SELECT row_number() OVER (PARTITION BY buyer) AS n FROM orders))",
+            "row_number() OVER (PARTITION BY buyer) without ORDER BY in its window",
+        ),
+        (
+            "(SELECT max(n) FROM (SELECT sum(amount) OVER (ROWS 2 PRECEDING) AS n FROM orders))",
+            "sum(amount) OVER (ROWS 2 PRECEDING) without ORDER BY in its window",
+        ),
+    ],
+)
+def test_sql_that_depends_on_the_order_of_rows_is_refused(
+    make_use_case, write_orders, aggregate, found
+):
+    sql = GOOD.replace("1.0", "x") + GROUPED.format(aggregate)
+    with pytest.raises(ConfigError) as caught:
+        compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS[:1], **LIMITS)
+    assert re.search(rf"order in which rows come.* Found .*{re.escape(found)}", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        "last(amount ORDER BY ordered_at, amount)",
+        "last(amount + 1 ORDER BY ordered_at, amount + 1)",
+        "mode(amount ORDER BY amount)",
+        "list(amount ORDER BY orders.amount)[1]",
+        "median(amount)",
+        "count(DISTINCT order_id)",
+        "(SELECT amount FROM orders ORDER BY ordered_at, order_id LIMIT 1)",
+        "(SELECT max(n) FROM (SELECT sum(amount) OVER (PARTITION BY buyer) AS n FROM orders))",
+    ],
+)
+def test_sql_that_settles_the_order_passes(make_use_case, write_orders, aggregate):
+    sql = GOOD.replace("1.0", "x") + GROUPED.format(aggregate)
+    found = compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS[:1], **LIMITS)
+    assert found["total_spent"].null_count == 0
+
+
+ENDLESS = "(WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT max(n) FROM r)"
+
+
+def test_sql_without_end_is_ended_and_named(make_use_case, write_orders, monkeypatch):
+    monkeypatch.setenv("EVERGREEN_SQL_TIMEOUT_SECONDS", "1")
+    sql = GOOD.replace("1.0", ENDLESS) + ONE_EACH
+    with pytest.raises(LimitError, match=r"features\.sql was ended after 1 seconds"):
+        compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS, **LIMITS)
+
+
+def test_sql_that_makes_long_texts_is_ended_and_named(make_use_case, write_orders):
+    sql = GOOD.replace("1.0", "length(repeat(left(buyer, 1), 4000000000))") + ONE_EACH
+    with pytest.raises(LimitError, match=r"features\.sql needs more memory than it may take"):
+        compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS, **LIMITS)
+
+
+def test_each_chunk_is_logged(make_use_case, write_orders, caplog):
+    use_case = make_use_case()
+    with caplog.at_level("INFO", "evergreen.features.compute"):
+        list(compute.iter_features(use_case, write_orders(ROWS), DAYS, **LIMITS, days_per_chunk=3))
+    name = use_case.name
+    assert [record.message.rsplit(" in ", 1)[0] for record in caplog.records] == [
+        f"{name} features: 3 of 4 days, 2026-01-03 to 2026-01-05: 6 rows",
+        f"{name} features: 4 of 4 days, 2026-01-06 to 2026-01-06: 2 rows",
+    ]
+
+
+def test_nan_equals_nan_and_differs_from_null():
+    def rows(*values):
+        return pa.table({"buyer": ["a", "b"], "x": pa.array(values, pa.float64())})
+
+    assert difference("buyer", ["x"], rows(float("nan"), None), rows(float("nan"), None)) is None
+    assert "nan instead of None" in difference(
+        "buyer", ["x"], rows(float("nan"), 1.0), rows(None, 1.0)
+    )
 
 
 def test_a_null_label_is_refused(make_use_case, write_orders):

@@ -272,6 +272,16 @@ def test_rules_see_typed_and_delivered_columns(sql, passes):
     assert broken(found) == ([] if passes else [["fits"]])
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", "\u00a0"])
+def test_rules_see_delivered_text_without_blanks_around_it(blank):
+    test = order(1, customer=f"{blank}TEST{blank}")
+    empty = order(2) | {"note": ""}
+    rule = "customer <> 'TEST' AND coalesce(note, '') = ''"
+    found = split_day(ruled(rule), raw_rows([test, empty], columns=(*order(), "note")))
+    assert broken(found) == [["fits"]]
+    assert found.accepted["order_id"].to_pylist() == ["O2"]
+
+
 @pytest.mark.parametrize(
     ("sql", "says"),
     [
