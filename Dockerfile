@@ -21,7 +21,7 @@ WORKDIR /app
 COPY requirements.txt .
 RUN python -m pip install --no-cache-dir 'uv>=0.9' \
     && python -m venv --without-pip /opt/venv \
-    && uv pip sync --no-cache --compile-bytecode requirements.txt
+    && uv pip sync --no-cache --compile-bytecode --require-hashes requirements.txt
 
 COPY . .
 # The code belongs to root: what runs in the container cannot change it.

@@ -9,6 +9,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX
 unexport PIP_TARGET PIP_PREFIX PIP_USER PIP_ROOT PIP_DRY_RUN PIP_REQUIRE_VIRTUALENV
 unexport PIP_NO_DEPS PIP_CONSTRAINT PIP_NO_INDEX
 unexport UV_SYSTEM_PYTHON UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_TARGET
+unexport UV_NO_VERIFY_HASHES
 # Imports without cached bytecode are 2-4 times slower.
 unexport PYTHONDONTWRITEBYTECODE
 # uv does not read pip's settings; a mirror given to pip is meant for both.
@@ -41,15 +42,15 @@ $(READY): requirements.txt pyproject.toml
 	echo "Setting up .venv with $$("$$found" --version) ..."; \
 	"$$found" -m venv .venv; \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'uv>=0.9'; \
-	$(BIN)/uv pip sync $(UV_FLAGS) requirements.txt; \
+	$(BIN)/uv pip sync $(UV_FLAGS) --require-hashes requirements.txt; \
 	$(BIN)/uv pip install $(UV_FLAGS) --no-deps --editable .; \
 	echo $$SECONDS > $@; \
 	echo "Installed $$(grep -c == requirements.txt) packages in $$SECONDS s."
 
 .PHONY: lock
-lock: $(READY) ## Resolve requirements.in into requirements.txt
+lock: $(READY) ## Resolve requirements.in into requirements.txt, with the files' hashes
 	$(BIN)/uv pip compile requirements.in --excludes requirements-excludes.txt \
-	  --python-version 3.11 --no-annotate --upgrade --quiet -o requirements.txt
+	  --python-version 3.11 --no-annotate --generate-hashes --upgrade --quiet -o requirements.txt
 
 .PHONY: check
 check: $(READY) ## Lint, format check, types; needs no service and no network
