@@ -8,7 +8,7 @@ RUN apt-get update \
 
 # A volume mounted at /data inherits this ownership when it is first used.
 RUN useradd --uid 50000 --create-home evergreen \
-    && install --directory --owner=evergreen --group=evergreen /data
+    && install --directory --owner=evergreen --group=evergreen --mode=0700 /data
 
 ENV PATH=/opt/venv/bin:$PATH \
     UV_PYTHON=/opt/venv/bin/python \

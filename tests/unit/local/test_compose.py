@@ -209,6 +209,26 @@ def test_shell_scripts_parse():
     assert commands == [["airflow", "db"], ["airflow", "users"], ["evergreen", "init"]]
 
 
+def test_mlflow_gets_no_secret_but_its_database_password_and_no_source_file():
+    service = SERVICES["mlflow"]
+    assert "env_file" not in service
+    assert [name for name in service["environment"] if not name.startswith("MLFLOW_")] == [
+        "GIT_PYTHON_REFRESH"
+    ]
+    secrets = {name for name, kind, _ in VARIABLES if kind == "?"}
+    used = set(compose_file.VARIABLE.findall(json.dumps(service)))
+    assert {name for name, _, _ in used} & secrets == {"POSTGRES_PASSWORD"}
+    assert service["volumes"] == ["data:/data"]
+    assert all("env_file" in SERVICES[name] for name in AIRFLOW)
+
+
+@pytest.mark.parametrize("ignores", [".gitignore", ".dockerignore"])
+def test_source_files_stay_out_of_repository_and_image(ignores):
+    [default] = [value for name, _, value in VARIABLES if name == "SOURCES_DIR"]
+    entries = (PROJECT_ROOT / ignores).read_text().splitlines()
+    assert default.removeprefix("./") in {entry.strip("/") for entry in entries}
+
+
 @pytest.mark.parametrize("entry", [".env", ".git", ".venv", ".evergreen"])
 def test_image_leaves_secrets_and_data_out(entry):
     assert entry in (PROJECT_ROOT / ".dockerignore").read_text().splitlines()
