@@ -32,7 +32,7 @@ def up(port: int | None) -> None:
     instance = start_services(load_settings(), port=port)
     click.echo(f"Airflow   {instance.url}")
     click.echo(f"Log in    {instance.username} / {instance.password}")
-    click.echo(f"Log       {instance.log}")
+    click.echo(f"Logs      {instance.logs}/*.log")
     click.echo("Stop with `make down`.")
 
 
