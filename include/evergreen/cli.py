@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,12 @@ def up(port: int | None) -> None:
     """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
     from evergreen.deploy import start_services
 
-    instance = start_services(load_settings(), port=port)
+    begun = time.monotonic()
+
+    def tell(text: str) -> None:
+        click.echo(f"{time.monotonic() - begun:5.0f} s  {text}")
+
+    instance = start_services(load_settings(), port, tell)
     click.echo(f"Airflow   {instance.url}")
     click.echo(f"Log in    {instance.username} / {instance.password}")
     click.echo(f"Logs      {instance.logs}/*.log")
@@ -49,9 +55,12 @@ def down() -> None:
 def init() -> None:
     """Create tables, registries and Feast definitions in the configured databases."""
     from evergreen.deploy import initialise
+    from evergreen.local.home import claimed
 
-    for line in initialise(load_settings()):
-        click.echo(line)
+    settings = load_settings()
+    with claimed(settings):
+        for line in initialise(settings):
+            click.echo(line)
 
 
 @cli.command()

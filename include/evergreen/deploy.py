@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evergreen.settings import Settings
@@ -25,11 +26,15 @@ def initialise(settings: Settings) -> Iterator[str]:
     """
     from evergreen import lake, receipts
     from evergreen.features import store
+    from evergreen.local import home
     from evergreen.release import ledger, ledger_table
     from evergreen.training import tracking
 
-    for folder in (settings.staging, settings.quality):
-        folder.mkdir(parents=True, exist_ok=True)
+    home.prepare(settings)
+    # Closed to other users wherever they are; what is there already is left as it is.
+    local = [Path(tree) for tree in (settings.warehouse, settings.artifacts) if "://" not in tree]
+    for folder in (settings.staging, settings.quality, *local):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lake.catalog(settings).create_tables()
     yield "catalog of the lake"
     receipts.create_tables()
@@ -42,22 +47,46 @@ def initialise(settings: Settings) -> Iterator[str]:
     yield f"feature definitions of {', '.join(use_case.name for use_case in use_cases)}"
 
 
-def start_services(settings: Settings, port: int | None = None) -> Instance:
-    """Start Postgres, initialise, start Airflow; does nothing for what already runs."""
-    from evergreen.local import airflow, postgres
+def start_services(
+    settings: Settings, port: int | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Instance:
+    """Start Postgres, initialise, start Airflow; does nothing for what already runs.
 
-    postgres.start(settings)
-    for _ in initialise(settings):
-        pass
-    return airflow.start(settings, port)
+    Parameters
+    ----------
+    tell
+        Called with a sentence on each thing that is begun, ready, or still awaited.
+
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
+    """
+    from evergreen.local import airflow, home, postgres
+
+    with home.claimed(settings):
+        tell("Postgres")
+        postgres.start(settings)
+        for line in initialise(settings):
+            tell(line)
+        return airflow.start(settings, port, tell=tell)
 
 
 def stop_services(settings: Settings) -> None:
-    """Stop Airflow, then Postgres; safe to repeat."""
-    from evergreen.local import airflow, postgres
+    """Stop Airflow, then Postgres; safe to repeat.
 
-    airflow.stop(settings)
-    postgres.stop(settings)
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
+    """
+    from evergreen.local import airflow, home, postgres
+
+    if not settings.home.is_dir():
+        return
+    with home.claimed(settings):
+        airflow.stop(settings)
+        postgres.stop(settings)
 
 
 def airflow_process_environment(settings: Settings) -> dict[str, str]:
