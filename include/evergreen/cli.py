@@ -55,12 +55,9 @@ def down() -> None:
 def init() -> None:
     """Create tables, registries and Feast definitions in the configured databases."""
     from evergreen.deploy import initialise
-    from evergreen.local.home import claimed
 
-    settings = load_settings()
-    with claimed(settings):
-        for line in initialise(settings):
-            click.echo(line)
+    for line in initialise(load_settings()):
+        click.echo(line)
 
 
 @cli.command()

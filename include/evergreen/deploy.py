@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def initialise(settings: Settings) -> Iterator[str]:
-    """Create everything that must exist before the first run; safe to repeat.
+    """Create everything that must exist before the first run; safe to repeat, one at a time.
 
     Feast definitions are applied here and nowhere else: not inside a task, where several would
     race.
@@ -23,6 +23,11 @@ def initialise(settings: Settings) -> Iterator[str]:
     ------
     str
         One line per thing that is ready.
+
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
     """
     from evergreen import lake, receipts
     from evergreen.features import store
@@ -30,21 +35,23 @@ def initialise(settings: Settings) -> Iterator[str]:
     from evergreen.release import ledger, ledger_table
     from evergreen.training import tracking
 
-    home.prepare(settings)
-    # Closed to other users wherever they are; what is there already is left as it is.
-    local = [Path(tree) for tree in (settings.warehouse, settings.artifacts) if "://" not in tree]
-    for folder in (settings.staging, settings.quality, *local):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lake.catalog(settings).create_tables()
-    yield "catalog of the lake"
-    receipts.create_tables()
-    ledger_table.create_tables(ledger.engine(settings))
-    yield "receipts and release ledger"
-    tracking.initialise(settings)
-    yield "model registry"
-    use_cases = [load_use_case(name) for name in list_use_cases()]
-    store.apply(use_cases)
-    yield f"feature definitions of {', '.join(use_case.name for use_case in use_cases)}"
+    with home.claimed(settings):
+        # Closed to other users wherever they are; what is there already is left as it is.
+        local = [
+            Path(tree) for tree in (settings.warehouse, settings.artifacts) if "://" not in tree
+        ]
+        for folder in (settings.staging, settings.quality, *local):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lake.catalog(settings).create_tables()
+        yield "catalog of the lake"
+        receipts.create_tables()
+        ledger_table.create_tables(ledger.engine(settings))
+        yield "receipts and release ledger"
+        tracking.initialise(settings)
+        yield "model registry"
+        use_cases = [load_use_case(name) for name in list_use_cases()]
+        store.apply(use_cases)
+        yield f"feature definitions of {', '.join(use_case.name for use_case in use_cases)}"
 
 
 def start_services(

@@ -134,7 +134,9 @@ def start(
     environment = airflow_environment(
         settings, chosen, dags=dags, paused_at_creation=paused_at_creation
     )
-    environment |= mark(settings) | _for_supervisor()
+    environment |= mark(settings)
+    # For supervisord.conf.
+    environment["EVERGREEN_AIRFLOW_COMMAND"] = shlex.join(_airflow_command())
     tell("Airflow's database: migrations")
     _migrate(environment, home / "migration.log")
     tell(f"Airflow: {', '.join(_COMPONENTS)}")
@@ -217,18 +219,6 @@ def _instance(settings: Settings, port: int, supervisor: int) -> Instance:
 def _airflow_command() -> list[str]:
     # Without -P the current directory would be importable in every task.
     return [sys.executable, "-P", "-m", "airflow"]
-
-
-def _for_supervisor() -> dict[str, str]:
-    """Return the variables that `supervisord.conf` refers to."""
-    python = [sys.executable, "-P", "-m"]
-    return {
-        "EVERGREEN_PROJECT": str(PROJECT_ROOT),
-        "EVERGREEN_COMPONENT": shlex.join(
-            [*python, "evergreen.local.component", *_airflow_command()]
-        ),
-        "EVERGREEN_KEEPER": shlex.join([*python, "evergreen.local.postgres_keeper"]),
-    }
 
 
 def _migrate(environment: Mapping[str, str], log: Path) -> None:
