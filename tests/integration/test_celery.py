@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -227,32 +228,55 @@ def make_databases(deployment: Deployment) -> None:
             cursor.execute(statement)
 
 
-def test_a_day_runs_through_the_celery_worker(deployment: Deployment) -> None:
-    airflow = [name for name in deployment.processes if name.startswith("airflow-")]
-    assert len(airflow) == 5
-    deployment.await_healthy(*airflow)
+def run_day(deployment: Deployment, day: date) -> None:
+    """Ingest one day; its features follow by an asset event."""
     client = AirflowClient(
         Instance(
             f"http://127.0.0.1:{deployment.ports['api']}",
             "admin",
             SECRETS["AIRFLOW_ADMIN_PASSWORD"],
             {},
-            deployment.log("airflow-apiserver"),
+            deployment.root,
         )
     )
     client.wait_for_dags("shop_ingest", "shop_features")
-    ingest = client.trigger("shop_ingest", partition_key=str(FIRST_DAY))
     client.unpause("shop_ingest")
-    runs = {"shop_ingest": ingest}
+    runs = {"shop_ingest": client.trigger("shop_ingest", partition_key=str(day))}
     deadline = time.monotonic() + SECONDS
     while "shop_features" not in runs and time.monotonic() < deadline:
         time.sleep(0.5)
-        runs |= {run.dag_id: run for run in client.runs("shop_features")}
+        found = [run for run in client.runs("shop_features") if run.partition_key == str(day)]
+        runs |= {run.dag_id: run for run in found}
+    assert set(runs) == {"shop_ingest", "shop_features"}
     for dag_id, run in runs.items():
         done = client.wait(dag_id, run.run_id, timeout_seconds=SECONDS)
         tasks = [(task.task_id, task.state) for task in client.tasks(dag_id, run.run_id)]
         assert done.state == "success", tasks
-        assert done.partition_key == str(FIRST_DAY)
-    assert set(runs) == {"shop_ingest", "shop_features"}
+
+
+def airflow_services(deployment: Deployment) -> list[str]:
+    return [name for name in deployment.processes if name.startswith("airflow-")]
+
+
+def test_a_day_runs_through_the_celery_worker(deployment: Deployment) -> None:
+    assert len(airflow_services(deployment)) == 5
+    deployment.await_healthy(*airflow_services(deployment))
+    assert deployment.restart_ended() == []
+    run_day(deployment, FIRST_DAY)
     worker = deployment.log("airflow-worker").read_text()
     assert len(re.findall(r"execute_workload\[[0-9a-f-]+\] (?:received|succeeded)", worker)) >= 6
+
+
+def test_the_restart_policies_see_it_through_an_outage_of_postgres(deployment: Deployment) -> None:
+    postgres.stop(deployment.database)
+    restarted: list[str] = []
+    over = time.monotonic() + 30
+    while time.monotonic() < over:
+        restarted += deployment.restart_ended()
+        time.sleep(1)
+    postgres.start(deployment.database)
+    deployment.await_healthy("mlflow", *airflow_services(deployment))
+    restarted += deployment.restart_ended()
+    # Without a policy these would be gone.
+    assert {"airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"} <= set(restarted)
+    run_day(deployment, FIRST_DAY + timedelta(days=1))

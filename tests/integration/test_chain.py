@@ -187,6 +187,7 @@ def test_an_outage_of_postgres_and_killed_components_end_nothing_for_good(
         assert again is not None
         assert again.pids[name] != survivor.pids[name]
         assert set(again.pids) == {"scheduler", "dag-processor", "triggerer", "api-server"}
+    client.unpause("shop_ingest")
     finish(client, client.trigger("shop_ingest", partition_key=str(FIRST_DAY)))
 
 
