@@ -8,7 +8,7 @@ RUN apt-get update \
 
 # A volume mounted at /data inherits this ownership when it is first used.
 RUN useradd --uid 50000 --create-home evergreen \
-    && install --directory --owner=evergreen --group=evergreen /data
+    && install --directory --owner=evergreen --group=evergreen --mode=0700 /data
 
 ENV PATH=/opt/venv/bin:$PATH \
     UV_PYTHON=/opt/venv/bin/python \
@@ -21,7 +21,7 @@ WORKDIR /app
 COPY requirements.txt .
 RUN python -m pip install --no-cache-dir 'uv>=0.9' \
     && python -m venv --without-pip /opt/venv \
-    && uv pip sync --no-cache --compile-bytecode requirements.txt
+    && uv pip sync --no-cache --compile-bytecode --require-hashes requirements.txt
 
 COPY . .
 # The code belongs to root: what runs in the container cannot change it.

@@ -9,6 +9,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX
 unexport PIP_TARGET PIP_PREFIX PIP_USER PIP_ROOT PIP_DRY_RUN PIP_REQUIRE_VIRTUALENV
 unexport PIP_NO_DEPS PIP_CONSTRAINT PIP_NO_INDEX
 unexport UV_SYSTEM_PYTHON UV_PROJECT_ENVIRONMENT UV_CONSTRAINT UV_OVERRIDE UV_TARGET
+unexport UV_NO_VERIFY_HASHES
 # Imports without cached bytecode are 2-4 times slower.
 unexport PYTHONDONTWRITEBYTECODE
 # uv does not read pip's settings; a mirror given to pip is meant for both.
@@ -25,31 +26,41 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: $(READY) ## Install Python packages into .venv (Python 3.11 needed); instant when up to date
+setup: $(READY) ## Install Python packages into .venv, with a Python 3.11 from here or fetched by uv
 
 $(READY): requirements.txt pyproject.toml
-	@found=; \
+	@found=; seen=; \
 	for candidate in "$${PYTHON:-python3.11}" python3.11 python3 python; do \
-	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
-	  then found=$$candidate; break; fi; \
+	  version=$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  if [ "$$version" = 3.11 ]; then found=$$candidate; break; fi; \
+	  seen=$${seen:-$$candidate}; \
 	done; \
 	if [ -z "$$found" ]; then \
-	  echo "Python 3.11 is needed and neither python3.11 nor python3 is it." >&2; \
-	  echo "Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
-	  exit 1; \
+	  echo "No Python 3.11 here$${seen:+ ($$seen is $$("$$seen" --version 2>&1))}; fetching one with uv ..." >&2; \
+	  tools=$$(mktemp -d); trap 'rm -rf "$$tools"' EXIT; \
+	  uv=$$(command -v uv) || { uv=$$tools/bin/uv; \
+	    "$${seen:-python3}" -m pip install -qq --disable-pip-version-check --target "$$tools" 'uv>=0.9' >&2 || \
+	    { "$${seen:-python3}" -m venv "$$tools" && "$$tools/bin/pip" install -qq 'uv>=0.9'; } >&2; } || true; \
+	  "$$uv" python find --quiet 3.11 >/dev/null 2>&1 || "$$uv" python install 3.11 || true; \
+	  found=$$("$$uv" python find --quiet 3.11 2>/dev/null) || true; \
+	  if [ -z "$$found" ]; then \
+	    echo "Python 3.11 is needed, was not found, and could not be fetched. Install it, then:" >&2; \
+	    echo "  make setup PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; \
+	  fi; \
 	fi; \
 	echo "Setting up .venv with $$("$$found" --version) ..."; \
 	"$$found" -m venv .venv; \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'uv>=0.9'; \
-	$(BIN)/uv pip sync $(UV_FLAGS) requirements.txt; \
+	$(BIN)/uv pip sync $(UV_FLAGS) --require-hashes requirements.txt; \
 	$(BIN)/uv pip install $(UV_FLAGS) --no-deps --editable .; \
 	echo $$SECONDS > $@; \
 	echo "Installed $$(grep -c == requirements.txt) packages in $$SECONDS s."
 
 .PHONY: lock
-lock: $(READY) ## Resolve requirements.in into requirements.txt
+lock: $(READY) ## Resolve requirements.in into requirements.txt, with the files' hashes
 	$(BIN)/uv pip compile requirements.in --excludes requirements-excludes.txt \
-	  --python-version 3.11 --no-annotate --upgrade --quiet -o requirements.txt
+	  --python-version 3.11 --no-annotate --generate-hashes --upgrade --quiet -o requirements.txt
 
 .PHONY: check
 check: $(READY) ## Lint, format check, types; needs no service and no network

@@ -38,6 +38,7 @@ CLOCK_READERS = {
     "steps/maintenance.py": "ages of snapshots, files and staging folders",
     "backup/make.py": "says when a backup was made, and names it after that",
     "local/airflow.py": "tells this start's heartbeats from an earlier one's",
+    "local/home.py": "says since when a command is at work",
 }
 CLOCKS = re.compile(
     r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|time\.time(_ns)?|Timestamp\.now)$"

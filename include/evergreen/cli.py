@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +30,15 @@ def up(port: int | None) -> None:
     """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
     from evergreen.deploy import start_services
 
-    instance = start_services(load_settings(), port=port)
+    begun = time.monotonic()
+
+    def tell(text: str) -> None:
+        click.echo(f"{time.monotonic() - begun:5.0f} s  {text}")
+
+    instance = start_services(load_settings(), port, tell)
     click.echo(f"Airflow   {instance.url}")
     click.echo(f"Log in    {instance.username} / {instance.password}")
-    click.echo(f"Log       {instance.log}")
+    click.echo(f"Logs      {instance.logs}/*.log")
     click.echo("Stop with `make down`.")
 
 

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from evergreen import deploy, lake, receipts
 from evergreen.errors import ConfigError, PermanentError
-from evergreen.local import airflow, postgres
+from evergreen.local import airflow, home, postgres
 from evergreen.local.airflow_client import AirflowClient, Run
 from evergreen.settings import PROJECT_ROOT, Settings
 from evergreen.use_case import GeneratorSource, UseCase, load_use_case
@@ -67,11 +67,18 @@ def run_demo(settings: Settings, *, days: int) -> None:
 
     Raises
     ------
+    BusyError
+        Another command is at work on the data directory.
     ConfigError
-        The data directory holds data that no demo made.
+        The data directory holds data that no demo made, or an Airflow that runs.
     PermanentError
         A run failed; the message names the task and the place of its log.
     """
+    with home.claimed(settings):
+        _run_demo(settings, days)
+
+
+def _run_demo(settings: Settings, days: int) -> None:
     declared = load_use_case(USE_CASE)
     first, calm_until, last = _calendar(declared, days)
     watch = _Stopwatch()
@@ -82,7 +89,7 @@ def run_demo(settings: Settings, *, days: int) -> None:
         postgres.start(settings)
         for line in deploy.initialise(settings):
             watch.tell(line)
-        instance = airflow.start(settings)
+        instance = airflow.start(settings, tell=watch.tell)
         client = AirflowClient(instance)
         client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history")
         watch.tell(f"watch it: {instance.url}  ({instance.username} / {instance.password})")
@@ -181,23 +188,29 @@ def _setup_seconds() -> float | None:
 
 def _start_over(settings: Settings) -> None:
     """Remove what an earlier demo left; refuse to touch anything else."""
-    home, marker = settings.home, settings.home / "demo" / "made-by-demo"
-    found = sorted(path.name for path in home.iterdir()) if home.is_dir() else []
-    warehouse = home / "warehouse"
+    folder, marker = settings.home, settings.home / "demo" / "made-by-demo"
+    found = sorted(path.name for path in folder.iterdir() if path.name in _OURS)
+    warehouse = folder / "warehouse"
     foreign = (
         sorted(path.name for path in warehouse.iterdir() if path.name != USE_CASE)
         if warehouse.is_dir()
         else []
     )
-    if (set(found) & set(_OURS) and not marker.exists()) or foreign:
+    if (found and not marker.exists()) or foreign:
         raise ConfigError(
-            f"{home} holds data that no demo made ({', '.join(foreign or found)}), and the demo "
+            f"{folder} holds data that no demo made ({', '.join(foreign or found)}), and the demo "
             "starts from nothing. Give it a directory of its own: "
+            "EVERGREEN_HOME=/tmp/evergreen-demo make demo"
+        )
+    if running := airflow.find(settings):
+        raise ConfigError(
+            f"Airflow runs on {folder} ({running.url}), and the demo starts from nothing. Stop it "
+            "with `make down`, or give the demo a directory of its own: "
             "EVERGREEN_HOME=/tmp/evergreen-demo make demo"
         )
     deploy.stop_services(settings)
     for name in _OURS:
-        shutil.rmtree(home / name, ignore_errors=True)
+        shutil.rmtree(folder / name, ignore_errors=True)
     marker.parent.mkdir(parents=True)
     marker.touch()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evergreen.settings import Settings
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def initialise(settings: Settings) -> Iterator[str]:
-    """Create everything that must exist before the first run; safe to repeat.
+    """Create everything that must exist before the first run; safe to repeat, one at a time.
 
     Feast definitions are applied here and nowhere else: not inside a task, where several would
     race.
@@ -22,42 +23,77 @@ def initialise(settings: Settings) -> Iterator[str]:
     ------
     str
         One line per thing that is ready.
+
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
     """
     from evergreen import lake, receipts
     from evergreen.features import store
+    from evergreen.local import home
     from evergreen.release import ledger, ledger_table
     from evergreen.training import tracking
 
-    for folder in (settings.staging, settings.quality):
-        folder.mkdir(parents=True, exist_ok=True)
-    lake.catalog(settings).create_tables()
-    yield "catalog of the lake"
-    receipts.create_tables()
-    ledger_table.create_tables(ledger.engine(settings))
-    yield "receipts and release ledger"
-    tracking.initialise(settings)
-    yield "model registry"
-    use_cases = [load_use_case(name) for name in list_use_cases()]
-    store.apply(use_cases)
-    yield f"feature definitions of {', '.join(use_case.name for use_case in use_cases)}"
+    with home.claimed(settings):
+        # Closed to other users wherever they are; what is there already is left as it is.
+        local = [
+            Path(tree) for tree in (settings.warehouse, settings.artifacts) if "://" not in tree
+        ]
+        for folder in (settings.staging, settings.quality, *local):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lake.catalog(settings).create_tables()
+        yield "catalog of the lake"
+        receipts.create_tables()
+        ledger_table.create_tables(ledger.engine(settings))
+        yield "receipts and release ledger"
+        tracking.initialise(settings)
+        yield "model registry"
+        use_cases = [load_use_case(name) for name in list_use_cases()]
+        store.apply(use_cases)
+        yield f"feature definitions of {', '.join(use_case.name for use_case in use_cases)}"
 
 
-def start_services(settings: Settings, port: int | None = None) -> Instance:
-    """Start Postgres, initialise, start Airflow; does nothing for what already runs."""
-    from evergreen.local import airflow, postgres
+def start_services(
+    settings: Settings, port: int | None = None, tell: Callable[[str], None] = lambda _: None
+) -> Instance:
+    """Start Postgres, initialise, start Airflow; does nothing for what already runs.
 
-    postgres.start(settings)
-    for _ in initialise(settings):
-        pass
-    return airflow.start(settings, port)
+    Parameters
+    ----------
+    tell
+        Called with a sentence on each thing that is begun, ready, or still awaited.
+
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
+    """
+    from evergreen.local import airflow, home, postgres
+
+    with home.claimed(settings):
+        tell("Postgres")
+        postgres.start(settings)
+        for line in initialise(settings):
+            tell(line)
+        return airflow.start(settings, port, tell=tell)
 
 
 def stop_services(settings: Settings) -> None:
-    """Stop Airflow, then Postgres; safe to repeat."""
-    from evergreen.local import airflow, postgres
+    """Stop Airflow, then Postgres; safe to repeat.
 
-    airflow.stop(settings)
-    postgres.stop(settings)
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
+    """
+    from evergreen.local import airflow, home, postgres
+
+    if not settings.home.is_dir():
+        return
+    with home.claimed(settings):
+        airflow.stop(settings)
+        postgres.stop(settings)
 
 
 def airflow_process_environment(settings: Settings) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,9 @@ PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 Database = Literal["airflow", "catalog", "mlflow", "feast", "ledger"]
 DATABASES: tuple[Database, ...] = ("airflow", "catalog", "mlflow", "feast", "ledger")
+
+# In the data directory: the absolute path by which tables and models name their files there.
+LOCATION_FILE = "location"
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,15 @@ class Settings:
 
 
 def load_settings() -> Settings:
-    """Read the environment. Cheap enough to call in every step; holds no connection."""
+    """Read the environment. Cheap enough to call in every step; holds no connection.
+
+    Raises
+    ------
+    ConfigError
+        A value is malformed, or the data directory was moved or copied.
+    """
     env = os.environ
-    home = Path(env.get("EVERGREEN_HOME") or PROJECT_ROOT / ".evergreen").expanduser().resolve()
+    home = _as_made(Path(env.get("EVERGREEN_HOME") or PROJECT_ROOT / ".evergreen").expanduser())
     urls: dict[Database, str] = {
         name: url for name in DATABASES if (url := env.get(f"EVERGREEN_{name.upper()}_URL"))
     }
@@ -145,6 +155,32 @@ def load_settings() -> Settings:
         spill_mb=_positive_int("EVERGREEN_SPILL_MB", 20_000),
         sql_timeout_seconds=_positive_int("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
+    )
+
+
+def _as_made(home: Path) -> Path:
+    """Return the data directory by the name it was made under, which may now be a symlink."""
+    try:
+        made = Path((home / LOCATION_FILE).read_text(encoding="utf-8").rstrip("\n"))
+    except (FileNotFoundError, NotADirectoryError):
+        return home.resolve()
+    here = home.resolve()
+    if made.resolve() == here:
+        return made
+    if made.exists():
+        mend = (
+            f"{made} is there, too: use that one (EVERGREEN_HOME={shlex.quote(str(made))}). For a "
+            "second one make a backup, not a copy."
+        )
+    else:
+        mend = (
+            f"Move it back: mv {shlex.quote(str(here))} {shlex.quote(str(made))}\n"
+            "or leave it and make its old path lead here: "
+            f"ln -s {shlex.quote(str(here))} {shlex.quote(str(made))}"
+        )
+    raise ConfigError(
+        f"The data directory {here} was made as {made}, and its tables and models name their "
+        f"files by that path. {mend}"
     )
 
 

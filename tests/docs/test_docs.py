@@ -28,6 +28,7 @@ PAGES = sorted(
 ADRS = sorted((PROJECT_ROOT / "docs" / "adr").glob("[0-9]*.md"))
 # Handed from one process of ours to another; nobody sets them by hand.
 INTERNAL_VARIABLES = {
+    "EVERGREEN_AIRFLOW_COMMAND",
     "EVERGREEN_AIRFLOW_INSTANCE",
     *(
         f"EVERGREEN_FEAST_{part}"

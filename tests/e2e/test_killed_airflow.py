@@ -105,10 +105,6 @@ def test_a_backfill_survives_kills_of_tasks_and_of_the_scheduler(shop: Shop) -> 
             instance = airflow.find(shop.settings)
             assert instance is not None
             os.kill(instance.pids["scheduler"], signal.SIGKILL)
-            time.sleep(1)
-            assert airflow.find(shop.settings) is None
-            # What `make up` does.
-            shop.client = client = AirflowClient(deploy.start_services(shop.settings))
     assert len(killed) == TASK_KILLS + 1, "the backfill ended before all the kills"
     wait_until(lambda: done(client), "the chain")
     tries = [

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
-from datetime import date, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 
 from evergreen import deploy, lake, receipts
+from evergreen.local import airflow, postgres
 from evergreen.local.airflow_client import AirflowClient, Run
+from evergreen.local.airflow_processes import component, owned
 from evergreen.settings import Settings, load_settings
 from small_shop import FIRST_DAY, write_small_shop
 
@@ -20,6 +27,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 HISTORY_END = FIRST_DAY + timedelta(days=89)
 NEW_DAYS = [HISTORY_END + timedelta(days=n) for n in (1, 2, 3)]
 SECONDS = 300
+# Those that beat.
+COMPONENTS = ("scheduler", "triggerer", "dag_processor")
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +161,53 @@ def test_a_failed_training_is_recorded_and_stays_failed(
     assert run.run_id in failed["reasons"][0]
 
 
+def test_an_outage_of_postgres_and_killed_components_end_nothing_for_good(
+    chain: tuple[Settings, AirflowClient],
+) -> None:
+    settings, client = chain
+    instance = airflow.find(settings)
+    assert instance is not None
+    # Who would start Postgres again within seconds has to look away.
+    [keeper] = [process for process in owned(settings) if component(process) == "postgres"]
+    keeper.suspend()
+    postgres.stop(settings)
+    time.sleep(30)
+    over = datetime.now(UTC)
+    keeper.resume()
+    wait_for_health(instance.url, over)
+    assert postgres.running(settings)
+
+    for name in ("scheduler", "api-server"):
+        survivor = airflow.find(settings)
+        assert survivor is not None
+        killed_at = datetime.now(UTC)
+        psutil.Process(survivor.pids[name]).kill()
+        wait_for_health(instance.url, killed_at)
+        again = airflow.find(settings)
+        assert again is not None
+        assert again.pids[name] != survivor.pids[name]
+        assert set(again.pids) == {"scheduler", "dag-processor", "triggerer", "api-server"}
+    client.unpause("shop_ingest")
+    finish(client, client.trigger("shop_ingest", partition_key=str(FIRST_DAY)))
+
+
+def wait_for_health(url: str, since: datetime) -> None:
+    """Wait until every component has given a sign of life since an instant."""
+    deadline = time.monotonic() + SECONDS
+    health: dict[str, dict[str, str]] = {}
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/api/v2/monitor/health") as answer:
+            health = json.load(answer)
+            beats = [health[name][f"latest_{name}_heartbeat"] for name in COMPONENTS]
+            healthy = all(part["status"] == "healthy" for part in health.values())
+            if healthy and all(datetime.fromisoformat(beat) > since for beat in beats):
+                return
+        time.sleep(0.5)
+    pytest.fail(f"not healthy since {since}: {health}")
+
+
 def wait_for_keys(client: AirflowClient, stage: str, keys: set[str]) -> None:
     """Wait for the runs that asset events start; each must succeed."""
-    import time
-
     deadline = time.monotonic() + SECONDS
     while set(runs_by_key(client, stage)) < keys:
         if time.monotonic() > deadline:

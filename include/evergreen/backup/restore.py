@@ -21,7 +21,7 @@ from evergreen.backup import databases, files, manifest
 from evergreen.backup.make import UNFINISHED_RESTORE
 from evergreen.backup.manifest import Manifest
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
-from evergreen.local import airflow_processes, postgres
+from evergreen.local import airflow_processes, home, postgres
 from evergreen.release import ledger, ledger_table
 from evergreen.settings import Database, Settings, load_settings
 
@@ -65,10 +65,15 @@ def restore(
     PermanentError
         A file of the backup is damaged; nothing was changed.
     BusyError
-        Another program uses a database, or upkeep runs.
+        Another command is at work on the data directory, another program uses a database, or
+        upkeep runs.
     """
     settings = settings or load_settings()
-    directory = directory.expanduser().absolute()
+    with home.claimed(settings):
+        return _restore(directory.expanduser().absolute(), settings, force=force)
+
+
+def _restore(directory: Path, settings: Settings, *, force: bool) -> RestoreReport:
     begun = time.monotonic()
     record = manifest.read(directory)
     _require_same_place(record, settings)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from evergreen.local.home import prepare
 from evergreen.settings import PROJECT_ROOT, Settings
 
 HOST = "127.0.0.1"
@@ -151,8 +152,8 @@ def airflow_environment(
 
 def airflow_home(settings: Settings) -> Path:
     """Return `AIRFLOW_HOME`, made if needed, for its owner's eyes only."""
+    prepare(settings)
     home = settings.home / "airflow"
-    settings.home.mkdir(parents=True, exist_ok=True)
     home.mkdir(mode=0o700, exist_ok=True)
     return home
 

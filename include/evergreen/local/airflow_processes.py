@@ -32,6 +32,14 @@ def owned(settings: Settings) -> list[psutil.Process]:
     return found
 
 
+def component(process: psutil.Process) -> str | None:
+    """Name of the component that a process is or descends from; None for Supervisor itself."""
+    with suppress(psutil.Error):
+        name: str | None = process.environ().get("SUPERVISOR_PROCESS_NAME")
+        return name
+    return None
+
+
 def signal_all(processes: Iterable[psutil.Process], number: int) -> None:
     """Send a signal to those that still exist."""
     for process in processes:
@@ -39,7 +47,7 @@ def signal_all(processes: Iterable[psutil.Process], number: int) -> None:
             process.send_signal(number)
 
 
-def await_end(settings: Settings, seconds: float, *, without: Iterable[int | None] = ()) -> None:
+def await_end(settings: Settings, seconds: float, *, without: Iterable[int] = ()) -> None:
     """Wait until no process of this home is left but the given ones, or the time is over."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -28,7 +28,8 @@ import psutil
 import psycopg2
 from psycopg2 import sql
 
-from evergreen.errors import ConfigError, ServiceDownError
+from evergreen.errors import BusyError, ConfigError, ServiceDownError
+from evergreen.local import home
 from evergreen.local.postgres_programs import owner, run
 from evergreen.settings import DATABASES, Database, Settings
 
@@ -41,6 +42,8 @@ _SOCKET_NAME = f".s.PGSQL.{_PORT}"
 # Crash recovery replays at most max_wal_size; a slow disk may take a while over it.
 _START_SECONDS = 120
 _STOP_SECONDS = 60
+# Longer than whoever holds it may take.
+_LOCK_SECONDS = 180
 
 # One machine, many short transactions. Commits stay durable: fsync and synchronous_commit are
 # left on, because the release ledger and the Iceberg catalog live here.
@@ -126,7 +129,7 @@ def _start(settings: Settings) -> bool:
     if not wanted:
         return False
     data_dir = settings.postgres_dir
-    settings.home.mkdir(parents=True, exist_ok=True)
+    home.prepare(settings)
     with _locked(settings):
         started = False
         if _live_postmaster(data_dir) is None:
@@ -311,5 +314,14 @@ def _remove_stale_locks(data_dir: Path) -> None:
 
 @contextmanager
 def _locked(settings: Settings) -> Iterator[None]:
-    with _threads, fasteners.InterProcessLock(settings.home / "postgres.lock"):
-        yield
+    lock = fasteners.InterProcessLock(settings.home / "postgres.lock")
+    with _threads:
+        if not lock.acquire(timeout=_LOCK_SECONDS):
+            raise BusyError(
+                f"Another process has been at the Postgres of {settings.home} for "
+                f"{_LOCK_SECONDS} s: it holds {settings.home / 'postgres.lock'}. End that one."
+            )
+        try:
+            yield
+        finally:
+            lock.release()

@@ -46,8 +46,8 @@ def run(data_dir: Path, command: str, *arguments: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
-        _open_the_way(data_dir)
         user = owner()
+        _open_the_way(data_dir, user.pw_gid)
         identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     # A file, not a pipe: the server inherits it from pg_ctl and would keep a pipe open for good.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
@@ -135,7 +135,7 @@ def owner() -> pwd.struct_passwd:
         return pwd.getpwnam(_SYSTEM_USER)
 
 
-def _open_the_way(data_dir: Path) -> None:
+def _open_the_way(data_dir: Path, group: int) -> None:
     """As root: let the system user reach the directory and the binaries.
 
     Postgres opens both by absolute path, so every parent must be passable. Search permission is
@@ -143,8 +143,9 @@ def _open_the_way(data_dir: Path) -> None:
     """
     binaries = _binaries()
     for folder in (*data_dir.parents, *binaries.parents):
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
+        found = folder.stat()
+        mode = found.st_mode
+        if not mode & stat.S_IXOTH and not (found.st_gid == group and mode & stat.S_IXGRP):
             folder.chmod(mode | stat.S_IXOTH)
     if not (binaries / "postgres").stat().st_mode & stat.S_IXOTH:
         for path in (binaries.parent, *binaries.parent.rglob("*")):

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+import time
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,8 @@ _FAKE = """
         sys.exit("cannot do " + command)
     if command == "db":
         sys.exit()
+    if os.path.exists(os.environ["EVERGREEN_HOME"] + "/outage"):
+        sys.exit("no database")
     if command == "scheduler":
         # A worker that outlives the scheduler and ignores polite requests.
         if os.fork() == 0:
@@ -41,6 +44,9 @@ _FAKE = """
             parts = {"metadatabase": {"status": "healthy"}} | {
                 name: {"status": "healthy", f"latest_{name}_heartbeat": now}
                 for name in ("scheduler", "triggerer", "dag_processor")
+                if name != os.environ.get("FAKE_FAILS")
+            } | {
+                name: {"status": None} for name in [os.environ.get("FAKE_FAILS")] if name
             }
             self.send_response(200)
             self.end_headers()
@@ -56,8 +62,9 @@ _FAKE = """
 def settings(monkeypatch, tmp_path):
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("EVERGREEN_AIRFLOW_PORT", raising=False)
-    settings = load_settings()
-    return dataclasses.replace(settings, urls=dict.fromkeys(DATABASES, "postgresql://db/airflow"))
+    for name in DATABASES:
+        monkeypatch.setenv(f"EVERGREEN_{name.upper()}_URL", "postgresql://db/airflow")
+    return load_settings()
 
 
 @pytest.fixture
@@ -218,9 +225,11 @@ def test_starts_once_and_stops_everything(fake_airflow):
     held = json.loads((settings.home / "airflow" / "passwords.json").read_text())
     assert held == {"admin": instance.password}
     assert instance.password not in repr(instance)
-    assert instance.password not in instance.log.read_text()
-    # The four components and the scheduler's worker.
-    assert len(airflow_processes.owned(settings)) == 5
+    logs = {path.name: path.read_text() for path in instance.logs.glob("*.log")}
+    assert instance.password not in "".join(logs.values())
+    assert all(f"fake {name}" in logs[f"{name}.log"] for name in airflow._COMPONENTS)
+    # Supervisor, the four components and the scheduler's worker.
+    assert len(airflow_processes.owned(settings)) == 6
 
     airflow.stop(settings)
     airflow.stop(settings)
@@ -230,19 +239,75 @@ def test_starts_once_and_stops_everything(fake_airflow):
         airflow.health(instance)
 
 
-def test_leftovers_of_a_killed_run_are_ended_and_strangers_left_alone(fake_airflow, tmp_path):
+def _until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_a_killed_component_comes_back_without_the_worker_that_it_left(fake_airflow):
     settings = fake_airflow
-    other = dataclasses.replace(settings, home=tmp_path / "other")
+    instance = airflow.start(settings)
+    scheduler = psutil.Process(instance.pids["scheduler"])
+    [worker] = scheduler.children()
+    scheduler.kill()
+
+    def is_back():
+        pids = airflow.find(settings).pids
+        return pids.get("scheduler", scheduler.pid) != scheduler.pid
+
+    _until(is_back)
+    _until(lambda: _ended(worker))
+    now = airflow.find(settings).pids
+    assert {name: now[name] for name in now if name != "scheduler"} == {
+        name: pid for name, pid in instance.pids.items() if name != "scheduler"
+    }
+    _until(lambda: len(airflow_processes.owned(settings)) == 6)
+    assert airflow.start(settings) == airflow.find(settings)
+
+
+def test_a_component_that_keeps_ending_is_tried_again_later_and_later(fake_airflow):
+    settings = fake_airflow
+    instance = airflow.start(settings)
+    outage = settings.home / "outage"
+    outage.touch()
+    psutil.Process(instance.pids["triggerer"]).kill()
+    log = instance.logs / "supervisor.log"
+    _until(lambda: log.read_text().count("exited: triggerer (exit status 1") >= 3)
+    outage.unlink()
+    _until(lambda: "triggerer" in airflow.find(settings).pids)
+
+
+def test_leftovers_of_a_killed_run_are_ended_and_strangers_left_alone(
+    fake_airflow, tmp_path, monkeypatch
+):
+    settings = fake_airflow
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "other"))
+    other = load_settings()
     stranger = airflow.start(other, _free_port())
+    monkeypatch.setenv("EVERGREEN_HOME", str(settings.home))
     try:
         killed = airflow.start(settings)
-        for pid in killed.pids.values():
+        state = json.loads((settings.home / "airflow" / "instance.json").read_text())
+        [worker] = psutil.Process(killed.pids["scheduler"]).children()
+        # Nobody is left who would start them again.
+        for pid in (state["supervisor"], killed.pids["scheduler"]):
             psutil.Process(pid).kill()
-        assert airflow.find(settings) is None
-        [orphan] = airflow_processes.owned(settings)
+        _until(lambda: airflow.find(settings) is None)
+        assert {*killed.pids.values(), worker.pid} - {killed.pids["scheduler"]} == {
+            process.pid for process in airflow_processes.owned(settings)
+        }
 
         restarted = airflow.start(settings)
-        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert _ended(worker)
         assert not set(restarted.pids.values()) & set(killed.pids.values())
         # The state file was lost, too.
         (settings.home / "airflow" / "instance.json").unlink()

@@ -5,10 +5,12 @@ compose-spec/compose-spec under the Apache License 2.0.
 """
 
 import json
+import os
 import re
 import runpy
 import shlex
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,15 +19,15 @@ import jsonschema
 import pytest
 import yaml
 
+import compose_file
+from compose_file import TEXT
 from evergreen.settings import DATABASES, PROJECT_ROOT
 
-TEXT = (PROJECT_ROOT / "docker-compose.yaml").read_text()
-COMPOSE = yaml.safe_load(TEXT)
+COMPOSE = compose_file.load()
 SERVICES = COMPOSE["services"]
 AIRFLOW = [name for name in SERVICES if name.startswith("airflow-")]
 EXAMPLE = (PROJECT_ROOT / ".env.example").read_text()
-# ${NAME}, ${NAME:?message} or ${NAME:-default}; `$$` is a dollar for the container's shell.
-VARIABLES = re.findall(r"(?<!\$)\$\{([A-Z_]+)(?::([?-])([^}]*))?\}", TEXT)
+VARIABLES = compose_file.VARIABLE.findall(TEXT)
 
 
 def _example() -> dict[str, str]:
@@ -156,6 +158,48 @@ def test_airflow_options_exist_in_the_installed_version():
             assert option in known[section]["options"], variable
 
 
+# What each Airflow process does first, without a server to talk to.
+_IMPORTS = """
+import sys
+from importlib import import_module
+from airflow.configuration import conf
+from airflow.executors.executor_loader import ExecutorLoader
+from celery.app.backends import by_url
+executor = ExecutorLoader.get_default_executor_name().module_path
+ExecutorLoader.import_default_executor_cls()
+conf.getimport("core", "auth_manager")
+module, name = sys.argv[1].rsplit(".", 1)
+app = getattr(import_module(module), name)
+backend, _ = by_url(app.conf.result_backend, app.loader)
+app.loader.import_default_modules()
+import_module("celery.bin.worker")
+import_module("airflow.providers.celery.cli.celery_command")
+print(executor, backend.__module__, app.connection().transport.driver_name)
+"""
+
+
+def test_the_lock_can_import_what_every_process_is_configured_with(tmp_path):
+    secrets = {name: "not a secret" for name, kind, _ in VARIABLES if kind == "?"}
+    filled = compose_file.load(secrets)["services"]["airflow-worker"]
+    [check] = [part for part in filled["healthcheck"]["test"] if "celery --app" in part]
+    app = shlex.split(check)[2]
+    environment = {**os.environ, **compose_file.environment(filled), "AIRFLOW_HOME": str(tmp_path)}
+    environment["AIRFLOW__LOGGING__BASE_LOG_FOLDER"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS, app],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == [
+        "airflow.providers.celery.executors.celery_executor.CeleryExecutor",
+        "celery.backends.database",
+        "redis",
+    ]
+
+
 def test_shell_scripts_parse():
     *shell, script = SERVICES["airflow-init"]["command"]
     assert shell == ["bash", "-euc"]
@@ -163,6 +207,26 @@ def test_shell_scripts_parse():
     subprocess.run(["bash", "-n", "-c", plain], check=True)
     commands = [shlex.split(line)[:2] for line in plain.replace("\\\n", "").splitlines()]
     assert commands == [["airflow", "db"], ["airflow", "users"], ["evergreen", "init"]]
+
+
+def test_mlflow_gets_no_secret_but_its_database_password_and_no_source_file():
+    service = SERVICES["mlflow"]
+    assert "env_file" not in service
+    assert [name for name in service["environment"] if not name.startswith("MLFLOW_")] == [
+        "GIT_PYTHON_REFRESH"
+    ]
+    secrets = {name for name, kind, _ in VARIABLES if kind == "?"}
+    used = set(compose_file.VARIABLE.findall(json.dumps(service)))
+    assert {name for name, _, _ in used} & secrets == {"POSTGRES_PASSWORD"}
+    assert service["volumes"] == ["data:/data"]
+    assert all("env_file" in SERVICES[name] for name in AIRFLOW)
+
+
+@pytest.mark.parametrize("ignores", [".gitignore", ".dockerignore"])
+def test_source_files_stay_out_of_repository_and_image(ignores):
+    [default] = [value for name, _, value in VARIABLES if name == "SOURCES_DIR"]
+    entries = (PROJECT_ROOT / ignores).read_text().splitlines()
+    assert default.removeprefix("./") in {entry.strip("/") for entry in entries}
 
 
 @pytest.mark.parametrize("entry", [".env", ".git", ".venv", ".evergreen"])
@@ -176,4 +240,11 @@ def test_image_runs_as_an_ordinary_user_from_the_lock():
         number for number, line in enumerate(lines) if line.startswith(("RUN", "COPY"))
     )
     assert "STOPSIGNAL SIGINT" in lines
-    assert any("uv pip sync" in line and "requirements.txt" in line for line in lines)
+    assert any("--require-hashes requirements.txt" in line for line in lines)
+
+
+def test_every_locked_package_has_hashes():
+    lock = (PROJECT_ROOT / "requirements.txt").read_text()
+    packages = re.split(r"^(?=[a-z0-9])", lock, flags=re.MULTILINE)[1:]
+    assert len(packages) == len(re.findall("==", lock)) > 200
+    assert [package for package in packages if "--hash=sha256:" not in package] == []

@@ -1,6 +1,7 @@
 import os
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -53,20 +54,67 @@ def test_recipes_use_the_project_environment_only():
     assert bare == []
 
 
-def test_without_python_311_the_message_says_what_to_do(tmp_path):
-    # A directory of its own: the real one is set up already.
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A directory that is not set up, and `bin`, where programs of this machine are hidden."""
     for name in ("Makefile", "requirements.txt", "pyproject.toml"):
         (tmp_path / name).write_bytes((PROJECT_ROOT / name).read_bytes())
     tools = tmp_path / "bin"
     tools.mkdir()
-    for name in ("python3.11", "python3", "python"):
-        (tools / name).write_text("#!/bin/sh\nexit 1\n")
-        (tools / name).chmod(0o755)
-    answer = _make("-C", str(tmp_path), "setup", PATH=f"{tools}:{os.environ['PATH']}")
+    for name in ("python3.11", "python3", "python", "uv"):
+        _program(tools / name, "exit 1")
+    others = [folder for folder in os.get_exec_path() if not Path(folder, "uv").exists()]
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tools), *others]))
+    return tmp_path
+
+
+def _program(path, script: str) -> None:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+# A Python 3.12 whose pip brings a uv of our own.
+_PYTHON_312 = """
+case "$*" in
+  -c*) echo 3.12 ;;
+  --version) echo Python 3.12.1 ;;
+  *--target*uv*)
+    while [ "$1" != --target ]; do shift; done
+    mkdir "$2/bin"
+    cp bin/uv-of-pip "$2/bin/uv" ;;
+  *) exit 1 ;;
+esac
+"""
+
+
+def test_without_any_python_the_message_says_what_to_do(elsewhere):
+    answer = _make("-C", str(elsewhere), "setup")
     assert answer.returncode != 0
     assert "Python 3.11 is needed" in answer.stderr
-    assert "make setup PYTHON=" in answer.stderr
-    assert not (tmp_path / ".venv").exists()
+    assert answer.stderr.splitlines()[-2].strip() == "make setup PYTHON=/path/to/python3.11"
+    assert not (elsewhere / ".venv").exists()
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_another_python_fetches_python_311_if_it_can(elsewhere, reachable):
+    tools = elsewhere / "bin"
+    (tools / "uv").unlink()
+    _program(tools / "python3", _PYTHON_312)
+    fetch = 'case "$*" in *find*) cat have 2>/dev/null ;; *install*) mv fetched have ;; esac'
+    _program(tools / "uv-of-pip", fetch)
+    _program(tools / "managed", "echo managed: $*; [ $1 = --version ]")
+    if reachable:
+        (elsewhere / "fetched").write_text(str(tools / "managed"))
+    answer = _make("-C", str(elsewhere), "setup")
+    assert answer.returncode != 0
+    assert "No Python 3.11 here (python3 is Python 3.12.1)" in answer.stderr
+    if reachable:
+        assert "managed: -m venv .venv" in answer.stdout
+        assert "is needed" not in answer.stderr
+    else:
+        assert answer.stderr.splitlines()[-2].strip() == "make setup PYTHON=/path/to/python3.11"
+        assert answer.stdout == ""
+    assert not (elsewhere / ".venv").exists()
 
 
 @pytest.mark.parametrize("tool", ["ruff check", "ruff format", "mypy"])

@@ -1,0 +1,30 @@
+"""Become one component of Airflow, under Supervisor, in place of one that was killed.
+
+Run as `python -m evergreen.local.component COMMAND...`. What the killed one left is ended first:
+an executor's workers do not notice that nobody sends them tasks any more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from evergreen.local.airflow_processes import await_end, component, owned, signal_all
+from evergreen.settings import load_settings
+
+_END_SECONDS = 5
+
+
+def _end_leftovers() -> None:
+    settings = load_settings()
+    name = os.environ["SUPERVISOR_PROCESS_NAME"]
+    others = {p.pid for p in owned(settings) if component(p) != name}
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        signal_all((p for p in owned(settings) if p.pid not in others), number)
+        await_end(settings, _END_SECONDS, without=others)
+
+
+if __name__ == "__main__":
+    _end_leftovers()
+    os.execvp(sys.argv[1], sys.argv[1:])
