@@ -202,11 +202,15 @@ class RollUp(_Model):
 class BatchRules(_Model):
     """What a whole batch must look like before any of it is published."""
 
-    # Bounds on rows in against the median of the recent days that are present.
-    row_count_ratio: tuple[float, float] = (0.1, 10.0)
-    row_count_days: Annotated[int, Field(ge=1)] = 28
-    # With fewer recent days than this the row count is not judged.
-    row_count_min_days: Annotated[int, Field(ge=1)] = 7
+    # A row count is refused when it is off by more than these factors from what is usual on that
+    # weekday, and further than the shop's counts scatter.
+    row_count_ratio: tuple[float, float] = (0.6, 1.7)
+    # How many weeks before a day say what is usual.
+    row_count_weeks: Annotated[int, Field(ge=2)] = 8
+    # With fewer days with rows among them the row count is not judged.
+    row_count_min_days: Annotated[int, Field(ge=3)] = 7
+    # Days whose row count is right although it is unusual; somebody has looked at them.
+    unusual_days: tuple[date, ...] = ()
     max_quarantined_ratio: Ratio = 0.1
     # With fewer source rows than this a day's share is noise and is not judged.
     quarantined_min_rows: Annotated[int, Field(ge=1)] = 100
