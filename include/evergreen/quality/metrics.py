@@ -71,8 +71,13 @@ def orders_by_day(
     return pd.DataFrame(rows, columns=["day", *types]).astype(types)
 
 
-def features_by_day(features: pa.Table, days: Sequence[date]) -> pd.DataFrame:
+def features_by_day(found: Mapping[datetime | None, int], days: Sequence[date]) -> pd.DataFrame:
     """Return one row per as-of that was asked for or found.
+
+    Parameters
+    ----------
+    found
+        Number of rows per `as_of`.
 
     Returns
     -------
@@ -80,11 +85,10 @@ def features_by_day(features: pa.Table, days: Sequence[date]) -> pd.DataFrame:
         `as_of` (ISO text), `rows` (int64), `asked_for` (1 or 0; an as-of is asked for only if it
         is the end of a day asked for).
     """
-    found = {row["values"]: row["counts"] for row in pc.value_counts(features["as_of"]).to_pylist()}
     asked = {as_of(day) for day in days}
     rows = [
         {"as_of": instant.isoformat(), "rows": found.get(instant, 0), "asked_for": instant in asked}
-        for instant in sorted({*found, *asked} - {None})
+        for instant in sorted(asked | {instant for instant in found if instant is not None})
     ]
     types = {"rows": "int64", "asked_for": "int64"}
     return pd.DataFrame(rows, columns=["as_of", *types]).astype(types)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,8 +14,11 @@ from typing import Any
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 import great_expectations as gx
+import great_expectations.expectations as gxe
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.data_context.types.base import (
     DataContextConfig,
@@ -28,7 +31,9 @@ from evergreen.errors import ConfigError, ValidationError
 from evergreen.quality import docs, expectations, metrics
 from evergreen.quality.refusal import explain_batch
 from evergreen.quality.report import EXAMPLES, Report, columns_of, describe
-from evergreen.quality.schemas import orders_schema
+from evergreen.quality.scan import scan
+from evergreen.quality.schemas import orders_schema, typed_as_features
+from evergreen.quality.split import connect
 from evergreen.settings import load_settings
 from evergreen.use_case import UseCase
 
@@ -100,7 +105,7 @@ def validate_orders(
 
 def validate_features(
     use_case: UseCase,
-    features: pa.Table,
+    features: pa.Table | ds.Dataset,
     days: Sequence[date],
     *,
     run_name: str,
@@ -113,7 +118,7 @@ def validate_features(
     ----------
     features
         Columns entity key, `as_of` (timestamp, UTC) and the declared features; others are
-        ignored. Not modified.
+        ignored. Of a dataset, a few batches at a time are in memory. Not modified.
     days
         The days asked for; each must have rows unless `allow_empty`.
     allow_empty
@@ -126,20 +131,41 @@ def validate_features(
     """
     names = [use_case.entity.key, "as_of", *use_case.features.columns]
     _require_columns("features", features, names)
-    rows = features.select(names)
-    checks = [
-        _Check(_frame(rows), expectations.features_expectations(use_case), use_case.entity.key),
-        _Check(
-            metrics.features_by_day(rows, days),
-            expectations.features_batch_expectations(allow_empty=allow_empty),
-            "as_of",
-        ),
-    ]
+    rows = ds.dataset(features) if isinstance(features, pa.Table) else features
+    rows = rows.replace_schema(pa.schema([rows.schema.field(name) for name in names]))
+    judged, by_instant = _judge_features(use_case, rows)
+    by_day = _Check(
+        metrics.features_by_day(by_instant, days),
+        expectations.features_batch_expectations(allow_empty=allow_empty),
+        "as_of",
+    )
+    count = sum(by_instant.values())
     missing = [] if days else ["no days were asked for; expected at least one"]
-    if not features.num_rows and not allow_empty:
+    if not count and not allow_empty:
         missing.append(f"there are no rows; expected some for each of {len(days)} day(s)")
-    judged = [_run("features", check) for check in checks]
-    return _report(use_case, "features", judged, rows.num_rows, missing, run_name, quality)
+    results = [judged, _run("features", by_day)]
+    return _report(use_case, "features", results, count, missing, run_name, quality)
+
+
+def _judge_features(
+    use_case: UseCase, rows: ds.Dataset
+) -> tuple[list[Any], Mapping[datetime | None, int]]:
+    """Judge every row; return the results and the number of rows per `as_of`."""
+    expected = expectations.features_expectations(use_case)
+    settings, key = load_settings(), use_case.entity.key
+    if not typed_as_features(use_case, rows.schema):
+        # What bounds mean to values of another type is for pandas to say, row by row.
+        table = rows.to_table()
+        counted = pc.value_counts(table["as_of"]).to_pylist()
+        whole = _Check(_frame(table), expected, key)
+        return _run("features", whole), {row["values"]: row["counts"] for row in counted}
+    # Types are then the same on every row, and one row in pandas shows them.
+    of_types = [e for e in expected if isinstance(e, gxe.ExpectColumnValuesToBeOfType)]
+    typed = _run("features", _Check(_frame(rows.head(1)), of_types, key))
+    with connect(settings.threads, settings.memory_mb) as connection:
+        others = [e for e in expected if e not in of_types]
+        scanned = scan(connection, rows, others, _result_format(key))
+    return [*typed, *scanned.results], scanned.rows_by_instant
 
 
 def validate_predictions(
@@ -293,11 +319,11 @@ def _frame(rows: pa.Table) -> pd.DataFrame:
     return ordered
 
 
-def _require_columns(suite: str, rows: pa.Table, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in rows.column_names]
+def _require_columns(suite: str, rows: pa.Table | ds.Dataset, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in rows.schema.names]
     if missing:
         raise ValidationError(
-            f"The {suite} have no column {', '.join(missing)}; found {rows.column_names}. Add the "
+            f"The {suite} have no column {', '.join(missing)}; found {rows.schema.names}. Add the "
             "column to the SQL that makes them, or remove it from use_case.yaml."
         )
 

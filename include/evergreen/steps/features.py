@@ -69,10 +69,9 @@ def validate_features(staged: dict[str, Any]) -> dict[str, Any]:
     batch = Staged.from_dict(staged)
     declared = batch.load_use_case()
     for chunk in batch.periods():
-        rows = batch.read("features", chunk)
         validate(
             declared,
-            rows,
+            batch.scan("features", chunk),
             chunk.days,
             run_name=chunk.label,
             allow_empty=declared.orders.batch.allow_empty,
