@@ -8,6 +8,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -192,3 +194,20 @@ def test_the_query_of_the_readme_works_before_anything_was_refused(shop: Path) -
     deliver(shop, DAY, order(1, DAY))
     ingest(str(DAY))
     assert look_up() == {}
+
+
+def test_a_row_of_parquet_that_is_not_utf8_goes_to_quarantine(shop: Path) -> None:
+    file = load_settings().use_cases / "shop" / "use_case.yaml"
+    declared = yaml.safe_load(file.read_text())
+    declared["source"] |= {"path": str(shop / "{day}.parquet"), "format": "parquet"}
+    file.write_text(yaml.safe_dump(declared))
+    names = pa.array([b"a", b"b\xe9", b"c"], pa.binary()).view(pa.string())
+    at = [f"{DAY}T12:00:00Z"] * 3
+    rows = {"id": ["1", "2", "3"], "customer": names, "at": at, "value": [1.0, 2.0, 3.0]}
+    pq.write_table(pa.table(rows), shop / f"{DAY}.parquet")
+    published = ingest(str(DAY))
+    assert published["rows"]["accepted"] == 2
+    (row,) = lake.read_day("shop", "quarantine", DAY).to_pylist()
+    assert (row["row"], row["rules"]) == (2, ["malformed_row"])
+    assert "not UTF-8: customer" in row["raw"]
+    assert r"b\\\\xe9" in row["raw"]
