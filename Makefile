@@ -81,7 +81,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill, 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-pains bench-backfill ## All benchmarks, one after the other
+bench: bench-online bench-pains bench-backfill bench-batch-rules ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -94,6 +94,10 @@ bench-pains: $(READY) ## What stock Feast does with late and corrected data, bes
 .PHONY: bench-backfill
 bench-backfill: $(READY) ## Two years at once against day by day; one more day as history grows; memory
 	@$(BIN)/python -W ignore -m benchmarks.backfill
+
+.PHONY: bench-batch-rules
+bench-batch-rules: $(READY) ## How often the row count rule refuses good days, and finds half and doubled ones
+	@$(BIN)/python -W ignore -m benchmarks.batch_rules
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself

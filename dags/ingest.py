@@ -1,8 +1,8 @@
 """One day of orders: stage the source's rows, validate the batch, publish `orders`.
 
 Every row ends in `orders`, in `quarantine` with the rules it broke, or is counted as an exact
-duplicate. A batch that breaks a batch rule publishes nothing. Backfill this DAG to re-ingest days:
-features and scores of the same days follow by asset events.
+duplicate. A day that breaks a batch rule is refused: its rejected rows go to `refused`. Backfill
+this DAG to re-ingest days: features and scores of the same days follow by asset events.
 """
 
 from airflow.sdk import CronPartitionTimetable, dag, task

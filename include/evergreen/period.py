@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import wraps
@@ -59,6 +59,17 @@ class Period:
     def days(self) -> list[date]:
         """All days, oldest first."""
         return [self.start + timedelta(days=n) for n in range((self.end - self.start).days)]
+
+    def without(self, days: Container[date]) -> list[Period]:
+        """Split into the consecutive periods that are left when some days are taken out.
+
+        >>> [p.label for p in Period.parse("2026-01-05..2026-01-08").without([date(2026, 1, 6)])]
+        ['2026-01-05', '2026-01-07..2026-01-08']
+        """
+        left = [day for day in self.days if day not in days]
+        starts = [day for day in left if day - timedelta(days=1) not in left]
+        ends = [day + timedelta(days=1) for day in left if day + timedelta(days=1) not in left]
+        return [Period(start, end) for start, end in zip(starts, ends, strict=True)]
 
     def chunks(self, size: int) -> list[Period]:
         """Split into consecutive periods of at most `size` days."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,9 @@ Dtype = Literal["string", "int64", "float64", "bool", "timestamp", "date"]
 FeatureDtype = Literal["int64", "float64", "bool"]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Bounds = tuple[float | None, float | None]
+
+
+_TIMES = ("timestamp", "date")
 
 
 def _ordered(bounds: Bounds) -> Bounds:
@@ -237,11 +241,15 @@ class RollUp(_Model):
 class BatchRules(_Model):
     """What a whole batch must look like before any of it is published."""
 
-    # Bounds on rows in against the median of the recent days that are present.
-    row_count_ratio: tuple[float, float] = (0.1, 10.0)
-    row_count_days: Annotated[int, Field(ge=1)] = 28
-    # With fewer recent days than this the row count is not judged.
-    row_count_min_days: Annotated[int, Field(ge=1)] = 7
+    # A row count is refused when it is off by more than these factors from what is usual on that
+    # weekday, and further than the shop's counts scatter.
+    row_count_ratio: tuple[float, float] = (0.6, 1.7)
+    # How many weeks before a day say what is usual.
+    row_count_weeks: Annotated[int, Field(ge=2)] = 8
+    # With fewer days with rows among them the row count is not judged.
+    row_count_min_days: Annotated[int, Field(ge=3)] = 7
+    # Days whose row count is right although it is unusual; somebody has looked at them.
+    unusual_days: tuple[date, ...] = ()
     max_quarantined_ratio: Ratio = 0.1
     # With fewer source rows than this a day's share is noise and is not judged.
     quarantined_min_rows: Annotated[int, Field(ge=1)] = 100
@@ -265,22 +273,37 @@ class Orders(_Model):
 
     @model_validator(mode="after")
     def _roles(self) -> Self:
+        problems = []
         for role in ("key", "time"):
             name = getattr(self, role)
             if name not in self.columns:
-                raise ValueError(f"{role}: {name} is not one of columns {sorted(self.columns)}")
-        if self.columns[self.time].dtype not in ("timestamp", "date"):
-            raise ValueError(f"time: {self.time} must have dtype timestamp or date")
+                problems.append(
+                    f"{role}: found {name!r}, expected one of columns ({_some(self.columns)})"
+                )
+            elif role == "time" and (kind := self.columns[name].dtype) not in _TIMES:
+                problems.append(
+                    f"columns.{name}.dtype: found {kind!r}, expected 'timestamp' or 'date' of the "
+                    "column that orders.time names"
+                )
         if self.rollup is not None:
             declared = {**self.columns, **self.rollup.columns}
-            missing = {self.rollup.key, *self.rollup.aggregates} - set(declared)
-            if missing:
-                raise ValueError(f"rollup: {sorted(missing)} are not declared as columns")
+            named = {"key": [self.rollup.key], "aggregates": [*self.rollup.aggregates]}
+            problems += [
+                f"rollup.{key}: found {name!r}, expected a column declared in orders.columns or "
+                f"orders.rollup.columns ({_some(declared)})"
+                for key, names in named.items()
+                for name in names
+                if name not in declared
+            ]
             if self.time not in self.rollup.aggregates:
-                raise ValueError(f"rollup.aggregates: {self.time}, the time of a row, is missing")
-        names = [rule.name for rule in self.rules]
-        if len(set(names)) != len(names):
-            raise ValueError(f"rules: names must be unique, found {names}")
+                problems.append(
+                    f"rollup.aggregates: {self.time!r}, which orders.time names, is missing; add "
+                    f"for example {self.time}: min({self.time})"
+                )
+        rules = [rule.name for rule in self.rules]
+        twice = sorted({name for name in rules if rules.count(name) > 1})
+        problems += [f"rules: found {name!r} twice, expected unique names" for name in twice]
+        _raise_if(problems)
         return self
 
     @property
@@ -479,33 +502,40 @@ class UseCase(_Model):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
+        problems = []
         if self.entity.key not in self.orders.published:
-            raise ValueError(
-                f"entity.key: {self.entity.key} is not a published column of orders "
-                f"{sorted(self.orders.published)}"
+            problems.append(
+                f"entity.key: found {self.entity.key!r}, expected a published column of orders "
+                f"({_some(self.orders.published)})"
             )
         if self.features.recency not in self.features.columns:
-            raise ValueError(
-                f"features.recency: {self.features.recency} is not one of features.columns"
+            problems.append(
+                f"features.recency: found {self.features.recency!r}, expected one of "
+                f"features.columns ({_some(self.features.columns)})"
             )
         if self.last_day is not None and self.last_day < self.first_day:
-            raise ValueError(f"last_day: {self.last_day} lies before first_day {self.first_day}")
-        taken = {"day", "row_id", "source", "rowid"} & {
-            *self.orders.columns,
-            *self.orders.published,
+            problems.append(
+                f"last_day: found {self.last_day}, expected first_day ({self.first_day}) or later"
+            )
+        key = self.entity.key
+        reserved: dict[str, tuple[set[str], Collection[str]]] = {
+            "orders.columns": ({"day", "row_id", "source", "rowid"}, self.orders.columns),
+            "orders.rollup.columns": (
+                {"day", "row_id", "source", "rowid"},
+                self.orders.rollup.columns if self.orders.rollup else (),
+            ),
+            "features.columns": (
+                {key, "as_of", "created_at", "day", "label", "score"},
+                self.features.columns,
+            ),
+            "daily.columns": ({key, "day", "last_day"}, self.daily.columns if self.daily else ()),
         }
-        if taken:
-            raise ValueError(f"orders.columns: {sorted(taken)} are reserved names")
-        reserved = {self.entity.key, "as_of", "created_at", "day", "label", "score"} & set(
-            self.features.columns
-        )
-        if reserved:
-            raise ValueError(f"features.columns: {sorted(reserved)} are reserved names")
-        reserved = {self.entity.key, "day", "last_day"} & set(
-            self.daily.columns if self.daily else ()
-        )
-        if reserved:
-            raise ValueError(f"daily.columns: {sorted(reserved)} are reserved names")
+        problems += [
+            f"{where}.{name}: this name is reserved; rename the column"
+            for where, (names, columns) in reserved.items()
+            for name in sorted(names & {*columns})
+        ]
+        _raise_if(problems)
         return self
 
     @property
@@ -708,16 +738,52 @@ def _read_sql(path: Path) -> str:
 
 
 def _explain(path: Path, error: PydanticError) -> str:
-    lines = []
+    """Say all that is wrong, a line each: key, what was found, what was expected."""
+    lines: list[str] = []
     for item in error.errors(include_url=False):
-        # Discriminators of unions appear as extra steps; they are not keys of the file.
-        keys = [str(key) for key in item["loc"]]
-        where = ".".join(keys) or "(top level)"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key (found {item['input']!r}); remove or rename it")
-        elif item["type"] == "missing":
+        kind, found, said = item["type"], item["input"], item["msg"]
+        steps = [str(step) for step in item["loc"]]
+        if steps[:1] == ["source"]:
+            # The kind of source is a step of its own there, and no key of the file.
+            del steps[1:2]
+        where = ".".join(steps) or "(top level)"
+        if kind == "extra_forbidden":
+            lines.append(f"{where}: unknown key (found {_short(found)}); remove or rename it")
+        elif kind == "missing":
             lines.append(f"{where}: missing; this key is required")
+        elif kind.startswith("union_tag"):
+            choice = item["ctx"]["discriminator"].strip("'")
+            tag = f"found {found[choice]!r}" if choice in found else "missing"
+            expected = item["ctx"].get("expected_tags", "'files', 'sql' or 'generator'")
+            lines.append(f"{where}.{choice}: {tag}; expected one of {expected}")
+        elif kind == "value_error" and isinstance(found, dict) and _PROBLEM.match(said):
+            # Contradictions between keys, each told with its key; the whole section is no help.
+            above = [*steps, ""]
+            lines += [".".join(above) + problem for problem in said.splitlines()[1:]]
         else:
-            message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: found {item['input']!r}; {message}")
-    return f"{path} is not a valid use case:\n" + "\n".join(f"  - {line}" for line in lines)
+            said = said.removeprefix("Value error, ").replace("Input should be", "expected")
+            lines.append(f"{where}: found {_short(found)}; {said}")
+    return (
+        f"{path} is not a valid use case:\n"
+        + "\n".join(f"  - {line}" for line in lines)
+        + "\nEvery key is explained in docs/use_case.md; `evergreen check` looks again."
+    )
+
+
+_PROBLEM = re.compile("Value error, contradictions:\n")
+
+
+def _raise_if(problems: Sequence[str]) -> None:
+    if problems:
+        raise ValueError("\n".join(["contradictions:", *problems]))
+
+
+def _some(names: Collection[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:12]) + (f", … {len(listed)} in all" if len(listed) > 12 else "")
+
+
+def _short(value: Any) -> str:
+    """Quote a value; of a long one, its beginning."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"

@@ -70,15 +70,29 @@ def nested(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("label.horizon_days", "soon", r"label\.horizon_days: found 'soon'"),
         ("label.horizon_days", 0, r"label\.horizon_days: found 0"),
         ("first_day", "2024-13-01", r"first_day: found '2024-13-01'"),
-        ("source.kind", "kafka", r"source: .*kafka"),
+        ("source.kind", "kafka", r"source\.kind: found 'kafka'; expected one of 'files'"),
+        ("source.kind", KeyError, r"source\.kind: missing; expected one of 'files'"),
+        ("source.customers", 0, r"source\.customers: found 0; expected greater than or equal to 1"),
         ("entity.key", "Customer Id; DROP", r"entity\.key: found 'Customer Id; DROP'"),
-        ("entity.key", "client_id", r"entity\.key: client_id is not a published column"),
-        ("orders.time", "when", r"time: when is not one of columns"),
+        ("entity.key", "client_id", r"entity\.key: found 'client_id', expected a published"),
+        ("orders.time", "when", r"- orders\.time: found 'when', expected one of"),
         ("orders.columns.amount.dtype", "money", r"orders\.columns\.amount\.dtype: found 'money'"),
-        ("features.recency", "age", r"features\.recency: age is not one of"),
+        ("features.recency", "age", r"features\.recency: found 'age', expected one of"),
         ("features.columns.total_orders.dtype", "string", r"total_orders\.dtype: found 'string'"),
         ("scoring.bands", {"low": 0.0, "high": 0.7}, r"scoring\.bands: .*descend"),
         ("monitoring.persistence", [4, 3], r"monitoring\.persistence: .*m <= n"),
+        (
+            "orders.time",
+            "status",
+            r"orders\.columns\.status\.dtype: found 'string', exp",
+        ),
+        ("orders.rules", [{"name": "a", "sql": "1"}] * 2, r"orders\.rules: found 'a' twice"),
+        ("last_day", "2001-01-01", r"last_day: found 2001-01-01, expected first_day"),
+        ("orders.columns.day", {"source": "d", "dtype": "date"}, r"orders\.columns\.day: .*reserv"),
+        ("orders.rollup", {"key": "no", "aggregates": {}}, r"orders\.rollup\.key: found 'no'"),
+        ("orders.rollup", {"key": "no", "aggregates": {}}, r"rollup\.aggregates: 'ordered_at'"),
+        ("orders", "all of them", r"orders: found 'all of them'"),
+        ("features.columns", {}, r"features\.columns: found {}; .*at least 1 item"),
         ("name", "other", r"found 'other', expected 'churn'"),
     ],
 )
@@ -88,7 +102,20 @@ def test_wrong_declarations_name_file_key_found_and_expected(
     file = write(tmp_path, nested(declared(), path, value))
     with pytest.raises(ConfigError, match=expected) as caught:
         load_use_case_file(file)
-    assert str(file) in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith(str(file))
+    # A line per problem, and none of them holds half the file.
+    assert all(len(line) < 250 for line in message.removeprefix(str(file)).splitlines()), message
+    assert len(message) < 900 + len(str(file))
+
+
+def test_all_contradictions_are_told_at_once(tmp_path: Path) -> None:
+    values = nested(nested(declared(), "entity.key", "client_id"), "features.recency", "age")
+    values = nested(values, "last_day", "2001-01-01")
+    with pytest.raises(ConfigError) as caught:
+        load_use_case_file(write(tmp_path, values))
+    lines = [line.split(":")[0] for line in str(caught.value).splitlines()[1:-1]]
+    assert lines == ["  - entity.key", "  - features.recency", "  - last_day"]
 
 
 def test_text_that_is_not_yaml(tmp_path: Path) -> None:

@@ -53,12 +53,12 @@ def orders_expectations(use_case: UseCase) -> list[Expectation]:
 def orders_batch_expectations(use_case: UseCase) -> list[Expectation]:
     """Return the batch rules; the frame has one row per day (`metrics.orders_by_day`)."""
     rules = use_case.orders.batch
-    low, high = rules.row_count_ratio
     least = 0 if rules.allow_empty else 1
     found: list[Expectation] = [
         gxe.ExpectColumnValuesToBeBetween(column="rows_in", min_value=least),
         gxe.ExpectColumnValuesToBeBetween(column="accepted", min_value=least),
-        gxe.ExpectColumnValuesToBeBetween(column="row_count_ratio", min_value=low, max_value=high),
+        _at_least("rows_in", "rows_least"),
+        _at_least("rows_most", "rows_in"),
         gxe.ExpectColumnValuesToBeBetween(
             column="quarantined_ratio", min_value=0, max_value=rules.max_quarantined_ratio
         ),
@@ -126,6 +126,16 @@ def predictions_batch_expectations() -> list[Expectation]:
         gxe.ExpectColumnValuesToBeInSet(column="model_versions", value_set=[1]),
         gxe.ExpectColumnValuesToBeInSet(column="misplaced_bands", value_set=[0]),
     ]
+
+
+def _at_least(column: str, other: str) -> Expectation:
+    return gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+        column_A=column,
+        column_B=other,
+        or_equal=True,
+        # A day that is not judged has no bounds.
+        ignore_row_if="either_value_is_missing",
+    )
 
 
 def _typed(name: str, dtype: Dtype | FeatureDtype, bounds: Bounds) -> list[Expectation]:

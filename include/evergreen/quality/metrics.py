@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
-from statistics import median
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evergreen.use_case import BatchRules, UseCase, as_of
+from evergreen.quality.row_counts import Usual, usual_row_counts
+from evergreen.use_case import UseCase, as_of
 
 
 def orders_by_day(
-    use_case: UseCase, counts: pa.Table, recent_row_counts: Mapping[date, int]
+    use_case: UseCase, counts: pa.Table, row_counts: Mapping[date, int]
 ) -> pd.DataFrame:
     """Return what the batch rules of orders judge.
 
@@ -23,37 +23,40 @@ def orders_by_day(
     ----------
     counts
         `schemas.counts_schema()`, one row per day, in any order.
-    recent_row_counts
-        Rows in of days before the batch. Where a day is in both, the batch counts.
+    row_counts
+        Rows in of other days. Where a day is in both, the batch counts.
 
     Returns
     -------
     pandas.DataFrame
         Index-free, by `day` (ISO text), ascending: `rows_in`, `rows_out` (accepted + quarantined +
-        duplicates), `accepted` (int64); `row_count_ratio`, `quarantined_ratio`, `age_hours`
-        (float64, NaN where there is nothing to judge).
+        duplicates), `accepted`, `quarantined` (int64); `rows_usual`, `rows_least`, `rows_most` (of
+        `rows_in`), `quarantined_ratio`, `age_hours` (float64, NaN where there is nothing to judge).
 
     Notes
     -----
-    `row_count_ratio` is rows in over the median of the days with rows among the
-    `row_count_days` days before; days of the batch count as well, so a day is judged alike
-    whether it comes alone, after them, or among them. It is NaN with fewer than
-    `row_count_min_days` such days, and on days without rows, which `allow_empty` is about.
+    Days of the batch count for one another, so a day is judged alike whether it comes alone, after
+    them, or among them; see `usual_row_counts`.
     `quarantined_ratio` is NaN on days with fewer than `quarantined_min_rows` rows.
     """
     rules = use_case.orders.batch
     days = sorted(counts.to_pylist(), key=lambda row: row["day"])
-    known = {**recent_row_counts, **{row["day"]: row["rows_in"] for row in days}}
+    known = {**row_counts, **{row["day"]: row["rows_in"] for row in days}}
+    usual = usual_row_counts(use_case, known, [row["day"] for row in days])
     rows = []
     for row in days:
         day, rows_in = row["day"], row["rows_in"]
+        expected = usual.get(day, Usual(np.nan, np.nan, np.nan))
         rows.append(
             {
                 "day": day.isoformat(),
                 "rows_in": rows_in,
                 "rows_out": row["accepted"] + row["quarantined"] + row["duplicates"],
                 "accepted": row["accepted"],
-                "row_count_ratio": _row_count_ratio(day, known, rules),
+                "quarantined": row["quarantined"],
+                "rows_usual": expected.rows,
+                "rows_least": expected.least,
+                "rows_most": expected.most,
                 "quarantined_ratio": (
                     row["quarantined"] / rows_in
                     if rows_in >= rules.quarantined_min_rows
@@ -62,14 +65,19 @@ def orders_by_day(
                 "age_hours": _age_hours(day, row["newest_at"]),
             }
         )
-    columns = ("rows_in", "rows_out", "accepted")
-    ratios = ("row_count_ratio", "quarantined_ratio", "age_hours")
-    types = {**dict.fromkeys(columns, "int64"), **dict.fromkeys(ratios, "float64")}
+    columns = ("rows_in", "rows_out", "accepted", "quarantined")
+    others = ("rows_usual", "rows_least", "rows_most", "quarantined_ratio", "age_hours")
+    types = {**dict.fromkeys(columns, "int64"), **dict.fromkeys(others, "float64")}
     return pd.DataFrame(rows, columns=["day", *types]).astype(types)
 
 
-def features_by_day(features: pa.Table, days: Sequence[date]) -> pd.DataFrame:
+def features_by_day(found: Mapping[datetime | None, int], days: Sequence[date]) -> pd.DataFrame:
     """Return one row per as-of that was asked for or found.
+
+    Parameters
+    ----------
+    found
+        Number of rows per `as_of`.
 
     Returns
     -------
@@ -77,11 +85,10 @@ def features_by_day(features: pa.Table, days: Sequence[date]) -> pd.DataFrame:
         `as_of` (ISO text), `rows` (int64), `asked_for` (1 or 0; an as-of is asked for only if it
         is the end of a day asked for).
     """
-    found = {row["values"]: row["counts"] for row in pc.value_counts(features["as_of"]).to_pylist()}
     asked = {as_of(day) for day in days}
     rows = [
         {"as_of": instant.isoformat(), "rows": found.get(instant, 0), "asked_for": instant in asked}
-        for instant in sorted({*found, *asked} - {None})
+        for instant in sorted(asked | {instant for instant in found if instant is not None})
     ]
     types = {"rows": "int64", "asked_for": "int64"}
     return pd.DataFrame(rows, columns=["as_of", *types]).astype(types)
@@ -140,14 +147,6 @@ def predictions_by_day(
             }
         )
     return pd.DataFrame(rows)
-
-
-def _row_count_ratio(day: date, known: Mapping[date, int], rules: BatchRules) -> float:
-    window = (day - timedelta(days=n) for n in range(1, rules.row_count_days + 1))
-    recent = [rows for d in window if (rows := known.get(d, 0)) > 0]
-    if len(recent) < rules.row_count_min_days or not known[day]:
-        return float("nan")
-    return known[day] / median(recent)
 
 
 def _age_hours(day: date, newest_at: datetime | None) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from evergreen.errors import ValidationError
 
 # Examples shown, and kept, per broken expectation.
 EXAMPLES = 5
+_COLUMNS = ("column", "column_A", "column_B", "column_list")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Report:
     failures
         One line per broken expectation: what was expected of which column, what was found, how
         often, and examples.
+    refused
+        Days that broke a batch rule: by the rule's name, what was found and expected.
     results_path, docs_path
         The result as JSON, and its page.
     """
@@ -40,6 +44,7 @@ class Report:
     failures: tuple[str, ...]
     results_path: Path
     docs_path: Path
+    refused: Mapping[date, Mapping[str, str]] = field(default_factory=dict)
 
     def require(self) -> None:
         """Do nothing if the validation succeeded.
@@ -51,7 +56,8 @@ class Report:
         """
         if self.success:
             return
-        listed = "\n".join(f"  - {failure}" for failure in self.failures)
+        days = [f"{day}: {'; '.join(why.values())}" for day, why in self.refused.items()]
+        listed = "\n".join(f"  - {failure}" for failure in (*self.failures, *days))
         raise ValidationError(
             f"The {self.suite} of {self.run_name} broke their contract; nothing was published.\n"
             f"{listed}\nThe full result is shown in {self.docs_path}. Mend the source or the "
@@ -63,10 +69,9 @@ def describe(result: Any) -> str:
     """Say in one line what a broken expectation expected, and what was found."""
     config, found = result.expectation_config, result.result
     kwargs = {k: v for k, v in config.kwargs.items() if k != "batch_id" and v is not None}
-    columns = [
-        kwargs.pop(k) for k in ("column", "column_A", "column_B", "column_list") if k in kwargs
-    ]
-    names = ", ".join(c if isinstance(c, str) else ", ".join(c) for c in columns)
+    for name in _COLUMNS:
+        kwargs.pop(name, None)
+    names = columns_of(result)
     asked = ", ".join(f"{name}={_short(value)}" for name, value in kwargs.items())
     parts = [f"{names}: {config.type}({asked})" if asked else f"{names}: {config.type}"]
     if raised := _raised(result.exception_info):
@@ -80,6 +85,13 @@ def describe(result: Any) -> str:
     elif examples := found.get("partial_unexpected_list"):
         parts.append(f"for example {examples[:EXAMPLES]}")
     return "; ".join(parts)
+
+
+def columns_of(result: Any) -> str:
+    """Name the columns an expectation is about, in its order."""
+    kwargs = result.expectation_config.kwargs
+    columns = [kwargs[name] for name in _COLUMNS if name in kwargs]
+    return ", ".join(c if isinstance(c, str) else ", ".join(c) for c in columns)
 
 
 def _short(value: Any) -> str:

@@ -29,6 +29,13 @@ def orders_schema(use_case: UseCase) -> pa.Schema:
     )
 
 
+def typed_as_features(use_case: UseCase, schema: pa.Schema) -> bool:
+    """Whether `as_of` and the features have exactly the declared types."""
+    declared = {name: _ARROW[f.dtype] for name, f in use_case.features.columns.items()}
+    declared["as_of"] = _ARROW["timestamp"]
+    return all(schema.field(name).type == kind for name, kind in declared.items())
+
+
 def quarantine_schema() -> pa.Schema:
     """Return the schema of `quarantine`; `raw` is a JSON object of the columns as delivered."""
     return pa.schema(

@@ -96,7 +96,7 @@ def split_rows(
     after the last day (if one is declared) to that day. There they are quarantined; so a file of
     many days never loses them.
     """
-    with _connect(threads, memory_mb) as connection:
+    with connect(threads, memory_mb) as connection:
         batch = Batch(connection, use_case, raw, start, end, threads)
         check_columns(connection, use_case)
         batch.stage()
@@ -121,12 +121,12 @@ def select_days(
     """
     if not raw.column("_day").null_count:
         return raw
-    with _connect(threads, memory_mb=1500) as connection:
+    with connect(threads, memory_mb=1500) as connection:
         return raw.filter(Batch(connection, use_case, raw, start, end, threads).belonging())
 
 
 @contextmanager
-def _connect(threads: int, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(threads: int, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB in which the use case's SQL sees the rows and nothing else."""
     with opened("split", threads=threads, memory_mb=memory_mb) as connection:
         connection.execute("SET enable_external_access = false")

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 # No usage statistics leave the machine; read when the library is imported.
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 import great_expectations as gx
+import great_expectations.expectations as gxe
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.data_context.types.base import (
     DataContextConfig,
@@ -25,8 +29,11 @@ from great_expectations.expectations.expectation import Expectation
 
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.quality import docs, expectations, metrics
-from evergreen.quality.report import EXAMPLES, Report, describe
-from evergreen.quality.schemas import orders_schema
+from evergreen.quality.refusal import explain_batch
+from evergreen.quality.report import EXAMPLES, Report, columns_of, describe
+from evergreen.quality.scan import scan
+from evergreen.quality.schemas import orders_schema, typed_as_features
+from evergreen.quality.split import connect
 from evergreen.settings import load_settings
 from evergreen.use_case import UseCase
 
@@ -37,14 +44,16 @@ class _Check:
 
     frame: pd.DataFrame
     expected: Sequence[Expectation]
-    label_column: str | None = None
+    label_column: str
+    # Whether every row that breaks an expectation is wanted, and not only some.
+    all_rows: bool = False
 
 
 def validate_orders(
     use_case: UseCase,
     accepted: pa.Table,
     counts: pa.Table,
-    recent_row_counts: Mapping[date, int],
+    row_counts: Mapping[date, int],
     *,
     run_name: str,
     quality: Path | None = None,
@@ -55,8 +64,8 @@ def validate_orders(
     ----------
     accepted, counts
         As `split_rows` gives them. Not modified.
-    recent_row_counts
-        Rows in per day of the `row_count_days` days before the batch, as far as known.
+    row_counts
+        Rows in of other days, at least of the `row_count_weeks` weeks before, as far as known.
     run_name
         The day, or `<first>..<last>`; names the result.
     quality
@@ -69,28 +78,34 @@ def validate_orders(
 
     Notes
     -----
-    A batch without days fails. One without accepted rows fails unless `batch.allow_empty`.
+    A batch without days fails. A day that breaks a batch rule is in the report's `refused`, and no
+    judgement on the other days.
     """
     _require_columns("orders", accepted, orders_schema(use_case).names)
     time = accepted.column(use_case.orders.time)
     rows = accepted.append_column("event_day", time.cast(pa.date32()))
-    checks = [
-        _Check(_frame(rows), expectations.orders_expectations(use_case), "row_id"),
-        _Check(
-            metrics.orders_by_day(use_case, counts, recent_row_counts),
-            expectations.orders_batch_expectations(use_case),
-            "day",
-        ),
-    ]
+    by_day = metrics.orders_by_day(use_case, counts, row_counts)
+    of_rows = _Check(_frame(rows), expectations.orders_expectations(use_case), "row_id")
+    of_days = _Check(by_day, expectations.orders_batch_expectations(use_case), "day", all_rows=True)
+    judged = [_run("orders", of_rows), _run("orders", of_days)]
+    broken: dict[str, set[str]] = {}
+    for result in judged[1]:
+        for row in result.result.get("unexpected_index_list") or []:
+            broken.setdefault(row["day"], set()).add(columns_of(result))
+    refused = {
+        date.fromisoformat(row["day"]): explain_batch(use_case, row, broken[row["day"]])
+        for row in by_day.to_dict("records")
+        if row["day"] in broken
+    }
     missing = [] if counts.num_rows else ["the batch has no days; expected at least one"]
-    if not accepted.num_rows and not use_case.orders.batch.allow_empty:
-        missing.append("no rows were accepted; expected some, or batch.allow_empty")
-    return _report(use_case, "orders", checks, missing, run_name, quality)
+    return _report(
+        use_case, "orders", judged, len(of_rows.frame), missing, run_name, quality, refused
+    )
 
 
 def validate_features(
     use_case: UseCase,
-    features: pa.Table,
+    features: pa.Table | ds.Dataset,
     days: Sequence[date],
     *,
     run_name: str,
@@ -103,7 +118,7 @@ def validate_features(
     ----------
     features
         Columns entity key, `as_of` (timestamp, UTC) and the declared features; others are
-        ignored. Not modified.
+        ignored. Of a dataset, a few batches at a time are in memory. Not modified.
     days
         The days asked for; each must have rows unless `allow_empty`.
     allow_empty
@@ -116,19 +131,41 @@ def validate_features(
     """
     names = [use_case.entity.key, "as_of", *use_case.features.columns]
     _require_columns("features", features, names)
-    rows = features.select(names)
-    checks = [
-        _Check(_frame(rows), expectations.features_expectations(use_case), use_case.entity.key),
-        _Check(
-            metrics.features_by_day(rows, days),
-            expectations.features_batch_expectations(allow_empty=allow_empty),
-            "as_of",
-        ),
-    ]
+    rows = ds.dataset(features) if isinstance(features, pa.Table) else features
+    rows = rows.replace_schema(pa.schema([rows.schema.field(name) for name in names]))
+    judged, by_instant = _judge_features(use_case, rows)
+    by_day = _Check(
+        metrics.features_by_day(by_instant, days),
+        expectations.features_batch_expectations(allow_empty=allow_empty),
+        "as_of",
+    )
+    count = sum(by_instant.values())
     missing = [] if days else ["no days were asked for; expected at least one"]
-    if not features.num_rows and not allow_empty:
+    if not count and not allow_empty:
         missing.append(f"there are no rows; expected some for each of {len(days)} day(s)")
-    return _report(use_case, "features", checks, missing, run_name, quality)
+    results = [judged, _run("features", by_day)]
+    return _report(use_case, "features", results, count, missing, run_name, quality)
+
+
+def _judge_features(
+    use_case: UseCase, rows: ds.Dataset
+) -> tuple[list[Any], Mapping[datetime | None, int]]:
+    """Judge every row; return the results and the number of rows per `as_of`."""
+    expected = expectations.features_expectations(use_case)
+    settings, key = load_settings(), use_case.entity.key
+    if not typed_as_features(use_case, rows.schema):
+        # What bounds mean to values of another type is for pandas to say, row by row.
+        table = rows.to_table()
+        counted = pc.value_counts(table["as_of"]).to_pylist()
+        whole = _Check(_frame(table), expected, key)
+        return _run("features", whole), {row["values"]: row["counts"] for row in counted}
+    # Types are then the same on every row, and one row in pandas shows them.
+    of_types = [e for e in expected if isinstance(e, gxe.ExpectColumnValuesToBeOfType)]
+    typed = _run("features", _Check(_frame(rows.head(1)), of_types, key))
+    with connect(settings.threads, settings.memory_mb) as connection:
+        others = [e for e in expected if e not in of_types]
+        scanned = scan(connection, rows, others, _result_format(key))
+    return [*typed, *scanned.results], scanned.rows_by_instant
 
 
 def validate_predictions(
@@ -170,18 +207,22 @@ def validate_predictions(
         ),
     ]
     missing = [] if predictions.num_rows else ["there are no rows; expected the population"]
-    return _report(use_case, "predictions", checks, missing, run_name, quality)
+    judged = [_run("predictions", check) for check in checks]
+    return _report(use_case, "predictions", judged, rows.num_rows, missing, run_name, quality)
 
 
 def _report(
     use_case: UseCase,
     suite: str,
-    checks: Sequence[_Check],
+    judged: Sequence[Sequence[Any]],
+    rows: int,
     missing: list[str],
     run_name: str,
     quality: Path | None,
+    refused: Mapping[date, Mapping[str, str]] = MappingProxyType({}),
 ) -> Report:
-    results = [result for check in checks for result in _run(suite, check)]
+    """Keep and tell what was found; what the days in `refused` broke is told day by day."""
+    results = [result for each in judged for result in each]
     if not results:
         missing.append("there are no expectations; a validation of nothing is a failure")
     passed = sum(bool(result.success) for result in results)
@@ -192,7 +233,6 @@ def _report(
         "unsuccessful_expectations": len(results) - passed,
         "success_percent": 100 * passed / len(results) if results else 0.0,
     }
-    rows = len(checks[0].frame)
     kept = ExpectationSuiteValidationResult(
         success=success,
         results=results,
@@ -209,7 +249,12 @@ def _report(
     )
     folder = (quality or load_settings().quality) / use_case.name
     results_path, docs_path = docs.keep(kept, folder=folder, suite=suite, run_name=run_name)
-    failures = [describe(result) for result in results if not result.success]
+    # What has all its rows listed is told day by day.
+    failures = [
+        describe(result)
+        for result in results
+        if not (result.success or (refused and result.result.get("unexpected_index_list")))
+    ]
     return Report(
         success=success,
         suite=suite,
@@ -218,6 +263,7 @@ def _report(
         failures=(*missing, *failures),
         results_path=results_path,
         docs_path=docs_path,
+        refused=refused,
     )
 
 
@@ -235,20 +281,22 @@ def _run(suite: str, check: _Check) -> list[Any]:
     source = context.data_sources.add_pandas(suite)
     whole = source.add_dataframe_asset("batch").add_batch_definition_whole_dataframe("whole")
     batch = whole.get_batch({"dataframe": check.frame})
-    result_format: dict[str, Any] = {
-        "result_format": "SUMMARY",
-        "partial_unexpected_count": EXAMPLES,
-    }
-    if check.label_column:
-        result_format["unexpected_index_column_names"] = [check.label_column]
     try:
         result = batch.validate(
             gx.ExpectationSuite(suite, expectations=list(check.expected)),
-            result_format=result_format,
+            result_format=_result_format(check.label_column, all_rows=check.all_rows),
         )
     finally:
         context.delete_datasource(suite)
     return list(result.results)
+
+
+def _result_format(label_column: str, *, all_rows: bool = False) -> dict[str, Any]:
+    return {
+        "result_format": "COMPLETE" if all_rows else "SUMMARY",
+        "partial_unexpected_count": EXAMPLES,
+        "unexpected_index_column_names": [label_column],
+    }
 
 
 def _frame(rows: pa.Table) -> pd.DataFrame:
@@ -271,11 +319,11 @@ def _frame(rows: pa.Table) -> pd.DataFrame:
     return ordered
 
 
-def _require_columns(suite: str, rows: pa.Table, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in rows.column_names]
+def _require_columns(suite: str, rows: pa.Table | ds.Dataset, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in rows.schema.names]
     if missing:
         raise ValidationError(
-            f"The {suite} have no column {', '.join(missing)}; found {rows.column_names}. Add the "
+            f"The {suite} have no column {', '.join(missing)}; found {rows.schema.names}. Add the "
             "column to the SQL that makes them, or remove it from use_case.yaml."
         )
 

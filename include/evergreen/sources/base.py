@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -17,6 +18,9 @@ from evergreen.use_case import UseCase
 
 # Upper bound on the rows of one chunk: what keeps a step's memory independent of the file size.
 CHUNK_ROWS = 65_536
+
+# A row of more is no order; DuckDB's plans and everybody's patience end soon after.
+MAX_COLUMNS = 2_000
 
 # What every raw table carries beside the source's own columns.
 RAW_COLUMNS: dict[str, pa.DataType] = {
@@ -132,18 +136,24 @@ def days_between(start: date, end: date) -> list[date]:
 
 
 def check_columns(found: Sequence[str], required: Sequence[str], where: str) -> None:
-    """Fail unless every required column is there exactly once.
+    """Fail unless every required column is there exactly once, and no more than `MAX_COLUMNS`.
 
     Raises
     ------
     SourceError
         With the place, what is missing, what was found, and the likely cause.
     """
-    doubled = sorted({name for name in found if list(found).count(name) > 1})
+    if len(found) > MAX_COLUMNS:
+        raise SourceError(
+            f"{where} has {len(found):,} columns; at most {MAX_COLUMNS:,} can be read. "
+            f"{_hint(found)}Check whether its first line is the header, or have fewer columns "
+            f"delivered: the contract needs {list(required)}."
+        )
+    doubled = sorted(name for name, times in Counter(found).items() if times > 1)
     if doubled:
         raise SourceError(
-            f"{where} has columns that occur more than once: {doubled}. Rename them at the source, "
-            "so that each name means one thing."
+            f"{where} has columns that occur more than once: {some(doubled)}. Rename them at the "
+            "source, so that each name means one thing."
         )
     if reserved := sorted(set(found) & set(RAW_COLUMNS)):
         raise SourceError(
@@ -153,13 +163,18 @@ def check_columns(found: Sequence[str], required: Sequence[str], where: str) -> 
     if not missing:
         return
     raise SourceError(
-        f"{where} lacks columns {missing}; it has {list(found)}. "
+        f"{where} lacks columns {missing}; it has {some(found)}. "
         f"{_hint(found, missing)}The contract maps from them: mend the file, or "
         "orders.columns.*.source in use_case.yaml."
     )
 
 
-def _hint(found: Sequence[str], missing: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Quote names; of very many, the first."""
+    return f"{names[:40]} and {len(names) - 40:,} more" if len(names) > 40 else str(list(names))
+
+
+def _hint(found: Sequence[str], missing: Sequence[str] = ()) -> str:
     if len(found) == 1:
         for delimiter, name in _DELIMITERS.items():
             if delimiter in found[0]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import gzip
+import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evergreen.errors import ConfigError, ServiceDownError, SourceError, SourceMissingError
@@ -149,10 +151,13 @@ def _read_parquet(
         check_columns(names, required, source)
         first = 1
         for batch in parquet.iter_batches(batch_size=CHUNK_ROWS):
-            texts = [as_text(column) for column in batch.columns]
+            columns = {
+                name: as_text(column) for name, column in zip(names, batch.columns, strict=True)
+            }
+            columns, errors, texts = _without_illegible(columns)
             rows = pa.array(range(first, first + batch.num_rows), pa.int64())
             first += batch.num_rows
-            yield raw_table(dict(zip(names, texts, strict=True)), source=source, rows=rows, day=day)
+            yield raw_table(columns, source=source, rows=rows, day=day, errors=errors, texts=texts)
         if first == 1:
             yield empty_raw(names)
     except (pa.ArrowInvalid, OSError) as error:
@@ -163,6 +168,51 @@ def _read_parquet(
             f"{source} cannot be read as Parquet: {error}. Check source.format and whether the "
             "file was written to its end."
         ) from error
+
+
+def _without_illegible(
+    columns: dict[str, pa.Array],
+) -> tuple[dict[str, pa.Array], pa.Array | None, pa.Array | None]:
+    """Mark rows with text that is not UTF-8, which Parquet stores unchecked.
+
+    Returns
+    -------
+    tuple
+        The columns, null where they cannot be read; per row the error, and the row as text.
+    """
+    bytewise: dict[str, list[bytes | None]] = {}
+    for name, column in columns.items():
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            bytewise[name] = column.cast(pa.binary()).to_pylist()
+    if not bytewise:
+        return columns, None, None
+    legible = {name: [_is_utf8(value) for value in values] for name, values in bytewise.items()}
+    null = pa.scalar(None, pa.string())
+    for name, good in legible.items():
+        columns[name] = pc.if_else(pa.array(good), columns[name], null)
+    errors: list[str | None] = []
+    texts: list[str | None] = []
+    for row in range(len(columns[next(iter(legible))])):
+        names = [name for name, good in legible.items() if not good[row]]
+        errors.append(f"not UTF-8: {', '.join(names)}" if names else None)
+        shown = {name: column[row].as_py() for name, column in columns.items()} if names else {}
+        shown |= {name: _escaped(bytewise[name][row]) for name in names}
+        texts.append(json.dumps(shown) if names else None)
+    return columns, pa.array(errors, pa.string()), pa.array(texts, pa.string())
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _escaped(value: bytes | None) -> str:
+    return (value or b"").decode(errors="backslashreplace")
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from evergreen.errors import GapError
+from evergreen.errors import GapError, ValidationError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk, publish_staged
 from evergreen.steps.totals import plan_orders
@@ -29,6 +29,7 @@ def compute_features(use_case: str, period: str, run: str | None = None) -> dict
     started = time.monotonic()
     declared, wanted, settings = load_use_case(use_case), Period.parse(period), load_settings()
     _require_all_orders(declared, wanted)
+    _require_usual_row_counts(declared, wanted)
     basis = receipts.newest_sequence(use_case)
     paths, totals, snapshot = plan_orders(declared, wanted, wanted.end, basis)
     staged = Staged(
@@ -68,10 +69,9 @@ def validate_features(staged: dict[str, Any]) -> dict[str, Any]:
     batch = Staged.from_dict(staged)
     declared = batch.load_use_case()
     for chunk in batch.periods():
-        rows = batch.read("features", chunk)
         validate(
             declared,
-            rows,
+            batch.scan("features", chunk),
             chunk.days,
             run_name=chunk.label,
             allow_empty=declared.orders.batch.allow_empty,
@@ -158,16 +158,39 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_all_orders(use_case: UseCase, wanted: Period) -> None:
-    from evergreen import receipts
+    from evergreen import lake, receipts
 
     missing = receipts.missing_days(use_case.name, "publish_orders", use_case.first_day, wanted.end)
     if missing:
+        refused = sorted({*lake.partitions(use_case.name, "refused")} & {*missing})
+        also = (
+            f" {len(refused)} of them ({refused[0]} .. {refused[-1]}) were refused: the table "
+            f"{use_case.name}.refused says why."
+            if refused
+            else ""
+        )
         raise GapError(
             f"Features of {wanted.label} look back over all orders since {use_case.first_day}, and "
-            f"{len(missing)} days of orders are not published ({missing[0]} .. {missing[-1]}). If "
-            "they are being ingested, this is tried again; else load them with "
+            f"{len(missing)} days of orders are not published ({missing[0]} .. {missing[-1]})."
+            f"{also} If they are being ingested, this is tried again; else load them with "
             f"{use_case.name}_history, or declare a later first_day."
         )
+
+
+def _require_usual_row_counts(use_case: UseCase, wanted: Period) -> None:
+    """Judge the row counts again, now that no day they are compared with is missing.
+
+    A day that was ingested before its predecessors could not be judged then; judging it here makes
+    what features are built on independent of the order in which days came.
+    """
+    from evergreen import receipts
+    from evergreen.quality.refusal import describe_published
+    from evergreen.quality.row_counts import unusual_row_counts
+
+    standing = receipts.latest(use_case.name, "publish_orders", use_case.first_day, wanted.end)
+    row_counts = {day: receipt.counts.get("rows_in", 0) for day, receipt in standing.items()}
+    if unusual := unusual_row_counts(use_case, row_counts):
+        raise ValidationError(describe_published(use_case, wanted.label, unusual))
 
 
 def _rows_by_day(rows: Any, chunk: Period) -> dict[str, int]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evergreen.errors import ConfigError
+from evergreen.errors import ConfigError, ValidationError
 from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_staged
+from evergreen.steps.staged import Staged, publish_chunk, publish_staged
 from evergreen.use_case import UseCase, as_of, load_use_case
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Days of raw rows held in memory at once.
 CHUNK_DAYS = 62
@@ -56,44 +59,67 @@ def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str
 
 
 def validate_orders(staged: dict[str, Any]) -> dict[str, Any]:
-    """Hold the accepted rows against the contract and the batch against the batch rules."""
-    from evergreen import receipts
+    """Hold the accepted rows against the contract and each day against the batch rules.
+
+    Refused days are kept in the table `refused`, and staged no longer; the others are passed on.
+    """
+    from evergreen.quality.refusal import Refused
     from evergreen.quality.validate import validate_orders as validate
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
     declared = batch.load_use_case()
+    row_counts, refused, accepted = _row_counts(declared, batch), Refused(declared), []
     for chunk in batch.periods():
-        window = timedelta(days=declared.orders.batch.row_count_days)
-        before = receipts.latest(declared.name, "publish_orders", chunk.start - window, chunk.start)
-        recent = {day: receipt.counts.get("rows_in", 0) for day, receipt in before.items()}
-        for day in Period.parse(batch.period).days:
-            if chunk.start - window <= day < chunk.start:
-                recent[day] = batch.counts.get(day.isoformat(), {}).get("rows_in", 0)
+        orders = batch.read("orders", chunk)
         report = validate(
-            declared,
-            batch.read("orders", chunk),
-            batch.read("counts", chunk),
-            recent,
-            run_name=chunk.label,
+            declared, orders, batch.read("counts", chunk), row_counts, run_name=chunk.label
         )
-        report.require()
-    return batch.with_seconds(started).to_dict()
+        if report.failures:
+            report.require()
+        if not report.refused:
+            accepted.append(chunk)
+            continue
+        rejected = batch.read("quarantine", chunk)
+        rows = refused.add(report.refused, rejected)
+        publish_chunk(batch, "refuse_orders", "refused", rows, list(report.refused))
+        for part in chunk.without(report.refused):
+            batch.write("orders", part, _of_days(orders, part))
+            batch.write("quarantine", part, _of_days(rejected, part))
+            accepted.append(part)
+    facts = dict(batch.facts)
+    if refused.days:
+        facts["refused"] = refused.describe(sum(len(chunk.days) for chunk in accepted))
+        if not accepted:
+            raise ValidationError(facts["refused"])
+    return batch.with_seconds(
+        started, chunks=tuple(chunk.label for chunk in accepted), facts=facts
+    ).to_dict()
 
 
 def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
-    """Replace the period's days of `quarantine` and `orders`; `orders` is committed last."""
+    """Replace the period's days of `quarantine` and `orders`; `orders` is committed last.
+
+    Fails at the end if days of the period were refused, so that nobody takes them for loaded.
+    """
     from evergreen import lake
+    from evergreen.quality.schemas import quarantine_schema
 
     started = time.monotonic()
     batch = Staged.from_dict(staged)
     batch.require_unchanged()
-    snapshot = 0
+    snapshot, refused = 0, lake.partitions(batch.use_case, "refused")
     for chunk in batch.periods():
         publish_staged(batch, "publish_quarantine", "quarantine", chunk)
+        # An earlier delivery was refused; this one is accepted.
+        if mended := [day for day in chunk.days if day in refused]:
+            none = quarantine_schema().empty_table()
+            publish_chunk(batch, "refuse_orders", "refused", none, mended)
         timed = batch.with_seconds(started)
         snapshot = publish_staged(timed, "publish_orders", "orders", chunk)
     lake.drop_staging(Path(batch.folder))
+    if "refused" in batch.facts:
+        raise ValidationError(batch.facts["refused"])
     totals: dict[str, int] = {}
     for counts in batch.counts.values():
         for name, value in counts.items():
@@ -105,6 +131,24 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
         "rows": totals,
         "broken_rules": batch.facts["broken_rules"],
     }
+
+
+def _row_counts(use_case: UseCase, batch: Staged) -> dict[date, int]:
+    """Rows in of the batch's days, and of the weeks before that they are compared with."""
+    from evergreen import receipts
+
+    start = Period.parse(batch.period).start
+    weeks = timedelta(weeks=use_case.orders.batch.row_count_weeks)
+    before = receipts.latest(use_case.name, "publish_orders", start - weeks, start)
+    known = {day: receipt.counts.get("rows_in", 0) for day, receipt in before.items()}
+    return known | {date.fromisoformat(day): c["rows_in"] for day, c in batch.counts.items()}
+
+
+def _of_days(rows: pa.Table, period: Period) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.is_in(rows["day"], pa.array(period.days, pa.date32())))
 
 
 def _require_days_with_data(use_case: UseCase, period: Period) -> None:

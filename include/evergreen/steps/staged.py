@@ -18,6 +18,7 @@ from evergreen.use_case import UseCase, load_use_case
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.dataset as ds
 
     from evergreen.lake import Published
 
@@ -110,6 +111,14 @@ class Staged:
         import pyarrow.parquet as pq
 
         return pq.read_table(pa.BufferReader(self._bytes(self._path(name, chunk))))
+
+    def scan(self, name: str, chunk: Period) -> ds.Dataset:
+        """Open one staged chunk to be read piece by piece; see `read`."""
+        import pyarrow.dataset as ds
+
+        path = self._path(name, chunk)
+        self._bytes(path)
+        return ds.dataset(path, format="parquet")
 
     def require_unchanged(self) -> None:
         """Look at what is left of all files, so that a bad one is found before any is published.

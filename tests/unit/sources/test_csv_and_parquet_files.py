@@ -5,6 +5,7 @@ import gzip
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import fsspec
@@ -371,6 +372,42 @@ def test_parquet_streams_in_chunks_with_running_numbers(tmp_path: Path) -> None:
     assert max(chunk.num_rows for chunk in chunks) <= CHUNK_ROWS
     assert pa.concat_tables(chunks)["_row"].to_pylist() == list(range(1, 150_001))
     assert chunks[-1]["_day"][-1].as_py() == DAY
+
+
+def test_text_that_is_not_utf8_marks_its_row_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "orders.parquet"
+    values = [b"fine", b"caf\xe9", None, "café".encode()]
+    text = pa.array(values, pa.binary()).view(pa.string())
+    other = pa.array([b"1", b"2", b"\xff", b"4"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"a": text, "b": other}), path)
+    table = read(path, format="parquet")
+    assert rows(table, "_row", "a", "b", "_error", "_text") == [
+        (1, "fine", "1", None, None),
+        (2, None, "2", "not UTF-8: a", '{"a": "caf\\\\xe9", "b": "2"}'),
+        (3, None, None, "not UTF-8: b", '{"a": null, "b": "\\\\xff"}'),
+        (4, "café", "4", None, None),
+    ]
+
+
+@pytest.mark.parametrize("required", [("c1",), ("no such column",)])
+def test_a_file_of_very_many_columns_is_refused_at_its_header(
+    tmp_path: Path, required: tuple[str, ...]
+) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(",".join(f"c{n}" for n in range(100_000)) + "\n" + "1," * 99_999 + "1\n")
+    before = process_time()
+    with pytest.raises(SourceError, match=r"has 100,000 columns; at most 2,000") as caught:
+        list(reader(path, required).read(DAY, NEXT))
+    assert process_time() - before < 10
+    assert len(str(caught.value)) < 400
+
+
+def test_a_missing_column_among_many_is_told_in_short(tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    path.write_text(",".join(f"column_{n}" for n in range(1_500)) + "\n")
+    with pytest.raises(SourceError, match=r"lacks columns \['a'\].*and 1,460 more") as caught:
+        list(reader(path, ("a",)).read(DAY, NEXT))
+    assert len(str(caught.value)) < 1_000
 
 
 def test_parquet_that_is_not(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
+from daily_shop import DAY, HEADER, deliver, features, ingest, order, write_daily_shop
 from evergreen import lake, receipts, steps
 from evergreen.errors import (
     ConfigError,
@@ -24,92 +24,16 @@ from evergreen.errors import (
     ValidationError,
 )
 from evergreen.period import Period
-from evergreen.release import ledger, ledger_table
 from evergreen.report import show_status
 from evergreen.settings import Settings, load_settings
 from evergreen.steps.staged import Staged
 
 pytestmark = pytest.mark.integration
 
-HEADER = "id,customer,at,value"
-DAY = date(2025, 3, 10)
-
 
 @pytest.fixture
 def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A use case over daily CSV files in a folder that tests fill."""
-    folder = tmp_path / "use_cases" / "shop"
-    folder.mkdir(parents=True)
-    (folder / "use_case.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "name": "shop",
-                "title": "A small shop",
-                "first_day": DAY,
-                "entity": {"name": "customer", "key": "customer_id"},
-                "source": {"kind": "files", "path": str(tmp_path / "data" / "{day}.csv")},
-                "orders": {
-                    "key": "order_id",
-                    "time": "ordered_at",
-                    "columns": {
-                        "order_id": {"source": "id", "dtype": "string"},
-                        "customer_id": {"source": "customer", "dtype": "string"},
-                        "ordered_at": {"source": "at", "dtype": "timestamp"},
-                        "amount": {
-                            "source": "value",
-                            "dtype": "float64",
-                            "range": [0.01, 1000],
-                            "thousands": ",",
-                        },
-                    },
-                    "batch": {"max_quarantined_ratio": 0.5, "quarantined_min_rows": 4},
-                },
-                "features": {
-                    "recency": "days_since_last_order",
-                    "columns": {
-                        "total_orders": {"dtype": "int64", "description": "Orders so far."},
-                        "days_since_last_order": {"dtype": "float64", "description": "Recency."},
-                    },
-                },
-                "label": {"name": "churned", "description": "No order.", "horizon_days": 2},
-            }
-        )
-    )
-    (folder / "features.sql").write_text(
-        "SELECT o.customer_id, d.as_of, count(*) AS total_orders, "
-        "date_diff('second', max(o.ordered_at), d.as_of) / 86400.0 AS days_since_last_order "
-        "FROM as_of_days AS d JOIN orders AS o ON o.ordered_at < d.as_of "
-        "GROUP BY o.customer_id, d.as_of"
-    )
-    (folder / "labels.sql").write_text(
-        "SELECT o.customer_id, d.as_of, count(*) FILTER (o.ordered_at >= d.as_of) = 0 AS label "
-        "FROM as_of_days AS d JOIN orders AS o ON o.ordered_at < d.horizon_end "
-        "GROUP BY o.customer_id, d.as_of HAVING min(o.ordered_at) < d.as_of"
-    )
-    (tmp_path / "data").mkdir()
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    lake.catalog(home).create_tables()
-    receipts.create_tables()
-    ledger_table.create_tables(ledger.engine(home))
-    return tmp_path / "data"
-
-
-def deliver(data: Path, day: date, *rows: str) -> None:
-    (data / f"{day}.csv").write_text("\n".join([HEADER, *rows]) + "\n")
-
-
-def order(number: int, day: date, customer: str = "a", value: str = "10") -> str:
-    return f"o{number},{customer},{day}T12:00:00Z,{value}"
-
-
-def ingest(period: str) -> dict[str, Any]:
-    staged = steps.stage_orders("shop", period)
-    return steps.publish_orders(steps.validate_orders(staged))
-
-
-def features(period: str) -> dict[str, Any]:
-    staged = steps.compute_features("shop", period)
-    return steps.publish_features(steps.validate_features(staged))
+    return write_daily_shop(home, monkeypatch, tmp_path)
 
 
 def staging_is_empty() -> bool:
