@@ -9,7 +9,7 @@ from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, RUN, UNTIL_NO_GAP, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 
 def features(use_case: UseCase) -> None:
@@ -33,5 +33,5 @@ def features(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    features(load_use_case(name))
+for use_case in load_use_cases():
+    features(use_case)

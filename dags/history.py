@@ -8,7 +8,7 @@ from airflow.sdk import Param, chain, dag, task, task_group
 
 from conventions import RUN, dag_arguments
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 PERIOD = "{{ params['from'] }}..{{ params['to'] }}"
 
@@ -45,5 +45,5 @@ def history(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    history(load_use_case(name))
+for use_case in load_use_cases():
+    history(use_case)

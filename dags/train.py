@@ -10,7 +10,7 @@ from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, day_param
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 REASON = (
     "{% for events in triggering_asset_events.values() %}{{ events[-1].extra.reason }}"
@@ -58,5 +58,5 @@ def train(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    train(load_use_case(name))
+for use_case in load_use_cases():
+    train(use_case)

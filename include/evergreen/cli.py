@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from sqlalchemy.exc import OperationalError
 
-from evergreen.errors import EvergreenError
+from evergreen.errors import ConfigError, EvergreenError
 from evergreen.settings import load_settings
 
 if TYPE_CHECKING:
@@ -28,8 +28,11 @@ def cli() -> None:
 def up(port: int | None) -> None:
     """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
     from evergreen.deploy import start_services
+    from evergreen.use_case import broken_use_cases
 
     instance = start_services(load_settings(), port=port)
+    for name, error in broken_use_cases().items():
+        click.echo(f"Left out  {name}: {error}", err=True)
     click.echo(f"Airflow   {instance.url}")
     click.echo(f"Log in    {instance.username} / {instance.password}")
     click.echo(f"Log       {instance.log}")
@@ -60,9 +63,16 @@ def check(use_cases: Sequence[str]) -> None:
     """Validate use cases (all of them by default) without touching any service."""
     from evergreen.use_case import list_use_cases, load_use_case
 
+    broken = 0
     for name in use_cases or list_use_cases():
-        declared = load_use_case(name)
-        click.echo(f"{name}: {len(declared.features.columns)} features, {declared.folder}")
+        try:
+            declared = load_use_case(name)
+        except ConfigError as error:
+            broken += 1
+            click.echo(f"ConfigError: {error}", err=True)
+        else:
+            click.echo(f"{name}: {len(declared.features.columns)} features, {declared.folder}")
+    sys.exit(1 if broken else 0)
 
 
 @cli.command()

@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from evergreen.errors import DamagedError, ServiceDownError
 from evergreen.settings import Settings
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, broken_use_cases, list_use_cases, load_use_cases
 
 if TYPE_CHECKING:
     from evergreen.staleness import Stale
@@ -29,14 +29,16 @@ def show_status(settings: Settings) -> None:
     console.print(f"Data directory  {settings.home}")
     console.print(f"Postgres        {'running' if postgres.running(settings) else 'not running'}")
     console.print(f"Airflow         {instance.url if instance else 'not running'}")
+    for name, broken in broken_use_cases().items():
+        console.print(f"Left out        {name}: {broken}", soft_wrap=True, highlight=False)
     try:
         tables = _tables()
     except (ServiceDownError, OperationalError) as error:
         console.print(str(error.orig if isinstance(error, OperationalError) else error).strip())
         return
     console.print(tables)
-    for name in list_use_cases():
-        _print_findings(console, load_use_case(name))
+    for use_case in load_use_cases():
+        _print_findings(console, use_case)
 
 
 def _print_findings(console: Console, use_case: UseCase) -> None:
