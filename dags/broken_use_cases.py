@@ -1,4 +1,4 @@
-"""No DAG: fail to import while a use case cannot be loaded, so that Airflow's UI says which and why.
+"""No DAG: an import error, in Airflow's UI, while there are use cases that cannot be loaded.
 
 A file of its own, because Airflow drops every DAG of a file that raises.
 """

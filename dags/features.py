@@ -7,9 +7,10 @@ Features wait, by retrying, until no earlier day of orders is missing.
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, RUN, UNTIL_NO_GAP, asset, dag_arguments, publisher
+from conventions import DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
 from evergreen.use_case import UseCase, load_use_cases
+from patience import UNTIL_NO_GAP
 
 
 def features(use_case: UseCase) -> None:

@@ -4,6 +4,8 @@ The same steps as the daily DAGs, over all days at once; the tables come out ide
 no asset events (one per day would start hundreds of runs), trains nothing and scores nothing.
 """
 
+from datetime import timedelta
+
 from airflow.sdk import Param, chain, dag, task, task_group
 
 from conventions import RUN, dag_arguments
@@ -17,7 +19,7 @@ def history(use_case: UseCase) -> None:
     """Build `<use_case>_history`."""
 
     @dag(
-        **dag_arguments(use_case, "history", __doc__),
+        **dag_arguments(use_case, "history", __doc__, timeout=timedelta(hours=24)),
         schedule=None,
         params={
             "from": Param(use_case.first_day.isoformat(), type="string", format="date"),

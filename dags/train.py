@@ -5,6 +5,8 @@ trigger it with a partition key, or fill in the day. The reason is on the trigge
 is the first task's result.
 """
 
+from datetime import timedelta
+
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag, task
 
@@ -22,7 +24,7 @@ def train(use_case: UseCase) -> None:
     """Build `<use_case>_train`."""
 
     @dag(
-        **dag_arguments(use_case, "train", __doc__),
+        **dag_arguments(use_case, "train", __doc__, timeout=timedelta(hours=12)),
         schedule=PartitionedAssetTimetable(assets=asset(use_case, "retraining")),
         params={
             "day": day_param("Train on what was known at the end of this day"),

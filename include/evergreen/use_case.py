@@ -569,8 +569,8 @@ def parse_day(text: str, use_case: str | None = None) -> date:
     """
     if text in ("", "None"):
         raise ConfigError(
-            "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): by "
-            "`airflow backfill create`, or in the trigger form's field for the partition key."
+            "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): with "
+            "`evergreen trigger <dag> --day`, or in the form's field for the partition key."
         )
     if ".." in text:
         raise ConfigError(
