@@ -37,7 +37,8 @@ RETRY_POLICY = ExceptionRetryPolicy(rules=[_PERMANENT])
 class LateSourcePolicy(ExceptionRetryPolicy):
     """Waits for a late source with all the retries a task has; other errors get `RETRIES` of them.
 
-    The scheduler knows one number of retries per task, whatever the error.
+    The scheduler knows one number of retries per task, whatever the error. In a backfill nothing
+    is waited for: its days are past, somebody watches, and no other may begin before it ends.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,9 @@ class LateSourcePolicy(ExceptionRetryPolicy):
         decision = super().evaluate(exception, try_number, max_tries, context)
         # A cleared task goes on counting its tries, and its maximum moves with them.
         tries = try_number - max(0, max_tries - RETRIES_OF_A_LATE_SOURCE)
-        if decision.action is RetryAction.DEFAULT and tries > RETRIES:
+        backfill = context is not None and context["dag_run"].run_type == "backfill"
+        waits = decision.action is RetryAction.RETRY and not backfill
+        if decision.action is not RetryAction.FAIL and not waits and tries > RETRIES:
             return RetryDecision.fail("tried often enough")
         return decision
 

@@ -9,6 +9,9 @@ from evergreen.period import Period
 
 Reprocess = Literal["none", "failed", "completed"]
 
+# So many days and more are loaded by one run of the history DAG instead of one run each.
+MANY_DAYS = 32
+
 
 def backfill(target: str, period: Period, reprocess: Reprocess = "failed") -> str:
     """Run the days of a use case (ingestion and what follows) or of one DAG, one run each.
@@ -19,6 +22,13 @@ def backfill(target: str, period: Period, reprocess: Reprocess = "failed") -> st
     # The default of the command.
     how = "" if reprocess == "failed" else f" --reprocess {reprocess}"
     return f"evergreen backfill {target} {period.start} {period.last}{how}"
+
+
+def load(use_case: str, period: Period) -> str:
+    """Load days that were never loaded."""
+    if len(period.days) < MANY_DAYS:
+        return backfill(use_case, period)
+    return load_history(use_case, period)
 
 
 def load_history(use_case: str, period: Period) -> str:

@@ -28,8 +28,6 @@ from evergreen.receipts import Trace
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
 _ONE_DAY = timedelta(days=1)
-# So many days and more are loaded by one run of the history DAG instead of one run each.
-_MANY_DAYS = 32
 
 _STEPS = {
     "orders": "publish_orders",
@@ -147,7 +145,7 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     nights |= {day + horizon for day in days["performance"]}
     each = set(days["predictions"])
     bulk = load - each
-    if len(bulk) < _MANY_DAYS:
+    if len(bulk) < commands.MANY_DAYS:
         each, bulk = each | bulk, set()
     mends = [commands.load_history(name, _span(bulk))] if bulk else []
     mends += [commands.backfill(name, period, "completed") for period in join_days(each)]

@@ -112,6 +112,12 @@ def test_a_late_source_is_waited_for_and_nothing_else_is(dag_bag: DagBag) -> Non
         for tries in (1, 20, task.retries):
             assert decided(SourceMissingError("late"), tries) is RetryAction.RETRY
             assert decided(ValidationError("bad"), tries) is RetryAction.FAIL
+        # A backfill's days are past, and no other backfill may begin while it waits.
+        context = {"dag_run": SimpleNamespace(run_type="backfill")}
+        late = SourceMissingError("late")
+        for tries, action in ((3, RetryAction.RETRY), (4, RetryAction.FAIL)):
+            decision = task.retry_policy.evaluate(late, before + tries, most, context)
+            assert decision.action is action
         for error in (ConnectionError("net"), ServiceDownError("down"), KeyError("a bug")):
             assert decided(error, 3) is RetryAction.DEFAULT
             assert decided(error, 4) is RetryAction.FAIL

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import takewhile
 from typing import Any
 
 from evergreen import commands
@@ -24,6 +26,9 @@ _START_SECONDS = 120
 # Of many runs, the oldest are looked at: the others wait for them.
 _WATCHED = 20
 _LOOK_SECONDS = 10
+_ERROR = re.compile(r"\w+(Error|Exception|Timeout): ")
+# How a line of a log begins that is no continuation.
+_EVENT = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
 @dataclass(frozen=True)
@@ -240,14 +245,20 @@ def _create_backfill(
                 reprocess=reprocess,
                 conf=conf or None,
             )
-        except ConflictError:
-            # Airflow sees only now and then that a backfill has ended.
-            if time.monotonic() > deadline:
-                raise
+        except ConflictError as error:
+            runs = client.runs(dag.dag_id, run_type="backfill")
+            active = [str(run.partition_key) for run in runs if not run.finished]
+            if active or time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{dag.dag_id} is being backfilled already, and Airflow runs one backfill of a "
+                    f"DAG at a time ({', '.join(active[:5]) or 'no day'} unfinished). Wait for it, "
+                    "cancel it in the UI, or start single days with `evergreen trigger`."
+                ) from error
         else:
             return
         if not told:
-            tell(f"An earlier backfill of {dag.dag_id} has not ended yet; waiting for it.")
+            # All its runs have ended; Airflow notices that only now and then.
+            tell(f"Waiting for Airflow to close the earlier backfill of {dag.dag_id}.")
             told = True
         time.sleep(2)
 
@@ -282,7 +293,8 @@ class _Follower:
         self._explained: set[tuple[str, str, str]] = set()
 
     def follow(self, started: Sequence[Run], timeout: float, poll: float) -> list[Run]:
-        self._runs = {(run.dag_id, run.run_id): run for run in started}
+        for run in started:
+            self._see(run)
         deadline, told, looked = time.monotonic() + timeout, "", 0.0
         while True:
             self._refresh()
@@ -305,14 +317,18 @@ class _Follower:
             if run.finished or unfinished.setdefault(run.dag_id, 0) >= _WATCHED:
                 continue
             unfinished[run.dag_id] += 1
-            self._runs[key] = now = self._client.run(*key)
-            if now.state == "failed":
-                self._explain(now, "failed")
-            if now.state == "success":
-                self._pending[key] = time.monotonic()
+            self._see(self._client.run(*key))
         for key, since in list(self._pending.items()):
             if self._all_started(key, since):
                 del self._pending[key]
+
+    def _see(self, run: Run) -> None:
+        key = run.dag_id, run.run_id
+        self._runs[key] = run
+        if run.state == "failed":
+            self._explain(run, "failed")
+        if run.state == "success":
+            self._pending[key] = time.monotonic()
 
     def _all_started(self, key: tuple[str, str], since: float) -> bool:
         """Take up the runs that a finished run's events have started; tell whether it is all."""
@@ -321,7 +337,7 @@ class _Follower:
         for event in self._client.asset_events(source_dag_id=dag_id, source_run_id=run_id):
             for started in event.runs:
                 if started not in self._runs:
-                    self._runs[started] = self._client.run(*started)
+                    self._see(self._client.run(*started))
             owed |= {dag for dag in self._consumers.get(event.asset, []) if self._listens(dag)}
             owed -= {dag for dag, _ in event.runs}
         if owed and time.monotonic() - since > _START_SECONDS:
@@ -359,18 +375,17 @@ class _Follower:
             if told in self._explained:
                 continue
             self._explained.add(told)
-            lines = self._client.log(task).splitlines()
-            errors = [n for n, line in enumerate(lines) if _is_error(line)]
-            said = lines[errors[-1] :][:_LINES_OF_AN_ERROR] if errors else lines[-1:]
+            said = _error_in(self._client.log(task).splitlines())
             what = "failed" if state == "failed" else "will be tried again"
             self._tell(f"  {run.dag_id} {run.partition_key or ''}: {task.task_id} {what}")
             for line in said:
                 self._tell(f"    {line}")
 
 
-_LINES_OF_AN_ERROR = 12
-
-
-def _is_error(line: str) -> bool:
-    kind = line.partition(":")[0]
-    return kind.isidentifier() and kind.endswith(("Error", "Exception"))
+def _error_in(log: Sequence[str]) -> list[str]:
+    """Return the last error of a log: its line and those that belong to it; else the last line."""
+    starts = [n for n, line in enumerate(log) if _ERROR.match(line)]
+    if not starts:
+        return list(log[-1:])
+    first, *rest = log[starts[-1] :]
+    return [first, *takewhile(lambda line: not _EVENT.match(line), rest)]

@@ -166,7 +166,7 @@ def _require_all_orders(use_case: UseCase, wanted: Period) -> None:
     missing = receipts.missing_days(use_case.name, "publish_orders", use_case.first_day, wanted.end)
     if missing:
         gaps = join_days(missing)
-        load = [commands.backfill(use_case.name, gap) for gap in gaps[:_GAPS_TOLD]]
+        load = [commands.load(use_case.name, gap) for gap in gaps[:_GAPS_TOLD]]
         raise GapError(
             f"Features of {wanted.label} look back over all orders since {use_case.first_day}, and "
             f"{len(missing)} of these days are not published: "

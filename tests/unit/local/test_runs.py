@@ -27,6 +27,7 @@ class Airflow:
         self.paused: set[str] = set()
         self.conflicts = 0
         self.silent = False
+        self.at_once = False
         self.limits: list[int] = []
 
     def dag_ids(self) -> list[str]:
@@ -95,7 +96,8 @@ class Airflow:
             return [AssetEvent("shop/features", key, {}, source_dag_id, source_run_id, ())]
         started = [r for r in self.all if r[1] == f"by {source_run_id}"]
         if not started and not self.silent and "shop_features" not in self.paused:
-            run = Run("shop_features", f"by {source_run_id}", "asset", "queued", key, None, {})
+            state = "running" if self.at_once else "queued"
+            run = Run("shop_features", f"by {source_run_id}", "asset", state, key, None, {})
             self.all["shop_features", run.run_id] = run
         event = AssetEvent("shop/orders", key, {}, source_dag_id, source_run_id, tuple(started))
         return [event]
@@ -105,7 +107,10 @@ class Airflow:
         return [Task(dag_id, run_id, "stage_orders", -1, state, 1, 1.0)] if failed else []
 
     def log(self, task: Task) -> str:
-        return "starting\nValidationError: 3 of 4 rows\n  - quarantined: 3\nended"
+        return (
+            "2026-03-01T00:00:00Z info starting\nValidationError: 3 of 4 rows\n"
+            "  - quarantined: 3\n2026-03-01T00:00:00Z info ended"
+        )
 
 
 @pytest.fixture
@@ -150,8 +155,11 @@ def test_an_earlier_backfill_is_waited_for(airflow: Airflow) -> None:
     told: list[str] = []
     airflow.conflicts = 2
     assert start_backfill(airflow, "shop", PERIOD, tell=told.append).runs
-    assert told[0] == "An earlier backfill of shop_ingest has not ended yet; waiting for it."
+    assert told[0] == "Waiting for Airflow to close the earlier backfill of shop_ingest."
     assert len(told) == 2
+    airflow.conflicts = 1
+    with pytest.raises(ConfigError, match=f"being backfilled already.*{DAYS[0]}.*unfinished"):
+        start_backfill(airflow, "shop", PERIOD, tell=told.append)
 
 
 def test_a_failed_run_is_explained_by_its_error(airflow: Airflow) -> None:
@@ -163,10 +171,12 @@ def test_a_failed_run_is_explained_by_its_error(airflow: Airflow) -> None:
     assert sorted(run.state for run in ended) == ["failed", *["success"] * 4]
     assert told[-1] == "shop_ingest 2/3 (1 failed), shop_features 2/2"
     at = told.index(f"  shop_ingest {DAYS[1]}: stage_orders failed")
-    assert told[at + 1 : at + 3] == [
+    assert told[at + 1 :] == [
         "    ValidationError: 3 of 4 rows",
         "      - quarantined: 3",
+        *told[at + 3 :],
     ]
+    assert "ended" not in "".join(told)
     (failure,) = find_failed(airflow)
     assert (failure.dag_id, failure.what) == ("shop_ingest", DAYS[1])
     assert failure.mend == (f"evergreen backfill shop {DAYS[1]} {DAYS[1]}",)
@@ -175,6 +185,15 @@ def test_a_failed_run_is_explained_by_its_error(airflow: Airflow) -> None:
     airflow.new("shop_features", DAYS[2], "failed")
     (failure,) = find_failed(airflow)
     assert failure.mend == (f"evergreen backfill shop {DAYS[2]} {DAYS[2]} --reprocess completed",)
+
+
+def test_a_run_that_ended_before_it_was_seen_is_explained_too(airflow: Airflow) -> None:
+    told: list[str] = []
+    airflow.at_once = True
+    airflow.fails = {("shop_features", DAYS[0])}
+    started = start_run(airflow, "shop_ingest", day=DAYS[0], tell=told.append)
+    follow(airflow, started.runs, told.append)
+    assert f"  shop_features {DAYS[0]}: stage_orders failed" in told
 
 
 def test_a_paused_consumer_is_named_and_not_waited_for(airflow: Airflow) -> None:
