@@ -1,8 +1,4 @@
-"""What every DAG of the house shares: asset names, tags, retries, and how a publish is announced.
-
-Bad data fails at once, because trying again cannot mend it; everything else (a network, a lock, a
-source that is late) is retried.
-"""
+"""What every DAG of the house shares: names, tags, defaults, and how a publish is announced."""
 
 from __future__ import annotations
 
@@ -11,34 +7,17 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from airflow.sdk import Asset, Param, task
-from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
+from evergreen import steps
 from evergreen.use_case import UseCase, as_of
+from patience import RETRIES, RETRY_POLICY
 
 # The day a run works for. Keyed runs carry it; `params.day` is for runs started from a form.
 DAY = "{{ partition_key or params.get('day') }}"
 # All attempts of a run share it; what a killed attempt has staged is found and removed by it.
 RUN = "{{ run_id }}"
-
-RETRY_POLICY = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception="evergreen.errors.PermanentError",
-            action=RetryAction.FAIL,
-            reason="trying again cannot mend this: the data or the configuration must change",
-        )
-    ]
-)
-
-
-# Days of a backfill are ingested side by side; a gap usually closes within seconds. Waits about ten
-# minutes in all, without holding a worker.
-UNTIL_NO_GAP: dict[str, Any] = {
-    "retries": 12,
-    "retry_delay": timedelta(seconds=5),
-    "retry_exponential_backoff": 1.5,
-    "max_retry_delay": timedelta(minutes=2),
-}
+# The user who started the run, or what else did.
+ASKED_BY = "{{ dag_run.triggering_user_name or dag_run.run_type }}"
 
 
 def asset(use_case: UseCase, table: str) -> Asset:
@@ -48,7 +27,30 @@ def asset(use_case: UseCase, table: str) -> Asset:
     )
 
 
-def dag_arguments(use_case: UseCase, stage: str, doc: str | None) -> dict[str, Any]:
+def refuse_unknown_conf(context: Any) -> None:
+    """Fail a task, before it starts, whose run was given keys that its DAG does not know."""
+    steps.require_known_conf(context["dag_run"].conf, list(context["dag"].params))
+
+
+def task_defaults(timeout: timedelta) -> dict[str, Any]:
+    """Return what every task of a DAG has unless it says otherwise.
+
+    `timeout` ends one try of a task; it is for tasks that hang, far beyond what any should need.
+    """
+    return {
+        "retries": RETRIES,
+        "retry_delay": timedelta(seconds=20),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=10),
+        "retry_policy": RETRY_POLICY,
+        "execution_timeout": timeout,
+        "pre_execute": refuse_unknown_conf,
+    }
+
+
+def dag_arguments(
+    use_case: UseCase, stage: str, doc: str | None, timeout: timedelta = timedelta(hours=2)
+) -> dict[str, Any]:
     """Return the keyword arguments every DAG of a use case has in common."""
     return {
         "dag_id": f"{use_case.name}_{stage}",
@@ -60,14 +62,7 @@ def dag_arguments(use_case: UseCase, stage: str, doc: str | None) -> dict[str, A
         # A closed source's last run is made on the day after; unpausing must not make later ones.
         "end_date": as_of(use_case.last_day) + timedelta(hours=12) if use_case.last_day else None,
         "catchup": False,
-        "default_args": {
-            "owner": use_case.owner,
-            "retries": 3,
-            "retry_delay": timedelta(seconds=20),
-            "retry_exponential_backoff": 2.0,
-            "max_retry_delay": timedelta(minutes=10),
-            "retry_policy": RETRY_POLICY,
-        },
+        "default_args": {"owner": use_case.owner, **task_defaults(timeout)},
     }
 
 

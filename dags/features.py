@@ -7,9 +7,10 @@ Features wait, by retrying, until no earlier day of orders is missing.
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, RUN, UNTIL_NO_GAP, asset, dag_arguments, publisher
+from conventions import DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
+from patience import UNTIL_NO_GAP
 
 
 def features(use_case: UseCase) -> None:
@@ -33,5 +34,5 @@ def features(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    features(load_use_case(name))
+for use_case in load_use_cases():
+    features(use_case)

@@ -4,11 +4,13 @@ The same steps as the daily DAGs, over all days at once; the tables come out ide
 no asset events (one per day would start hundreds of runs), trains nothing and scores nothing.
 """
 
+from datetime import timedelta
+
 from airflow.sdk import Param, chain, dag, task, task_group
 
 from conventions import RUN, dag_arguments
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 PERIOD = "{{ params['from'] }}..{{ params['to'] }}"
 
@@ -17,7 +19,7 @@ def history(use_case: UseCase) -> None:
     """Build `<use_case>_history`."""
 
     @dag(
-        **dag_arguments(use_case, "history", __doc__),
+        **dag_arguments(use_case, "history", __doc__, timeout=timedelta(hours=24)),
         schedule=None,
         params={
             "from": Param(use_case.first_day.isoformat(), type="string", format="date"),
@@ -45,5 +47,5 @@ def history(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    history(load_use_case(name))
+for use_case in load_use_cases():
+    history(use_case)

@@ -6,11 +6,11 @@ artifacts into `EVERGREEN_BACKUPS`. Reads every day of every table and compares 
 published. Sweeps staging that crashes left behind.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import CronTriggerTimetable, Param, chain, dag, task
 
-from conventions import RETRY_POLICY
+from conventions import task_defaults
 from evergreen import steps
 
 
@@ -28,7 +28,7 @@ from evergreen import steps
         "keep_days": Param(30, type="integer", minimum=1, title="Keep snapshots this long"),
         "keep_backups": Param(4, type="integer", minimum=1, title="Keep this many backups"),
     },
-    default_args={"retries": 1, "retry_policy": RETRY_POLICY},
+    default_args={**task_defaults(timedelta(hours=12)), "retries": 1},
 )
 def maintenance() -> None:
     """Build `maintenance`."""

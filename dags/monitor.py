@@ -11,7 +11,7 @@ from airflow.sdk import CronPartitionTimetable, chain, dag, task, task_group
 
 from conventions import DAY, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 
 def monitor(use_case: UseCase) -> None:
@@ -47,5 +47,5 @@ def monitor(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    monitor(load_use_case(name))
+for use_case in load_use_cases():
+    monitor(use_case)

@@ -8,7 +8,7 @@ from airflow.sdk import Param, chain, dag, task, task_group
 
 from conventions import RUN, asset, dag_arguments, day_param, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 
 def release(use_case: UseCase) -> None:
@@ -50,5 +50,5 @@ def release(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    release(load_use_case(name))
+for use_case in load_use_cases():
+    release(use_case)

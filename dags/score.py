@@ -9,7 +9,7 @@ from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 
 def score(use_case: UseCase) -> None:
@@ -30,5 +30,5 @@ def score(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    score(load_use_case(name))
+for use_case in load_use_cases():
+    score(use_case)

@@ -5,12 +5,14 @@ trigger it with a partition key, or fill in the day. The reason is on the trigge
 is the first task's result.
 """
 
+from datetime import timedelta
+
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, day_param
 from evergreen import steps
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, load_use_cases
 
 REASON = (
     "{% for events in triggering_asset_events.values() %}{{ events[-1].extra.reason }}"
@@ -22,7 +24,7 @@ def train(use_case: UseCase) -> None:
     """Build `<use_case>_train`."""
 
     @dag(
-        **dag_arguments(use_case, "train", __doc__),
+        **dag_arguments(use_case, "train", __doc__, timeout=timedelta(hours=12)),
         schedule=PartitionedAssetTimetable(assets=asset(use_case, "retraining")),
         params={
             "day": day_param("Train on what was known at the end of this day"),
@@ -58,5 +60,5 @@ def train(use_case: UseCase) -> None:
     build()
 
 
-for name in list_use_cases():
-    train(load_use_case(name))
+for use_case in load_use_cases():
+    train(use_case)

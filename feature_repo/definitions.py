@@ -5,8 +5,8 @@ finds under the names of this module, each object once.
 """
 
 from evergreen.features.definitions import definitions
-from evergreen.use_case import list_use_cases, load_use_case
+from evergreen.use_case import load_use_cases
 
-for _name in list_use_cases():
-    for _object in definitions(load_use_case(_name)):
+for _use_case in load_use_cases():
+    for _object in definitions(_use_case):
         globals()[f"{type(_object).__name__.lower()}_{_object.name}"] = _object

@@ -16,7 +16,11 @@ from evergreen.errors import EvergreenError
 from evergreen.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from evergreen.commands import Reprocess
+    from evergreen.local.airflow_client import AirflowClient
+    from evergreen.local.runs import Started
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,6 +33,7 @@ def cli() -> None:
 def up(port: int | None) -> None:
     """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
     from evergreen.deploy import start_services
+    from evergreen.use_case import broken_use_cases
 
     begun = time.monotonic()
 
@@ -36,6 +41,8 @@ def up(port: int | None) -> None:
         click.echo(f"{time.monotonic() - begun:5.0f} s  {text}")
 
     instance = start_services(load_settings(), port, tell)
+    for name, error in broken_use_cases().items():
+        click.echo(f"Left out  {name}: {error}", err=True)
     click.echo(f"Airflow   {instance.url}")
     click.echo(f"Log in    {instance.username} / {instance.password}")
     click.echo(f"Logs      {instance.logs}/*.log")
@@ -109,6 +116,121 @@ def replay(target: str) -> None:
     for note in outcome.notes:
         click.echo(f"  note     {note}")
     sys.exit(0 if outcome.equal else 1)
+
+
+def _conf(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict[str, str]:
+    pairs = dict(text.partition("=")[::2] for text in given)
+    if wrong := [text for text in given if "=" not in text]:
+        raise click.BadParameter(f"{wrong[0]!r} is no KEY=VALUE")
+    return pairs
+
+
+def _starts_runs(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of all that start runs."""
+    for option in (
+        click.option("--no-wait", is_flag=True, help="Start, and do not follow to the end."),
+        click.option("--unpause", is_flag=True, help="Unpause the DAG if it is paused."),
+        click.option(
+            "--conf",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_conf,
+            help="A parameter of the DAG; may be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _follow(client: AirflowClient, started: Started, *, no_wait: bool) -> None:
+    """Follow runs to their end; end with code 1 unless all of them succeed."""
+    from evergreen.local.runs import follow
+
+    if started.paused:
+        click.echo("The DAG is paused: its runs wait until it is unpaused (--unpause does it).")
+    if no_wait or not started.runs:
+        return
+    if started.paused:
+        sys.exit(1)
+    runs = follow(client, started.runs, click.echo)
+    failed = sum(run.state != "success" for run in runs)
+    click.echo(f"{len(runs)} runs, {failed} failed." if failed else "All succeeded.")
+    sys.exit(1 if failed else 0)
+
+
+@cli.command()
+@click.argument("dag_id")
+@click.option("--day", metavar="DAY", help="The day the run works for (YYYY-MM-DD).")
+@click.option("--from", "first", metavar="DAY", help="First day, for a DAG that takes a range.")
+@click.option("--to", "last", metavar="DAY", help="Last day (included).")
+@_starts_runs
+def trigger(
+    dag_id: str,
+    day: str | None,
+    first: str | None,
+    last: str | None,
+    conf: dict[str, str],
+    unpause: bool,
+    no_wait: bool,
+) -> None:
+    """Start one run of DAG_ID, and follow it and what it sets off to the end.
+
+    Ends with code 1 if anything failed.
+    """
+    from evergreen.local.airflow_client import connect
+    from evergreen.local.runs import start_run
+
+    conf |= {name: text for name, text in (("from", first), ("to", last)) if text}
+    client = connect(load_settings())
+    started = start_run(client, dag_id, day=day, conf=conf, unpause=unpause, tell=click.echo)
+    _follow(client, started, no_wait=no_wait)
+
+
+@cli.command()
+@click.argument("target")
+@click.argument("first")
+@click.argument("last")
+@click.option(
+    "--reprocess",
+    type=click.Choice(["none", "failed", "completed"]),
+    default="failed",
+    show_default=True,
+    help="Days that had a run: skip them, run failed ones again, or run all of them again.",
+)
+@click.option(
+    "--max-active-runs", type=click.IntRange(min=1), help="At a time; by default as the DAG says."
+)
+@_starts_runs
+def backfill(
+    target: str,
+    first: str,
+    last: str,
+    reprocess: Reprocess,
+    max_active_runs: int | None,
+    conf: dict[str, str],
+    unpause: bool,
+    no_wait: bool,
+) -> None:
+    """Run the days FIRST to LAST (included) of TARGET, a use case or a DAG, one run each.
+
+    Follows the runs, and those they set off, to the end. Ends with code 1 if anything failed.
+    """
+    from evergreen.local.airflow_client import connect
+    from evergreen.local.runs import start_backfill
+    from evergreen.period import Period
+
+    client = connect(load_settings())
+    started = start_backfill(
+        client,
+        target,
+        Period.parse(f"{first}..{last}"),
+        reprocess=reprocess,
+        max_active_runs=max_active_runs,
+        conf=conf,
+        unpause=unpause,
+        tell=click.echo,
+    )
+    _follow(client, started, no_wait=no_wait)
 
 
 _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,10 +23,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from evergreen import deploy, lake, receipts
+from evergreen import commands, deploy, lake, receipts
 from evergreen.errors import ConfigError, PermanentError
 from evergreen.local import airflow, home, postgres
-from evergreen.local.airflow_client import AirflowClient, Run
+from evergreen.local.airflow_client import AirflowClient, Run, connect
+from evergreen.local.runs import start_backfill
+from evergreen.period import Period
 from evergreen.settings import PROJECT_ROOT, Settings
 from evergreen.use_case import GeneratorSource, UseCase, load_use_case
 
@@ -90,12 +91,12 @@ def _run_demo(settings: Settings, days: int) -> None:
         for line in deploy.initialise(settings):
             watch.tell(line)
         instance = airflow.start(settings, tell=watch.tell)
-        client = AirflowClient(instance)
+        client = connect(settings)
         client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history")
         watch.tell(f"watch it: {instance.url}  ({instance.username} / {instance.password})")
     try:
         with memory:
-            requested = _run_chain(client, settings, watch, first, calm_until, last)
+            requested = _run_chain(client, watch, first, calm_until, last)
         summary = _summarise(declared, requested, calm_until, last)
         summary["seconds"] = {
             "setup": _setup_seconds(),
@@ -112,7 +113,6 @@ def _run_demo(settings: Settings, days: int) -> None:
 
 def _run_chain(
     client: AirflowClient,
-    settings: Settings,
     watch: _Stopwatch,
     first: date,
     calm_until: date,
@@ -133,16 +133,13 @@ def _run_chain(
         "daily", f"Backfilling {len(new_days)} days; features and scores follow by asset events"
     ):
         for stage in ("ingest", "monitor"):
-            client.unpause(f"{USE_CASE}_{stage}")
-        _airflow(
-            settings,
-            ["backfill", "create", "--dag-id", f"{USE_CASE}_ingest"],
-            ["--from-date", new_days[0].isoformat(), "--to-date", last.isoformat()],
-            ["--max-active-runs", "3"],
-        )
+            client.set_paused(f"{USE_CASE}_{stage}", paused=False)
+        period = Period(new_days[0], last + timedelta(days=1))
+        watch.tell(f"$ {commands.backfill(USE_CASE, period)}")
+        start_backfill(client, USE_CASE, period, tell=watch.tell)
         _follow(client, new_days, watch, _STAGES)
     with watch.phase("nights", f"Monitoring the {len(new_days)} nights"):
-        client.backfill(f"{USE_CASE}_monitor", new_days[0], last + timedelta(days=1))
+        start_backfill(client, f"{USE_CASE}_monitor", period, tell=watch.tell)
         _follow(client, new_days, watch, ("monitor",))
     for stage in ("ingest", "monitor"):
         client.set_paused(f"{USE_CASE}_{stage}", paused=True)
@@ -218,22 +215,6 @@ def _start_over(settings: Settings) -> None:
 # --- driving Airflow -----------------------------------------------------------------------------
 
 
-def _airflow(settings: Settings, *arguments: list[str]) -> None:
-    """Run an `airflow` command as a person would."""
-    words = [word for part in arguments for word in part]
-    click.echo(f"           $ evergreen airflow {' '.join(words)}")
-    done = subprocess.run(
-        ["airflow", *words],
-        env=deploy.airflow_process_environment(settings),
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise PermanentError(f"`airflow {' '.join(words)}` failed:\n{done.stderr[-2_000:]}")
-
-
 def _finish(client: AirflowClient, run: Run, watch: _Stopwatch) -> None:
     """Wait for one run, telling each task that ends."""
     told: set[str] = set()
@@ -292,10 +273,7 @@ def _require_success(client: AirflowClient, run: Run) -> None:
     if run.state == "success":
         return
     failed = [t for t in client.tasks(run.dag_id, run.run_id) if t.state == "failed"]
-    logs = [
-        client.log(run.dag_id, run.run_id, t.task_id, try_number=t.try_number)[-1_500:]
-        for t in failed[:1]
-    ]
+    logs = [client.log(task)[-1_500:] for task in failed[:1]]
     raise PermanentError(
         f"{run.dag_id} failed for {run.partition_key or run.run_id} in "
         f"{', '.join(t.task_id for t in failed) or 'no task'}.\n" + "\n".join(logs)

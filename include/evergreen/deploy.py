@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evergreen.settings import Settings
-from evergreen.use_case import list_use_cases, load_use_case
+from evergreen.use_case import broken_use_cases, load_use_cases
 
 if TYPE_CHECKING:
     from evergreen.local.airflow import Instance
@@ -49,9 +49,12 @@ def initialise(settings: Settings) -> Iterator[str]:
         yield "receipts and release ledger"
         tracking.initialise(settings)
         yield "model registry"
-        use_cases = [load_use_case(name) for name in list_use_cases()]
+        use_cases = load_use_cases()
         store.apply(use_cases)
-        yield f"feature definitions of {', '.join(use_case.name for use_case in use_cases)}"
+        names = ", ".join(use_case.name for use_case in use_cases)
+        yield f"feature definitions of {names or 'nobody'}"
+        for name, error in broken_use_cases().items():
+            yield f"left out {name}: {error}"
 
 
 def start_services(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import wraps
@@ -85,7 +85,23 @@ def one_day(step: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]
     """
 
     @wraps(step)
-    def of_one_day(use_case: str, day: str, run: str | None = None) -> dict[str, Any]:
-        return step(use_case, parse_day(day, use_case).isoformat(), run)
+    def of_one_day(use_case: str, day: str, *arguments: Any) -> dict[str, Any]:
+        return step(use_case, parse_day(day, use_case).isoformat(), *arguments)
 
     return of_one_day
+
+
+def join_days(days: Iterable[date]) -> list[Period]:
+    """Join neighbouring days, oldest first.
+
+    >>> [found.label for found in join_days([date(2026, 3, 4), date(2026, 3, 1), date(2026, 3, 2)])]
+    ['2026-03-01..2026-03-02', '2026-03-04']
+    """
+    joined: list[Period] = []
+    for day in sorted(set(days)):
+        end = day + timedelta(days=1)
+        if joined and joined[-1].end == day:
+            joined[-1] = Period(joined[-1].start, end)
+        else:
+            joined.append(Period(day, end))
+    return joined

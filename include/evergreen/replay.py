@@ -188,9 +188,9 @@ def _orders(use_case: UseCase, receipt: Receipt) -> pa.Table:
     from evergreen.quality.delivery import read_and_split
     from evergreen.sources import open_source
 
-    split = read_and_split(
-        use_case, open_source(use_case), Period(receipt.day, receipt.day + _ONE_DAY)
-    )
+    without_data = [receipt.day] if "without_data" in receipt.counts else []
+    day = Period(receipt.day, receipt.day + _ONE_DAY)
+    split = read_and_split(use_case, open_source(use_case), day, without_data)
     return split.accepted if receipt.step == "publish_orders" else split.quarantined
 
 

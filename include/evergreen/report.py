@@ -1,10 +1,10 @@
-"""A look at the state of things: services, tables, champions, and what is stale."""
+"""A look at the state of things: services, tables, champions, what failed, and what is stale."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import OperationalError
 
-from evergreen.errors import DamagedError, ServiceDownError
+from evergreen.errors import DamagedError, EvergreenError, ServiceDownError
 from evergreen.settings import Settings
-from evergreen.use_case import UseCase, list_use_cases, load_use_case
+from evergreen.use_case import UseCase, broken_use_cases, list_use_cases, load_use_cases
 
 if TYPE_CHECKING:
     from evergreen.staleness import Stale
@@ -29,14 +29,17 @@ def show_status(settings: Settings) -> None:
     console.print(f"Data directory  {settings.home}")
     console.print(f"Postgres        {'running' if postgres.running(settings) else 'not running'}")
     console.print(f"Airflow         {instance.url if instance else 'not running'}")
+    for name, broken in broken_use_cases().items():
+        console.print(f"Left out        {name}: {broken}", soft_wrap=True, highlight=False)
     try:
         tables = _tables()
     except (ServiceDownError, OperationalError) as error:
         console.print(str(error.orig if isinstance(error, OperationalError) else error).strip())
         return
     console.print(tables)
-    for name in list_use_cases():
-        _print_findings(console, load_use_case(name))
+    _print_failed(console, settings)
+    for use_case in load_use_cases():
+        _print_findings(console, use_case)
 
 
 def _print_findings(console: Console, use_case: UseCase) -> None:
@@ -50,6 +53,7 @@ def _print_findings(console: Console, use_case: UseCase) -> None:
             found = find_damage(use_case, table)
             damaged += [Stale(table, day, reason) for day, reason in found.items()]
         stale = find_stale(use_case)
+        _print_without_data(console, use_case)
     except DamagedError as error:
         console.print(f"{use_case.name}: {error}", soft_wrap=True, highlight=False)
         return
@@ -74,6 +78,50 @@ def _print_listed(console: Console, use_case: UseCase, title: str, found: Sequen
         if commands
         else "Only a backup has it: `evergreen restore`."
     )
+    _print_commands(console, commands)
+
+
+def _print_failed(console: Console, settings: Settings) -> None:
+    """Print what failed in Airflow, if one answers: a day that has a failed run waits for ever."""
+    from evergreen.local.airflow_client import connect
+    from evergreen.local.runs import find_failed
+
+    try:
+        failures = find_failed(connect(settings))
+    except EvergreenError as error:
+        if settings.airflow_api or not isinstance(error, ServiceDownError):
+            console.print(f"Airflow says nothing of failed runs: {error}", soft_wrap=True)
+        return
+    if not failures:
+        console.print("No run has failed without being run again.")
+        return
+    table = Table("DAG", "days", title="Failed, and not run again")
+    for failure in failures:
+        table.add_row(failure.dag_id, failure.what)
+    console.print(table)
+    console.print("When the cause is mended (the log of the failed task names it):")
+    _print_commands(console, [command for failure in failures for command in failure.mend])
+
+
+def _print_without_data(console: Console, use_case: UseCase) -> None:
+    from evergreen import lake, receipts
+
+    published = receipts.latest(use_case.name, "publish_orders")
+    days = [day for day, receipt in published.items() if "without_data" in receipt.counts]
+    if not days:
+        return
+    decisions = lake.read(use_case.name, "decisions", days[0], columns=("day", "kind", "reasons"))
+    reasons = {
+        row["day"]: "; ".join(row["reasons"])
+        for row in decisions.to_pylist()
+        if row["kind"] == "delivery"
+    }
+    console.print(f"{use_case.name}: days without data, by decision:")
+    for day in days:
+        console.print(f"  {day}: {reasons[day]}", soft_wrap=True, highlight=False)
+
+
+def _print_commands(console: Console, commands: Iterable[str]) -> None:
     program = "evergreen" if shutil.which("evergreen") else str(_program())
     for command in commands:
         # As it is: to be copied, not wrapped.

@@ -44,6 +44,9 @@ class Settings:
     backups
         `EVERGREEN_BACKUPS`, the folder of the weekly backups; better on another disk. Default
         `<home>/backups`.
+    airflow_api
+        `EVERGREEN_AIRFLOW_API`, the base URL of an Airflow that runs elsewhere; its login is the
+        secret `EVERGREEN_SECRET_AIRFLOW`. Unset means the embedded one.
     tracking_url
         `EVERGREEN_TRACKING_URL`, an MLflow server; unset means MLflow's database directly.
     threads
@@ -65,6 +68,7 @@ class Settings:
     warehouse: str
     artifacts: str
     backups: Path
+    airflow_api: str | None
     tracking_url: str | None
     threads: int
     memory_mb: int
@@ -149,6 +153,7 @@ def load_settings() -> Settings:
         warehouse=_place("EVERGREEN_WAREHOUSE", home / "warehouse"),
         artifacts=_place("EVERGREEN_ARTIFACTS", home / "artifacts"),
         backups=Path(_place("EVERGREEN_BACKUPS", home / "backups")),
+        airflow_api=env.get("EVERGREEN_AIRFLOW_API") or None,
         tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
         threads=_positive_int("EVERGREEN_THREADS", 2),
         memory_mb=_positive_int("EVERGREEN_MEMORY_MB", 1500),

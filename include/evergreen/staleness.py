@@ -21,15 +21,13 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from evergreen import lake, receipts
+from evergreen import commands, lake, receipts
 from evergreen.features.daily import first_reader
-from evergreen.period import Period
+from evergreen.period import Period, join_days
 from evergreen.receipts import Trace
 from evergreen.use_case import UseCase, list_use_cases, load_use_case
 
 _ONE_DAY = timedelta(days=1)
-# So many days and more are loaded by one run of the history DAG instead of one run each.
-_MANY_DAYS = 32
 
 _STEPS = {
     "orders": "publish_orders",
@@ -147,18 +145,12 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     nights |= {day + horizon for day in days["performance"]}
     each = set(days["predictions"])
     bulk = load - each
-    if len(bulk) < _MANY_DAYS:
+    if len(bulk) < commands.MANY_DAYS:
         each, bulk = each | bulk, set()
-    commands = []
-    if bulk:
-        commands.append(
-            f"evergreen airflow dags trigger {name}_history --conf "
-            f'\'{{"from": "{min(bulk)}", "to": "{max(bulk)}"}}\''
-        )
-    commands += [_backfill(f"{name}_ingest", p.start, p.last) for p in _ranges(each)]
-    # Nights are partitions at 02:00, and the bound is an instant: it must lie after the last one.
-    commands += [_backfill(f"{name}_monitor", p.start, p.end) for p in _ranges(nights)]
-    return commands
+    mends = [commands.load_history(name, _span(bulk))] if bulk else []
+    mends += [commands.backfill(name, period, "completed") for period in join_days(each)]
+    nightly = f"{name}_monitor"
+    return mends + [commands.backfill(nightly, p, "completed") for p in join_days(nights)]
 
 
 def mend_damage(use_case: str, table: str, day: date) -> list[str]:
@@ -186,7 +178,7 @@ def summarise(use_case: UseCase, stale: Sequence[Stale]) -> list[Finding]:
             ),
         )
         for (table, reason), items in kinds.items()
-        for period in _ranges(item.day for item in items)
+        for period in join_days(item.day for item in items)
     ]
 
 
@@ -287,24 +279,11 @@ def _last_change(history: Sequence[Trace]) -> int:
     return settled
 
 
+def _span(days: set[date]) -> Period:
+    return Period(min(days), max(days) + _ONE_DAY)
+
+
 def _because(table: str, causes: tuple[date, ...]) -> str:
     if len(causes) == 1:
         return f"{table} of {causes[0]} changed"
     return f"{table} of {len(causes)} days from {causes[0]} to {causes[-1]} changed"
-
-
-def _ranges(days: Iterable[date]) -> list[Period]:
-    ranges: list[Period] = []
-    for day in sorted(days):
-        if ranges and ranges[-1].end == day:
-            ranges[-1] = Period(ranges[-1].start, day + _ONE_DAY)
-        else:
-            ranges.append(Period(day, day + _ONE_DAY))
-    return ranges
-
-
-def _backfill(dag: str, first: date, last: date) -> str:
-    return (
-        f"evergreen airflow backfill create --dag-id {dag} --from-date {first} --to-date {last} "
-        "--reprocess-behavior completed"
-    )

@@ -36,10 +36,12 @@ from evergreen.settings import load_settings
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 Dtype = Literal["string", "int64", "float64", "bool", "timestamp", "date"]
 FeatureDtype = Literal["int64", "float64", "bool"]
+# What Feast can look up.
+KEY_DTYPES = ("string", "int64")
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Bounds = tuple[float | None, float | None]
-
-
+# Far enough from the ends of the calendar for every instant that is derived from it.
+Day = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2999, 12, 31))]
 _TIMES = ("timestamp", "date")
 
 
@@ -480,10 +482,10 @@ class UseCase(_Model):
     description: str = ""
     owner: str = "evergreen"
     # The first day there is any data for; rows dated before it are quarantined.
-    first_day: date
+    first_day: Day
     # The last day there will ever be data for, where the source is closed (an archive, a
     # simulation); the schedule ends with it.
-    last_day: date | None = None
+    last_day: Day | None = None
     entity: Entity
     source: Source
     orders: Orders
@@ -507,6 +509,12 @@ class UseCase(_Model):
             problems.append(
                 f"entity.key: found {self.entity.key!r}, expected a published column of orders "
                 f"({_some(self.orders.published)})"
+            )
+        dtype = self.orders.published[self.entity.key].dtype
+        if dtype not in KEY_DTYPES:
+            raise ValueError(
+                f"entity.key: {self.entity.key} has dtype {dtype}; expected one of "
+                f"{sorted(KEY_DTYPES)}"
             )
         if self.features.recency not in self.features.columns:
             problems.append(
@@ -629,8 +637,8 @@ def parse_day(text: str, use_case: str | None = None) -> date:
     """
     if text in ("", "None"):
         raise ConfigError(
-            "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): by "
-            "`airflow backfill create`, or in the trigger form's field for the partition key."
+            "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): with "
+            "`evergreen trigger <dag> --day`, or in the form's field for the partition key."
         )
     if ".." in text:
         raise ConfigError(
@@ -657,6 +665,34 @@ def list_use_cases() -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/use_case.yaml"))
 
 
+def load_use_cases() -> list[UseCase]:
+    """Load every use case that can be loaded, sorted by name; a broken one disturbs no other.
+
+    See `broken_use_cases` for the rest.
+    """
+    return [found for found in _load_all().values() if isinstance(found, UseCase)]
+
+
+def broken_use_cases() -> dict[str, ConfigError]:
+    """Say of every use case that cannot be loaded why not, by name."""
+    return {name: found for name, found in _load_all().items() if isinstance(found, ConfigError)}
+
+
+def require_whole_use_cases() -> None:
+    """Raise for the use cases that cannot be loaded.
+
+    Raises
+    ------
+    ConfigError
+        Folders are broken; the message names each with file and key.
+    """
+    if broken := broken_use_cases():
+        raise ConfigError(
+            f"Left out until mended: {', '.join(broken)}. All other use cases run on.\n"
+            + "\n".join(str(error) for error in broken.values())
+        )
+
+
 def load_use_case(name: str) -> UseCase:
     """Load and validate one use case.
 
@@ -680,7 +716,10 @@ def load_use_case_file(path: Path) -> UseCase:
     """Load one `use_case.yaml` from anywhere; the folder's name must be the use case's name."""
     try:
         declared: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Also dates that do not exist (2026-02-30): YAML has a type for dates.
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(declared, dict):
         raise ConfigError(f"{path} holds {type(declared).__name__}; expected a mapping of keys.")
@@ -717,6 +756,16 @@ def expand_variables(text: str) -> str:
     return re.sub(r"\$\{([A-Z][A-Z0-9_]*)\}", value, text)
 
 
+def _load_all() -> dict[str, UseCase | ConfigError]:
+    found: dict[str, UseCase | ConfigError] = {}
+    for name in list_use_cases():
+        try:
+            found[name] = load_use_case(name)
+        except ConfigError as error:
+            found[name] = error
+    return found
+
+
 def _without_words(declared: Any) -> Any:
     if isinstance(declared, dict):
         return {
@@ -731,7 +780,10 @@ def _without_words(declared: Any) -> Any:
 def _read_sql(path: Path) -> str:
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; every use case needs it beside use_case.yaml.")
-    text = path.read_text(encoding="utf-8").strip()
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     if not text:
         raise ConfigError(f"{path} is empty; expected one SELECT.")
     return text

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,9 +96,68 @@ def test_a_run_for_one_day_refuses_a_range_at_its_first_task(dag_bag: DagBag) ->
     assert refused == {"ingest", "features", "train", "score", "monitor"}
 
 
+def test_a_late_source_is_waited_for_and_nothing_else_is(dag_bag: DagBag) -> None:
+    from airflow.sdk.definitions.retry_policy import RetryAction
+
+    from evergreen.errors import ServiceDownError, SourceMissingError, ValidationError
+
+    task = dag_bag.dags["churn_ingest"].task_dict["stage_orders"]
+    cleared = 40
+    for before in (0, cleared):
+        most = before + task.retries
+
+        def decided(error: Exception, tries: int, before: int = before, most: int = most) -> Any:
+            return task.retry_policy.evaluate(error, before + tries, most).action
+
+        for tries in (1, 20, task.retries):
+            assert decided(SourceMissingError("late"), tries) is RetryAction.RETRY
+            assert decided(ValidationError("bad"), tries) is RetryAction.FAIL
+        # A backfill's days are past, and no other backfill may begin while it waits.
+        context = {"dag_run": SimpleNamespace(run_type="backfill")}
+        late = SourceMissingError("late")
+        for tries, action in ((3, RetryAction.RETRY), (4, RetryAction.FAIL)):
+            decision = task.retry_policy.evaluate(late, before + tries, most, context)
+            assert decision.action is action
+        for error in (ConnectionError("net"), ServiceDownError("down"), KeyError("a bug")):
+            assert decided(error, 3) is RetryAction.DEFAULT
+            assert decided(error, 4) is RetryAction.FAIL
+    # Tries come at most ten minutes apart.
+    hours = task.retries * task.max_retry_delay.total_seconds() / 3600
+    assert 10 < hours < 24
+    # Who loads a history by hand waits for the answer.
+    assert dag_bag.dags["churn_history"].task_dict["orders.stage_orders"].retries == 3
+
+
+def test_every_task_ends_some_day_and_knows_its_parameters(dag_bag: DagBag) -> None:
+    from evergreen.errors import ConfigError
+
+    for dag in dag_bag.dags.values():
+        known = dict.fromkeys(dag.params, "x")
+        for task in dag.tasks:
+            assert 1 <= task.execution_timeout.total_seconds() / 3600 <= 24, task.task_id
+            # As the task runner calls it, before the task itself.
+            check = task._pre_execute_hook
+            check({"dag": dag, "dag_run": SimpleNamespace(conf=known)})
+            check({"dag": dag, "dag_run": SimpleNamespace(conf=None)})
+            with pytest.raises(ConfigError, match="given form, which its DAG does not know"):
+                check({"dag": dag, "dag_run": SimpleNamespace(conf={**known, "form": "x"})})
+
+
+def test_the_deadline_of_ingestion_calls_what_exists(dag_bag: DagBag) -> None:
+    import inspect
+
+    from evergreen import steps
+
+    (deadline,) = dag_bag.dags["churn_ingest"].deadline
+    module, _, name = deadline.callback.path.rpartition(".")
+    assert module == "evergreen.steps"
+    assert inspect.iscoroutinefunction(getattr(steps, name))
+
+
 def test_parsing_imports_no_heavy_library(run_python: Callable[[str], str]) -> None:
-    files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem != "conventions")
-    assert len(files) == len(STAGES) + 1
+    shared = ("conventions", "patience")
+    files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem not in shared)
+    assert len(files) == len(STAGES) + 2
     code = "\n".join(
         [
             "import runpy, sys, airflow.sdk",
@@ -130,6 +190,7 @@ def _describe(dag: DAG) -> dict[str, Any]:
                 "type": task.task_type,
                 "downstream": sorted(task.downstream_task_ids),
                 "retries": task.retries,
+                "timeout_hours": task.execution_timeout.total_seconds() / 3600,
                 "trigger_rule": str(task.trigger_rule),
                 "outlets": [outlet.name for outlet in task.outlets],
             }

@@ -28,8 +28,9 @@ from evergreen.content import STAMPS, digest_by_day
 from evergreen.errors import ServiceDownError
 from evergreen.features.store import read_online
 from evergreen.local import airflow
-from evergreen.local.airflow_client import AirflowClient
+from evergreen.local.airflow_client import AirflowClient, Run, connect
 from evergreen.local.airflow_processes import owned
+from evergreen.local.runs import follow
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 from evergreen.staleness import find_stale, mend_commands
 from evergreen.use_case import load_use_case
@@ -65,7 +66,8 @@ def shop() -> Iterator[Shop]:
     os.environ["EVERGREEN_USE_CASES"] = str(root / "use_cases")
     settings = load_settings()
     try:
-        client = AirflowClient(deploy.start_services(settings))
+        deploy.start_services(settings)
+        client = connect(settings)
         client.wait_for_dags("shop_ingest", "reference_ingest")
         yield Shop(settings, root / "data", client)
     finally:
@@ -86,12 +88,12 @@ def _environment(
 def test_a_backfill_survives_kills_of_tasks_and_of_the_scheduler(shop: Shop) -> None:
     client = shop.client
     history = client.trigger("shop_history", conf={"from": str(FIRST_DAY), "to": str(HISTORY_END)})
-    assert client.wait(history.dag_id, history.run_id, timeout_seconds=SECONDS).state == "success"
+    finish(client, history)
     training = client.trigger("shop_train", partition_key=str(HISTORY_END))
-    assert client.wait(training.dag_id, training.run_id, timeout_seconds=SECONDS).state == "success"
+    finish(client, training)
 
-    client.unpause("shop_ingest")
-    backfill = client.backfill("shop_ingest", NEW_DAYS[0], NEW_DAYS[-1], max_active_runs=3)
+    client.set_paused("shop_ingest", paused=False)
+    client.backfill("shop_ingest", NEW_DAYS[0], NEW_DAYS[-1], max_active_runs=3)
     chance, killed = random.Random(3), []
     while len(killed) <= TASK_KILLS and not done(client):
         time.sleep(chance.uniform(0.5, 3))
@@ -116,7 +118,6 @@ def test_a_backfill_survives_kills_of_tasks_and_of_the_scheduler(shop: Shop) -> 
     ]
     assert tries
     sys.stdout.write("\n".join(["killed:", *killed, "tried again:", *map(str, tries), ""]))
-    client.wait_for_backfill(backfill, timeout_seconds=SECONDS)
 
     load_reference(FIRST_DAY, HISTORY_END)
     for day in NEW_DAYS:
@@ -150,6 +151,11 @@ def test_a_correction_is_mended_by_the_commands_that_are_listed(shop: Shop) -> N
     for day in NEW_DAYS:
         score_reference(day)
     assert_equal_to_reference()
+
+
+def finish(client: AirflowClient, run: Run) -> None:
+    (ended,) = follow(client, [run], lambda _: None, timeout_seconds=SECONDS)
+    assert ended.state == "success"
 
 
 def task_processes(settings: Settings) -> list[psutil.Process]:

@@ -9,16 +9,19 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 
 from evergreen import deploy, lake, receipts
+from evergreen.errors import ConfigError
 from evergreen.local import airflow, postgres
-from evergreen.local.airflow_client import AirflowClient, Run
+from evergreen.local.airflow_client import AirflowClient, Run, connect
 from evergreen.local.airflow_processes import component, owned
+from evergreen.local.runs import find_failed, follow, start_backfill, start_run
+from evergreen.period import Period
 from evergreen.settings import Settings, load_settings
 from small_shop import FIRST_DAY, write_small_shop
 
@@ -41,8 +44,8 @@ def chain() -> Iterator[tuple[Settings, AirflowClient]]:
     os.environ["EVERGREEN_USE_CASES"] = str(use_cases)
     settings = load_settings()
     try:
-        instance = deploy.start_services(settings, port=None)
-        client = AirflowClient(instance)
+        deploy.start_services(settings, port=None)
+        client = connect(settings)
         client.wait_for_dags("shop_ingest", "shop_monitor")
         yield settings, client
     finally:
@@ -63,15 +66,12 @@ def _environment(
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(settings.use_cases))
 
 
-def finish(client: AirflowClient, run: Run) -> Run:
-    done = client.wait(run.dag_id, run.run_id, timeout_seconds=SECONDS)
-    if done.state != "success":
-        failed = [t for t in client.tasks(run.dag_id, run.run_id) if t.state == "failed"]
-        logs = [
-            client.log(run.dag_id, run.run_id, t.task_id, try_number=t.try_number) for t in failed
-        ]
-        pytest.fail(f"{run.dag_id} {done.state}: {[t.task_id for t in failed]}\n" + "\n".join(logs))
-    return done
+def finish(client: AirflowClient, started: list[Run]) -> list[str]:
+    """Follow runs to their end; all must succeed. Returns what was told."""
+    told: list[str] = []
+    runs = follow(client, started, told.append, timeout_seconds=SECONDS)
+    assert {run.state for run in runs} == {"success"}, told
+    return told
 
 
 def runs_by_key(client: AirflowClient, stage: str) -> dict[str | None, list[Run]]:
@@ -85,23 +85,25 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
     chain: tuple[Settings, AirflowClient],
 ) -> None:
     _, client = chain
-    history = client.trigger("shop_history", conf={"from": str(FIRST_DAY), "to": str(HISTORY_END)})
-    finish(client, history)
+    told: list[str] = []
+    conf = {"from": str(FIRST_DAY), "to": str(HISTORY_END)}
+    finish(client, start_run(client, "shop_history", conf=conf, tell=told.append).runs)
     assert list(lake.partitions("shop", "orders")) == lake.days_between(FIRST_DAY, NEW_DAYS[0])
     # A bulk load announces nothing: no run per day is started.
     assert runs_by_key(client, "features") == {}
 
-    training = client.trigger("shop_train", partition_key=str(HISTORY_END))
+    training = start_run(client, "shop_train", day=str(HISTORY_END), tell=told.append).runs
     finish(client, training)
-    judged = client.xcom("shop_train", training.run_id, "judge_challenger")
+    judged = client.xcom("shop_train", training[0].run_id, "judge_challenger")
     assert judged["decision"] == "promote", judged["reasons"]
 
-    client.unpause("shop_ingest")
-    backfill = client.backfill("shop_ingest", NEW_DAYS[0], NEW_DAYS[-1], max_active_runs=2)
-    client.wait_for_backfill(backfill, timeout_seconds=SECONDS)
+    period = Period(NEW_DAYS[0], NEW_DAYS[-1] + timedelta(days=1))
+    started = start_backfill(client, "shop", period, unpause=True, tell=told.append)
+    assert told[-1] == f"shop_ingest: 3 runs for {period.label}, 3 at a time"
+    progress = finish(client, started.runs)
+    assert progress[-1] == "shop_ingest 3/3, shop_features 3/3, shop_score 3/3"
     keys = {str(day) for day in NEW_DAYS}
     for stage in ("ingest", "features", "score"):
-        wait_for_keys(client, stage, keys)
         found = runs_by_key(client, stage)
         # Exactly one run per day, each with its own key, and none for other days.
         assert {key: len(runs) for key, runs in found.items()} == dict.fromkeys(keys, 1)
@@ -116,8 +118,10 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
 def test_a_night_is_judged_and_recorded(chain: tuple[Settings, AirflowClient]) -> None:
     _, client = chain
     night = NEW_DAYS[-1]
-    client.unpause("shop_monitor")
-    finish(client, client.trigger("shop_monitor", partition_key=str(night)))
+    nights = Period(night, night + timedelta(days=1))
+    started = start_backfill(client, "shop_monitor", nights, unpause=True, tell=lambda _: None)
+    assert [run.partition_key for run in started.runs] == [str(night)]
+    finish(client, started.runs)
     decisions = lake.read("shop", "decisions").to_pylist()
     governor = [row for row in decisions if row["kind"] == "governor"]
     assert [row["day"] for row in governor] == [night]
@@ -129,27 +133,47 @@ def test_a_night_is_judged_and_recorded(chain: tuple[Settings, AirflowClient]) -
     }
 
 
-def test_bad_data_fails_at_once_and_publishes_nothing(
+def test_bad_data_fails_at_once_and_is_listed(chain: tuple[Settings, AirflowClient]) -> None:
+    _, client = chain
+    before = lake.snapshot_id("shop", "orders")
+    early = "2024-12-31"
+    told: list[str] = []
+    runs = follow(
+        client, start_run(client, "shop_ingest", day=early, tell=told.append).runs, told.append
+    )
+    assert [run.state for run in runs] == ["failed"]
+    (failed,) = client.tasks("shop_ingest", runs[0].run_id, state="failed")
+    assert (failed.task_id, failed.try_number) == ("stage_orders", 1)
+    assert "has data from 2025-01-01 on" in "\n".join(told)
+    assert lake.snapshot_id("shop", "orders") == before
+    (failure,) = find_failed(client)
+    assert (failure.dag_id, failure.what) == ("shop_ingest", early)
+    assert failure.mend == (f"evergreen backfill shop {early} {early}",)
+
+
+def test_days_that_had_a_run_are_skipped_and_said_to_be(
     chain: tuple[Settings, AirflowClient],
 ) -> None:
     _, client = chain
-    before = lake.snapshot_id("shop", "orders")
-    run = client.trigger("shop_ingest", partition_key=str(date(2024, 12, 31)))
-    done = client.wait("shop_ingest", run.run_id, timeout_seconds=SECONDS)
-    assert done.state == "failed"
-    (failed,) = [t for t in client.tasks("shop_ingest", run.run_id) if t.state == "failed"]
-    assert (failed.task_id, failed.try_number) == ("stage_orders", 1)
-    log = client.log("shop_ingest", run.run_id, failed.task_id)
-    assert "has data from 2025-01-01 on" in log
-    assert lake.snapshot_id("shop", "orders") == before
+    day = NEW_DAYS[0]
+    told: list[str] = []
+    period = Period(day, day + timedelta(days=1))
+    assert start_backfill(client, "shop", period, tell=told.append).runs == []
+    assert f"skipped: {day} has succeeded before; --reprocess completed runs it again" in told[-1]
+    # The earlier one has not been seen to end; it is waited for.
+    started = start_backfill(client, "shop", period, reprocess="completed", tell=told.append)
+    assert finish(client, started.runs)[-1] == "shop_ingest 1/1, shop_features 1/1, shop_score 1/1"
+    with pytest.raises(ConfigError, match=r"Backfill what it follows \(evergreen backfill shop"):
+        start_backfill(client, "shop_features", period, tell=told.append)
 
 
 def test_a_failed_training_is_recorded_and_stays_failed(
     chain: tuple[Settings, AirflowClient],
 ) -> None:
     _, client = chain
-    run = client.trigger("shop_train", partition_key=str(FIRST_DAY))
-    assert client.wait("shop_train", run.run_id, timeout_seconds=SECONDS).state == "failed"
+    started = [client.trigger("shop_train", partition_key=str(FIRST_DAY))]
+    (run,) = follow(client, started, lambda _: None, timeout_seconds=SECONDS)
+    assert run.state == "failed"
     states = {t.task_id: t.state for t in client.tasks("shop_train", run.run_id)}
     assert (states["assemble_training_set"], states["fail_request"]) == ("failed", "success")
     rows = lake.read_day("shop", "decisions", FIRST_DAY).to_pylist()
@@ -187,8 +211,7 @@ def test_an_outage_of_postgres_and_killed_components_end_nothing_for_good(
         assert again is not None
         assert again.pids[name] != survivor.pids[name]
         assert set(again.pids) == {"scheduler", "dag-processor", "triggerer", "api-server"}
-    client.unpause("shop_ingest")
-    finish(client, client.trigger("shop_ingest", partition_key=str(FIRST_DAY)))
+    finish(client, start_run(client, "shop_ingest", day=str(FIRST_DAY), tell=lambda _: None).runs)
 
 
 def wait_for_health(url: str, since: datetime) -> None:
@@ -206,13 +229,38 @@ def wait_for_health(url: str, since: datetime) -> None:
     pytest.fail(f"not healthy since {since}: {health}")
 
 
-def wait_for_keys(client: AirflowClient, stage: str, keys: set[str]) -> None:
-    """Wait for the runs that asset events start; each must succeed."""
-    deadline = time.monotonic() + SECONDS
-    while set(runs_by_key(client, stage)) < keys:
-        if time.monotonic() > deadline:
-            pytest.fail(f"no {stage} runs for {keys - set(runs_by_key(client, stage))}")
-        time.sleep(0.5)
-    for runs in runs_by_key(client, stage).values():
-        for run in runs:
-            finish(client, run)
+def test_a_misspelt_parameter_is_refused_here_and_there(
+    chain: tuple[Settings, AirflowClient],
+) -> None:
+    _, client = chain
+    conf = {"form": "2025-01-02", "to": "2025-01-03"}
+    with pytest.raises(ConfigError, match=r"no parameter form; it knows from, to\. Nothing was"):
+        start_run(client, "shop_history", conf=conf, tell=lambda _: None)
+    with pytest.raises(ConfigError, match="no DAG 'shop_histroy'"):
+        start_run(client, "shop_histroy", tell=lambda _: None)
+    told: list[str] = []
+    (run,) = follow(client, [client.trigger("shop_history", conf=conf)], told.append)
+    assert run.state == "failed"
+    assert {
+        (task.task_id, task.try_number)
+        for task in client.tasks("shop_history", run.run_id)
+        if task.state == "failed"
+    } == {("orders.stage_orders", 1)}
+    assert "The run was given form, which its DAG does not know; it knows from, to." in "\n".join(
+        told
+    )
+
+
+def test_a_day_without_data_through_airflow(chain: tuple[Settings, AirflowClient]) -> None:
+    _, client = chain
+    told: list[str] = []
+    started = start_run(
+        client,
+        "shop_ingest",
+        day=str(NEW_DAYS[0]),
+        conf={"without_data": "stocktaking"},
+        tell=told.append,
+    )
+    (run,) = follow(client, started.runs, told.append)
+    assert run.state == "failed"
+    assert "cannot be declared a day without data" in "\n".join(told)

@@ -165,22 +165,18 @@ def test_thresholds_and_words_are_no_part_of_the_declaration(use_case: UseCase):
 def test_few_days_are_backfilled_and_many_are_loaded_at_once(use_case: UseCase):
     features = [Stale("features", day(n), "x") for n in range(3)]
     assert mend_commands(use_case, features) == [
-        "evergreen airflow backfill create --dag-id churn_ingest --from-date 2026-01-01 "
-        "--to-date 2026-01-03 --reprocess-behavior completed"
+        "evergreen backfill churn 2026-01-01 2026-01-03 --reprocess completed"
     ]
     many = [Stale("features", day(n), "x") for n in range(100)]
     scored = [Stale("predictions", day(n), "x") for n in (98, 99)]
     nights = [Stale("drift", day(99), "x")]
     assert mend_commands(use_case, [*many, *scored, *nights]) == [
-        "evergreen airflow dags trigger churn_history --conf "
-        '\'{"from": "2026-01-01", "to": "2026-04-08"}\'',
-        "evergreen airflow backfill create --dag-id churn_ingest --from-date 2026-04-09 "
-        "--to-date 2026-04-10 --reprocess-behavior completed",
-        "evergreen airflow backfill create --dag-id churn_monitor --from-date 2026-04-10 "
-        "--to-date 2026-04-11 --reprocess-behavior completed",
+        "evergreen trigger churn_history --from 2026-01-01 --to 2026-04-08",
+        "evergreen backfill churn 2026-04-09 2026-04-10 --reprocess completed",
+        "evergreen backfill churn_monitor 2026-04-10 2026-04-10 --reprocess completed",
     ]
     # A label is published by the run that completes its horizon.
-    assert "2026-01-03 --to-date 2026-01-03" in mend_commands(
+    assert "churn 2026-01-03 2026-01-03" in mend_commands(
         use_case, [Stale("labels", day(0), "x")]
     )[0]  # fmt: skip
     (first, second) = summarise(use_case, [features[0], features[2]])

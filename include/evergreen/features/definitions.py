@@ -7,7 +7,6 @@ from datetime import timedelta
 from feast import Entity, FeatureService, FeatureView, Field, ValueType
 from feast.types import Bool, FeastType, Float64, Int64, String
 
-from evergreen.errors import ConfigError
 from evergreen.features.lake_source import LakeSource
 from evergreen.use_case import Dtype, UseCase
 
@@ -33,22 +32,12 @@ def service_name(use_case: UseCase) -> str:
 def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]:
     """Build entity, feature view and feature service.
 
-    Raises
-    ------
-    ConfigError
-        The entity key is neither a string nor an integer.
-
     Notes
     -----
     Names carry the use case, because all use cases share one Feast project.
     """
     key = use_case.entity.key
     key_dtype = use_case.orders.published[key].dtype
-    if key_dtype not in _KEY_TYPES:
-        raise ConfigError(
-            f"{use_case.folder / 'use_case.yaml'}: entity.key: {key} has dtype {key_dtype}; "
-            f"expected one of {sorted(_KEY_TYPES)}."
-        )
     tags = {"use_case": use_case.name}
     entity = Entity(
         name=f"{use_case.name}_{use_case.entity.name}",

@@ -80,8 +80,6 @@ def apply(use_cases: Sequence[UseCase]) -> None:
 
     Raises
     ------
-    ConfigError
-        An entity key has a dtype that Feast cannot look up.
     ServiceDownError
         The database is not running.
     """

@@ -1,28 +1,89 @@
-"""What a source delivers for a period, split."""
+"""What a source delivers for a period, split; and the decision that it will deliver nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import date, timedelta
+
 import pyarrow as pa
 
+from evergreen.errors import SourceMissingError
 from evergreen.period import Period
 from evergreen.quality.split import Split, select_days, split_rows
+from evergreen.release.decisions import Stored, decision_table
 from evergreen.settings import load_settings
 from evergreen.sources import Source
+from evergreen.sources.base import empty_raw, required_columns
 from evergreen.use_case import UseCase
 
 
-def read_and_split(use_case: UseCase, source: Source, period: Period) -> Split:
-    """Read the source's rows of a period and split them; see `split_rows`."""
-    settings = load_settings()
-    wanted = (
-        select_days(use_case, rows, period.start, period.end, threads=settings.threads)
-        for rows in source.read(period.start, period.end)
-    )
+@dataclass(frozen=True)
+class WithoutData(Stored):
+    """Somebody's decision that a day has no data and never will.
+
+    Parameters
+    ----------
+    decided_at
+        Instant of the request, ISO 8601.
+    """
+
+    day: date
+    reason: str
+    decided_by: str
+    decided_at: str
+
+    def to_table(self, use_case: str) -> pa.Table:
+        """Return it as a row of the table `decisions`."""
+        return decision_table(
+            day=self.day,
+            use_case=use_case,
+            kind="delivery",
+            decision="without_data",
+            trigger=None,
+            version=None,
+            reasons=(f"{self.reason} ({self.decided_by})",),
+            evidence=self,
+            demands={},
+            verdict=self,
+        )
+
+
+def read_and_split(
+    use_case: UseCase, source: Source, period: Period, without_data: Collection[date] = ()
+) -> Split:
+    """Read the source's rows of a period and split them; see `split_rows`.
+
+    Parameters
+    ----------
+    without_data
+        Days the source need not have; it is asked for them all the same.
+    """
     return split_rows(
         use_case,
-        pa.concat_tables(wanted, promote_options="default"),
+        pa.concat_tables(_read(use_case, source, period, without_data), promote_options="default"),
         period.start,
         period.end,
-        threads=settings.threads,
-        memory_mb=settings.memory_mb,
+        threads=load_settings().threads,
+        memory_mb=load_settings().memory_mb,
     )
+
+
+def _read(
+    use_case: UseCase, source: Source, period: Period, without_data: Collection[date]
+) -> Iterator[pa.Table]:
+    threads = load_settings().threads
+    excused = [day for day in period.days if day in without_data]
+    start = period.start
+    for day in (*excused, period.end):
+        if start < day:
+            for rows in source.read(start, day):
+                yield select_days(use_case, rows, start, day, threads=threads)
+        start = day + timedelta(days=1)
+        if day < period.end:
+            try:
+                delivered = list(source.read(day, start))
+            except SourceMissingError:
+                delivered = [empty_raw(required_columns(use_case))]
+            for rows in delivered:
+                yield select_days(use_case, rows, day, start, threads=threads)

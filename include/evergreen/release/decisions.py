@@ -20,7 +20,7 @@ from pydantic import ValidationError as PydanticError
 
 from evergreen.errors import PermanentError
 
-Kind = Literal["gate", "governor"]
+Kind = Literal["gate", "governor", "delivery"]
 
 DECISIONS = pa.schema(
     [
@@ -36,8 +36,8 @@ DECISIONS = pa.schema(
         ("verdict", pa.string()),
     ]
 )
-"""Arrow schema of the table `decisions`: one row per gate or governor decision, and per event of a
-training (kind `request`), which has no evidence and no verdict."""
+"""Arrow schema of the table `decisions`: one row per decision, and per event of a training (kind
+`request`), which has no evidence and no verdict."""
 
 
 @dataclass(frozen=True)

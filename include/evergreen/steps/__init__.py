@@ -34,6 +34,7 @@ from evergreen.steps.monitoring import (
     request_retraining,
 )
 from evergreen.steps.release import has_day, release_version, resolve_release
+from evergreen.steps.runs import require_known_conf, tell_late_run
 from evergreen.steps.scoring import (
     publish_predictions,
     resolve_model,
@@ -77,11 +78,13 @@ __all__ = [
     "release_version",
     "remove_orphan_files",
     "request_retraining",
+    "require_known_conf",
     "resolve_model",
     "resolve_release",
     "score_customers",
     "stage_orders",
     "sweep_staging",
+    "tell_late_run",
     "train_challenger",
     "validate_features",
     "validate_orders",

@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from evergreen import commands
 from evergreen.errors import GapError, ValidationError
-from evergreen.period import Period
+from evergreen.period import Period, join_days
 from evergreen.steps.staged import Staged, publish_chunk, publish_staged
 from evergreen.steps.totals import plan_orders
 from evergreen.use_case import UseCase, load_use_case
+
+_GAPS_TOLD = 5
 
 
 def compute_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
@@ -169,11 +172,18 @@ def _require_all_orders(use_case: UseCase, wanted: Period) -> None:
             if refused
             else ""
         )
+        gaps = join_days(missing)
+        load = [commands.load(use_case.name, gap) for gap in gaps[:_GAPS_TOLD]]
         raise GapError(
             f"Features of {wanted.label} look back over all orders since {use_case.first_day}, and "
-            f"{len(missing)} days of orders are not published ({missing[0]} .. {missing[-1]})."
-            f"{also} If they are being ingested, this is tried again; else load them with "
-            f"{use_case.name}_history, or declare a later first_day."
+            f"{len(missing)} of these days are not published: "
+            f"{', '.join(gap.label for gap in gaps[:_GAPS_TOLD])}"
+            f"{' and more' if len(gaps) > _GAPS_TOLD else ''}.{also} While they are being "
+            "ingested, this is tried again. Else load them (days whose run failed run again):\n  "
+            + "\n  ".join(load)
+            + "\nor, where there will never be data, decide so, day by day:\n  "
+            + commands.declare_without_data(use_case.name, missing[0])
+            + "\n`evergreen status` then lists what is still owed, with the commands."
         )
 
 

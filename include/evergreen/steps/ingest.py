@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evergreen import commands
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.period import Period
 from evergreen.steps.staged import Staged, publish_chunk, publish_staged
-from evergreen.use_case import UseCase, as_of, load_use_case
+from evergreen.use_case import UseCase, as_of, load_use_case, parse_day
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from evergreen.receipts import Receipt
 
 # Days of raw rows held in memory at once.
 CHUNK_DAYS = 62
 
 
-def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
-    """Read the source's rows of the period and split them into accepted and quarantined."""
+def stage_orders(
+    use_case: str,
+    period: str,
+    run: str | None = None,
+    without_data: str = "",
+    decided_by: str = "",
+    decided_at: str = "",
+) -> dict[str, Any]:
+    """Read the source's rows of the period and split them into accepted and quarantined.
+
+    A reason in `without_data` is somebody's decision that the source has nothing for the period
+    and never will: its days are published empty. They stay so, when they are ingested again, until
+    the source has rows.
+    """
     from evergreen import lake, receipts
     from evergreen.quality.delivery import read_and_split
     from evergreen.sources import open_source
@@ -28,6 +44,8 @@ def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str
     started = time.monotonic()
     declared, wanted = load_use_case(use_case), Period.parse(period)
     _require_days_with_data(declared, wanted)
+    standing = receipts.latest(use_case, "publish_orders", wanted.start, wanted.end)
+    excused = {day for day in wanted.days if without_data or _is_without_data(standing.get(day))}
     staged = Staged(
         use_case,
         wanted.label,
@@ -39,7 +57,7 @@ def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str
     by_rule: dict[str, int] = {}
     chunks = wanted.chunks(CHUNK_DAYS)
     for chunk in chunks:
-        split = read_and_split(declared, source, chunk)
+        split = read_and_split(declared, source, chunk, excused)
         staged.write("orders", chunk, split.accepted)
         staged.write("quarantine", chunk, split.quarantined)
         staged.write("counts", chunk, split.counts)
@@ -48,13 +66,20 @@ def stage_orders(use_case: str, period: str, run: str | None = None) -> dict[str
                 name: row[name]
                 for name in ("rows_in", "accepted", "quarantined", "duplicates", "published")
             }
+            if row["day"] in excused and not row["rows_in"]:
+                counts[row["day"].isoformat()]["without_data"] = 1
         for rule, broken in split.by_rule.items():
             by_rule[rule] = by_rule.get(rule, 0) + broken
+    facts: dict[str, Any] = {"broken_rules": dict(sorted(by_rule.items()))}
+    if without_data:
+        _require_no_data(declared, counts, standing)
+        facts["without_data"] = {
+            "reason": without_data,
+            "decided_by": decided_by,
+            "decided_at": decided_at,
+        }
     return staged.with_seconds(
-        started,
-        chunks=tuple(chunk.label for chunk in chunks),
-        counts=counts,
-        facts={"broken_rules": dict(sorted(by_rule.items()))},
+        started, chunks=tuple(chunk.label for chunk in chunks), counts=counts, facts=facts
     ).to_dict()
 
 
@@ -62,7 +87,11 @@ def validate_orders(staged: dict[str, Any]) -> dict[str, Any]:
     """Hold the accepted rows against the contract and each day against the batch rules.
 
     Refused days are kept in the table `refused`, and staged no longer; the others are passed on.
+    Days without data are no batches: they are not judged.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from evergreen.quality.refusal import Refused
     from evergreen.quality.validate import validate_orders as validate
 
@@ -71,9 +100,17 @@ def validate_orders(staged: dict[str, Any]) -> dict[str, Any]:
     declared = batch.load_use_case()
     row_counts, refused, accepted = _row_counts(declared, batch), Refused(declared), []
     for chunk in batch.periods():
-        orders = batch.read("orders", chunk)
+        judged = [day for day in chunk.days if "without_data" not in batch.counts[day.isoformat()]]
+        if not judged:
+            accepted.append(chunk)
+            continue
+        orders, counts = batch.read("orders", chunk), batch.read("counts", chunk)
         report = validate(
-            declared, orders, batch.read("counts", chunk), row_counts, run_name=chunk.label
+            declared,
+            orders,
+            counts.filter(pc.is_in(counts["day"], pa.array(judged, pa.date32()))),
+            row_counts,
+            run_name=chunk.label,
         )
         if report.failures:
             report.require()
@@ -115,6 +152,8 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
         if mended := [day for day in chunk.days if day in refused]:
             none = quarantine_schema().empty_table()
             publish_chunk(batch, "refuse_orders", "refused", none, mended)
+        if decided := batch.facts.get("without_data"):
+            _record_without_data(batch, chunk, decided)
         timed = batch.with_seconds(started)
         snapshot = publish_staged(timed, "publish_orders", "orders", chunk)
     lake.drop_staging(Path(batch.folder))
@@ -149,6 +188,36 @@ def _of_days(rows: pa.Table, period: Period) -> pa.Table:
     import pyarrow.compute as pc
 
     return rows.filter(pc.is_in(rows["day"], pa.array(period.days, pa.date32())))
+
+
+def _is_without_data(standing: Receipt | None) -> bool:
+    return standing is not None and "without_data" in standing.counts
+
+
+def _require_no_data(
+    use_case: UseCase, counts: Mapping[str, Mapping[str, int]], standing: Mapping[date, Receipt]
+) -> None:
+    for day, found in counts.items():
+        published = standing.get(parse_day(day))
+        if found["rows_in"]:
+            where = f"the source of {use_case.name} has {found['rows_in']} rows for it"
+        elif published is not None and published.counts.get("rows_in"):
+            where = f"{published.counts['rows_in']} source rows of it are published"
+        else:
+            continue
+        raise ConfigError(
+            f"{day} cannot be declared a day without data: {where}. Nothing was changed. Ingest it "
+            f"as it is: {commands.backfill(use_case.name, Period.parse(day), 'completed')}"
+        )
+
+
+def _record_without_data(batch: Staged, chunk: Period, decided: Mapping[str, str]) -> None:
+    from evergreen.quality.delivery import WithoutData
+
+    for day in chunk.days:
+        rows = WithoutData(day=day, **decided).to_table(batch.use_case)
+        part = {"kind": "delivery"}
+        publish_chunk(batch, "decide_without_data", "decisions", rows, [day], part)
 
 
 def _require_days_with_data(use_case: UseCase, period: Period) -> None:

@@ -3,14 +3,13 @@ import threading
 from collections import defaultdict
 from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from evergreen.errors import NotReadyError, PermanentError, ServiceDownError, TransientError
-from evergreen.local.airflow import Instance
-from evergreen.local.airflow_client import AirflowClient
+from evergreen.errors import ConfigError, NotReadyError, PermanentError, ServiceDownError
+from evergreen.local.airflow_client import AirflowClient, connect
+from evergreen.settings import load_settings
 
 RUN = {
     "dag_id": "churn_score",
@@ -67,8 +66,7 @@ class Server:
         return answers.pop(0) if len(answers) > 1 else answers[0] if answers else (404, "nothing")
 
     def client(self, password="right"):
-        url = f"http://127.0.0.1:{self.http.server_port}"
-        return AirflowClient(Instance(url, "admin", password, {}, Path("airflow.log")))
+        return AirflowClient(f"http://127.0.0.1:{self.http.server_port}", f"admin:{password}")
 
 
 @pytest.fixture
@@ -88,24 +86,7 @@ def test_trigger_sends_key_conf_and_no_logical_date(server):
         "partition_key": "2026-03-01",
     }
     assert run.started_at == datetime(2026, 3, 2, tzinfo=UTC)
-    assert (run.partition_key, run.ended_at, run.conf, run.finished) == (
-        "2026-03-01",
-        None,
-        {},
-        True,
-    )
-
-
-def test_wait_polls_until_the_run_is_finished_and_gives_up_in_time(server):
-    path = "/dags/churn_score/dagRuns/manual__2026-03-01T00%3A00%3A00%2B00%3A00"
-    states = ["queued", "running", "failed"]
-    server.answers["GET", path] = [(200, {**RUN, "state": state}) for state in states]
-    client = server.client()
-    run = client.wait("churn_score", RUN["dag_run_id"], timeout_seconds=5, poll_seconds=0)
-    assert run.state == "failed"
-    server.answers["GET", path] = [(200, {**RUN, "state": "running"})]
-    with pytest.raises(TransientError, match="running"):
-        client.wait("churn_score", RUN["dag_run_id"], timeout_seconds=0, poll_seconds=0)
+    assert (run.partition_key, run.conf, run.finished) == ("2026-03-01", {}, True)
 
 
 def test_lists_are_read_page_by_page(server):
@@ -130,18 +111,39 @@ def test_an_expired_token_is_renewed_and_a_wrong_password_is_an_error(server):
 def test_refusals_carry_airflows_words(server):
     server.answers["POST", "/backfills"] = [(409, {"detail": "already a running backfill"})]
     with pytest.raises(PermanentError, match=r"409.*already a running backfill"):
-        server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5))
+        server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5), max_active_runs=3)
     server.answers["POST", "/backfills"] = [(503, {"detail": "locked"})]
     with pytest.raises(ServiceDownError, match="locked"):
-        server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5))
+        server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5), max_active_runs=3)
 
 
-def test_backfill_days_are_midnights_in_utc(server):
+def test_a_backfill_covers_partitions_of_any_hour_of_its_days(server):
     server.answers["POST", "/backfills"] = [(200, {"id": 7})]
-    assert server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5)) == 7
+    days = (date(2026, 3, 1), date(2026, 3, 5))
+    assert server.client().backfill("d", *days, max_active_runs=1) == 7
     body = server.seen[-1][2]
-    assert body["from_date"] == "2026-03-01T00:00:00+00:00"
-    assert body["to_date"] == "2026-03-05T00:00:00+00:00"
+    assert body["from_date"] == "2026-03-01T00:00:00Z"
+    assert body["to_date"] == "2026-03-05T23:59:59Z"
+
+
+def test_another_airflow_is_reached_by_url_and_login_from_the_environment(server, monkeypatch):
+    server.answers["GET", "/importErrors"] = [(200, {"import_errors": []})]
+    url = f"http://127.0.0.1:{server.http.server_port}"
+    monkeypatch.setenv("EVERGREEN_AIRFLOW_API", f"{url}/")
+    with pytest.raises(ConfigError, match="EVERGREEN_SECRET_AIRFLOW is not set"):
+        connect(load_settings())
+    monkeypatch.setenv("EVERGREEN_SECRET_AIRFLOW", "admin:right")
+    assert connect(load_settings()).import_errors() == {}
+    monkeypatch.setenv("EVERGREEN_SECRET_AIRFLOW", f"token-{server.tokens}")
+    assert connect(load_settings()).import_errors() == {}
+    monkeypatch.setenv("EVERGREEN_SECRET_AIRFLOW", "expired")
+    with pytest.raises(PermanentError, match="Signature has expired"):
+        connect(load_settings()).import_errors()
+
+
+def test_without_an_airflow_it_is_said_how_to_get_one():
+    with pytest.raises(ServiceDownError, match=r"make up.*EVERGREEN_AIRFLOW_API"):
+        connect(load_settings())
 
 
 def test_missing_dags_are_explained_by_import_errors(server):

@@ -301,7 +301,7 @@ def test_the_page_shows_the_facts_and_escapes_them(
     # Those receipts name no declaration, and two years before them were never ingested.
     assert "use_case.yaml or SQL has changed what orders are" in page
     assert "never published" in page
-    assert "evergreen airflow dags trigger churn_history" in page
+    assert "evergreen trigger churn_history --from" in page
     # Fourteen days of rows.
     assert "4,019" in page
     assert "4,006" in page

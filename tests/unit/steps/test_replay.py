@@ -200,10 +200,7 @@ def test_status_and_the_nightly_table_list_what_is_stale_and_what_mends_it(
     correct(KNOWN)
     show_status(load_settings())
     shown = capsys.readouterr().out
-    command = (
-        f"evergreen airflow backfill create --dag-id shop_ingest --from-date {KNOWN} "
-        f"--to-date {KNOWN} --reprocess-behavior completed"
-    )
+    command = f"evergreen backfill shop {KNOWN} {KNOWN} --reprocess completed"
     assert "Stale in shop" in shown
     assert f"orders of {KNOWN} changed" in shown
     assert command in shown

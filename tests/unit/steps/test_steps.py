@@ -147,7 +147,7 @@ def test_features_wait_until_no_earlier_day_is_missing(shop: Path) -> None:
     ingest(str(days[2]))
     ingest(str(days[0]))
     features(str(days[0]))
-    with pytest.raises(GapError, match=r"1 days of orders are not published \(2025-03-11"):
+    with pytest.raises(GapError, match=r"1 of these days are not published: 2025-03-11"):
         steps.compute_features("shop", str(days[2]))
     ingest(str(days[1]))
     features(str(days[2]))

@@ -1,0 +1,47 @@
+"""What is said of a run as a whole: how it was asked for, and that it is late."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from evergreen import commands
+from evergreen.errors import ConfigError
+from evergreen.use_case import parse_day
+
+logger = logging.getLogger(__name__)
+
+
+def require_known_conf(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
+    """Refuse a run that was given keys its DAG does not know.
+
+    Raises
+    ------
+    ConfigError
+        A misspelt key would else be ignored, and its default be used.
+    """
+    known = sorted(known)
+    if unknown := sorted(set(conf or {}) - set(known)):
+        raise ConfigError(
+            f"The run was given {', '.join(unknown)}, which its DAG does not know; "
+            f"{'it knows ' + ', '.join(known) if known else 'it takes no parameters'}. "
+            "Nothing was done. Start it again with the right keys."
+        )
+
+
+async def tell_late_run(context: Mapping[str, Any]) -> str:
+    """Say that a run is not finished in time; Airflow calls it when a deadline is missed."""
+    run = context["dag_run"]
+    use_case, day = run["dag_id"].removesuffix("_ingest"), run["partition_key"]
+    message = (
+        f"{run['dag_id']} of {day or run['dag_run_id']} is late: it is {run['state']} at its "
+        f"deadline, {context['deadline']['deadline_time']}. Its log says what it waits for."
+    )
+    if day:
+        message += (
+            " Later days wait for it. If there will never be data for it, decide so: "
+            + commands.declare_without_data(use_case, parse_day(day))
+        )
+    logger.error("%s", message)
+    return message
