@@ -13,7 +13,6 @@ from evergreen import deploy, lake, receipts, steps
 from evergreen.errors import (
     ConfigError,
     IncidentError,
-    LedgerConflictError,
     NotReadyError,
     PermanentError,
 )
@@ -138,43 +137,6 @@ def test_a_day_keeps_its_version_unless_a_release_scores_it_again(shop: Path) ->
         steps.release_version("shop", "promote", "99", "a test", "ann")
     with pytest.raises(ConfigError, match="no reason"):
         steps.release_version("shop", "promote", str(first["version"]), " ", "ann")
-
-
-def test_a_verdict_about_a_former_champion_is_judged_again(shop: Path) -> None:
-    steps.promote_challenger(train())
-    demand(shop, "max_champion_deficit: 0.0", "max_champion_deficit: 1.0")
-    demand(shop, "max_cutoffs: 6", "max_cutoffs: 4")
-    waiting = train(reason="the fourth cut-off")
-    demand(shop, "max_cutoffs: 4", "max_cutoffs: 5")
-    steps.promote_challenger(train(reason="the fifth cut-off"))
-    steps.release_version("shop", "roll_back", "1", "worse on Mondays", "ann")
-    with pytest.raises(LedgerConflictError) as conflict:
-        steps.promote_challenger(waiting)
-    # Trying again cannot help, so the DAG does not.
-    assert isinstance(conflict.value, PermanentError)
-    for part in (
-        "cannot promote version 2 after entry 1",
-        "entry 3: version 1 was put in charge (roll_back) by ann, because: worse on Mondays",
-        "Clear this run of shop_train from its first task on",
-    ):
-        assert part in str(conflict.value)
-
-    # What clearing the run does.
-    demand(shop, "max_cutoffs: 5", "max_cutoffs: 4")
-    again = train(reason="the fourth cut-off")
-    assert again["version"] == waiting["version"] == 2
-    assert again["evidence"]["champion"]["version"] == 1
-    assert again["evidence"]["ledger_sequence"] == 3
-    assert steps.promote_challenger(again) == {
-        "use_case": "shop",
-        "version": 2,
-        "sequence": 4,
-        "previous_version": 1,
-    }
-    # A promotion that a person undid does not count as done when the run is cleared again.
-    steps.release_version("shop", "roll_back", "1", "still worse", "ann")
-    assert steps.promote_challenger(train(reason="the fourth cut-off"))["sequence"] == 6
-    assert ledger.verify(ledger.engine(), "shop") == ()
 
 
 def test_a_range_of_days_is_for_the_history_dag(shop: Path) -> None:
