@@ -106,7 +106,8 @@ def cut(table: str, day: date) -> None:
     """Publish a day again without half of its rows."""
     rows = lake.read_day("shop", table, day)
     half = rows.slice(rows.num_rows // 2)
-    publish_chunk(Staged("shop", str(day), ""), f"publish_{table}", table, half, [day])
+    batch = Staged("shop", str(day), "", basis=receipts.newest_sequence("shop"))
+    publish_chunk(batch, f"publish_{table}", table, half, [day])
 
 
 def owed() -> list[date]:
