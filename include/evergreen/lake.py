@@ -492,10 +492,10 @@ def damaged_days(namespace: str, table: str) -> dict[date, str]:
     """
     found = load(namespace, table)
     tasks = _tasks(found, AlwaysTrue()) if found else []
-    days = {}
+    access, days = LakeFileIO(), {}
     for task in tasks:
         path, expected = local_path(task.file.file_path), task.file.file_size_in_bytes
-        file = LakeFileIO().new_input(path)
+        file = access.new_input(path)
         size = len(file) if file.exists() else None
         if size is None:
             days[_day_of(task)] = f"the file {path} is missing"
