@@ -495,11 +495,12 @@ def damaged_days(namespace: str, table: str) -> dict[date, str]:
     access, days = LakeFileIO(), {}
     for task in tasks:
         path, expected = local_path(task.file.file_path), task.file.file_size_in_bytes
-        file = access.new_input(path)
-        size = len(file) if file.exists() else None
-        if size is None:
+        try:
+            size = len(access.new_input(path))
+        except FileNotFoundError:
             days[_day_of(task)] = f"the file {path} is missing"
-        elif size != expected:
+            continue
+        if size != expected:
             days[_day_of(task)] = f"the file {path} has {size:,} bytes, expected {expected:,}"
     return dict(sorted(days.items()))
 
