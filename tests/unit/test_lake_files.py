@@ -28,7 +28,7 @@ DAYS = [FIRST + timedelta(days=n) for n in range(3)]
 SCHEMA = pa.schema(
     [("order_id", pa.string()), ("kind", pa.string()), ("amount", pa.float64())]
 ).append(pa.field("day", pa.date32()))
-COMMAND = "evergreen airflow backfill create --dag-id churn_ingest --from-date 2026-01-02"
+COMMAND = "evergreen backfill churn 2026-01-02"
 
 
 def rows(day: date, kind: str = "", number: int = 20) -> pa.Table:

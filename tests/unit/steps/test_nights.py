@@ -273,10 +273,7 @@ def test_performance_is_owed_until_it_is_measured(shop: Path) -> None:
     assert owed() == [after(1)]
     assert mend_commands(
         use_case, [s for s in find_stale(use_case) if s.table == "performance"]
-    ) == [
-        f"evergreen airflow backfill create --dag-id shop_monitor --from-date {after(8)} "
-        f"--to-date {after(9)} --reprocess-behavior completed"
-    ]
+    ) == [f"evergreen backfill shop_monitor {after(8)} {after(8)} --reprocess completed"]
     new_day(after(9))
     cut("labels", after(2))
     broken = night(after(9))
@@ -289,11 +286,10 @@ def test_performance_is_owed_until_it_is_measured(shop: Path) -> None:
     assert blocks(after(9))[0] == "incident"
     with pytest.raises(IncidentError) as raised:
         steps.is_retraining_wanted(broken)
-    backfill = "evergreen airflow backfill create --dag-id shop_"
+    again = f"{after(9)} {after(9)} --reprocess completed"
     assert str(raised.value).endswith(
-        f"Mend what is bad, then run this night again: {backfill}ingest --from-date {after(9)} "
-        f"--to-date {after(9)} --reprocess-behavior completed; {backfill}monitor --from-date "
-        f"{after(9)} --to-date {after(10)} --reprocess-behavior completed"
+        f"Mend what is bad, then run this night again: evergreen backfill shop {again}; "
+        f"evergreen backfill shop_monitor {again}"
     )
     # A later night goes on without it; it stays owed until its labels are whole.
     new_day(after(10))
@@ -322,7 +318,7 @@ def test_a_chain_that_has_nothing_to_score_yet_is_no_incident(shop: Path) -> Non
         f"predictions holds no day yet, and owes those after {TRAINED}, 2 days before {after(2)}; "
         "more than the allowed 1"
     ]
-    with pytest.raises(IncidentError, match="run this night again: evergreen airflow backfill"):
+    with pytest.raises(IncidentError, match="run this night again: evergreen backfill"):
         steps.is_retraining_wanted(late)
     score(after(2))
     assert night(after(2))["incidents"] == []

@@ -293,7 +293,7 @@ def test_days_that_are_not_what_was_published_are_found_listed_and_mended(
             steps.verify_tables()
         listed = " ".join(status(capsys).split())
         assert "Damaged in shop" in listed and "checksum" in listed and "not those of" in listed
-        assert f"--dag-id shop_ingest --from-date {DAY} --to-date {second}" in listed
+        assert f"evergreen backfill shop {DAY} {second}" in listed
     # What that command does.
     for day in (DAY, second):
         ingest(str(day))
@@ -311,7 +311,7 @@ def test_lost_files_are_listed_and_unreadable_tables_do_not_hide_others(
     Path(path).unlink()
     listed = " ".join(status(capsys).split())
     assert "Damaged in shop" in listed and "is missing" in listed
-    assert f"--dag-id shop_ingest --from-date {DAY} --to-date {DAY}" in listed
+    assert f"evergreen backfill shop {DAY} {DAY}" in listed
     with pytest.raises(DamagedError, match=rf"shop.orders of {DAY} cannot be read.*shop_ingest"):
         steps.compute_features("shop", str(DAY))
     lake.load("shop", "labels")

@@ -54,7 +54,7 @@ def test_what_has_labels_but_no_features(shop: Path) -> None:
         train()
     for part in (
         f"no features ({DAYS[0]}, {DAYS[1]})",
-        f"--dag-id shop_ingest --from-date {DAYS[0]} --to-date {DAYS[1]}",
+        f"evergreen backfill shop {DAYS[0]} {DAYS[1]} --reprocess completed",
     ):
         assert part in str(refused.value)
     compute(f"{DAYS[0]}..{DAYS[1]}")
