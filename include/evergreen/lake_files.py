@@ -95,7 +95,7 @@ class _Sealing(io.BytesIO):
     def close(self) -> None:
         if not self.closed:
             with self._target:
-                content = self.getvalue()
+                content = memoryview(self.getvalue())
                 at = _footer_begin(content)
                 self._target.write(content[:at])
                 self._target.write(_MARK + zlib.crc32(content).to_bytes(_CRC_BYTES, "big"))
