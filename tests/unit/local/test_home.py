@@ -100,7 +100,10 @@ def test_two_first_starts_at_once_do_not_meet(home):
         while not (home.home / "owner.json").exists():
             assert first.poll() is None
             time.sleep(0.01)
+        # In the midst of it, for as long as the second takes.
+        first.send_signal(signal.SIGSTOP)
         second = subprocess.run(command, capture_output=True, text=True, check=False)
+        first.send_signal(signal.SIGCONT)
         assert second.returncode == 1
         assert second.stderr.startswith("BusyError: ")
     assert first.returncode == 0
