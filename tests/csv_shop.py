@@ -41,7 +41,11 @@ def write_csv_shop(root: Path, data: Path, name: str, last_day: date) -> Path:
         source={"kind": "files", "path": str(data / "{day}.csv"), "missing": "fail"},
     )
     declared: dict[str, Any] = yaml.safe_load((folder / "use_case.yaml").read_text())
-    declared["orders"]["batch"] = {"allow_empty": True, "max_quarantined_ratio": 1.0}
+    declared["orders"]["batch"] = {
+        "allow_empty": True,
+        "max_quarantined_ratio": 1.0,
+        "row_count_ratio": [0, 1000],
+    }
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
     return folder
 

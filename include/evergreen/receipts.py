@@ -198,23 +198,6 @@ def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
     return found
 
 
-def contents(use_case: str, step: str, start: date, end: date) -> dict[date, str]:
-    """Return what each day of `[start, end)` says, by the newest receipt of a step."""
-    query = (
-        sa.select(_RECEIPTS.c.day, _RECEIPTS.c.content)
-        .distinct(_RECEIPTS.c.day)
-        .where(
-            _RECEIPTS.c.use_case == use_case,
-            _RECEIPTS.c.step == step,
-            _RECEIPTS.c.day >= start,
-            _RECEIPTS.c.day < end,
-        )
-        .order_by(_RECEIPTS.c.day, _RECEIPTS.c.sequence.desc())
-    )
-    with _engine().connect() as connection:
-        return {row.day: row.content for row in connection.execute(query)}
-
-
 def standing(use_case: str, table: str, day: date | None = None) -> dict[date, Trace]:
     """Return in short what was last published of each day of a table (or one), by any step."""
     columns = _RECEIPTS.c

@@ -94,7 +94,8 @@ def _happenings(use_case: UseCase) -> Iterator[tuple[int, datetime]]:
         if midnight > first and n % 3 == 0:
             yield 5, midnight + _NOON
     single = first - 10 * _DAY + _NOON
-    yield from ((6, start + 5 * _DAY), (7, single))
+    # A first and only time, and that one twice: what takes the first of an entity meets a tie.
+    yield from ((6, start + 5 * _DAY), (7, single), (7, single))
     # What they do next, if anything: at as_of, on the last day of the horizon, right after it.
     yield from ((8, single), (8, first))
     yield from ((9, single), (9, first + horizon - _NOON))

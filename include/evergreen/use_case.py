@@ -510,11 +510,10 @@ class UseCase(_Model):
                 f"entity.key: found {self.entity.key!r}, expected a published column of orders "
                 f"({_some(self.orders.published)})"
             )
-        dtype = self.orders.published[self.entity.key].dtype
-        if dtype not in KEY_DTYPES:
-            raise ValueError(
-                f"entity.key: {self.entity.key} has dtype {dtype}; expected one of "
-                f"{sorted(KEY_DTYPES)}"
+        elif (dtype := self.orders.published[self.entity.key].dtype) not in KEY_DTYPES:
+            problems.append(
+                f"orders.columns.{self.entity.key}.dtype: found {dtype!r}, expected one of "
+                f"{KEY_DTYPES} of the column that entity.key names"
             )
         if self.features.recency not in self.features.columns:
             problems.append(

@@ -86,6 +86,8 @@ def nested(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             "status",
             r"orders\.columns\.status\.dtype: found 'string', exp",
         ),
+        ("orders.columns.ordered_at.zone", "Mars/Olympus", r"ordered_at\.zone: .*time zone"),
+        ("orders.columns.ordered_at.formats", ["%Q"], r"ordered_at\.formats: .*no year, month"),
         ("orders.rules", [{"name": "a", "sql": "1"}] * 2, r"orders\.rules: found 'a' twice"),
         ("last_day", "2001-01-01", r"last_day: found 2001-01-01, expected first_day"),
         ("orders.columns.day", {"source": "d", "dtype": "date"}, r"orders\.columns\.day: .*reserv"),

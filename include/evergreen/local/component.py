@@ -10,7 +10,9 @@ import os
 import signal
 import sys
 
-from evergreen.local.airflow_processes import await_end, component, owned, signal_all
+import psutil
+
+from evergreen.local.airflow_processes import component, owned, signal_all
 from evergreen.settings import load_settings
 
 _END_SECONDS = 5
@@ -19,10 +21,11 @@ _END_SECONDS = 5
 def _end_leftovers() -> None:
     settings = load_settings()
     name = os.environ["SUPERVISOR_PROCESS_NAME"]
-    others = {p.pid for p in owned(settings) if component(p) != name}
+    # Known by their name: the other components are just being started.
+    left = [process for process in owned(settings) if component(process) == name]
     for number in (signal.SIGTERM, signal.SIGKILL):
-        signal_all((p for p in owned(settings) if p.pid not in others), number)
-        await_end(settings, _END_SECONDS, without=others)
+        signal_all(left, number)
+        _, left = psutil.wait_procs(left, _END_SECONDS)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import fasteners
 
@@ -54,7 +55,7 @@ def prepare(settings: Settings) -> None:
     location = home / LOCATION_FILE
     if not location.exists():
         # Whole or not at all: several processes may be at it, and each may be killed.
-        draft = location.with_name(f"{location.name}.{os.getpid()}")
+        draft = location.with_name(f"{location.name}.{uuid4().hex}")
         draft.write_text(f"{home}\n", encoding="utf-8")
         draft.replace(location)
 

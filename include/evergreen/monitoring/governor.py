@@ -326,7 +326,7 @@ def _unfinished(
     evidence: Evidence, monitoring: Monitoring
 ) -> tuple[list[Training], list[Training]]:
     """Return the trainings that are waited for, and those that were waited for in vain."""
-    trainings = sorted(evidence.trainings, key=lambda training: training.day)
+    trainings = sorted(evidence.trainings, key=lambda training: (training.day, training.state))
     expiry = evidence.day - timedelta(days=monitoring.request_expires_days)
     return [t for t in trainings if t.day > expiry], [t for t in trainings if t.day <= expiry]
 

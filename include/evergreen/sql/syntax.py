@@ -59,7 +59,8 @@ def order_dependence(tree: Any, sql: str) -> str | None:
     -------
     str | None
         What was found and what to write instead; None where nothing was. An ORDER BY is taken to
-        settle the order: whether it leaves ties is seen by running the SQL, not by reading it.
+        settle the order, an aggregate's where it holds the value or two keys: whether ties remain
+        is seen by running the SQL, not by reading it.
     """
     text = sql.encode()
     for node in walk(tree):
@@ -84,14 +85,26 @@ def order_dependence(tree: Any, sql: str) -> str | None:
             if (by_rows or name in _ORDERED_WINDOWS) and not ordered:
                 return f"{shown} without ORDER BY in its window: add one that leaves no ties"
         elif name in _ORDERED_AGGREGATES:
-            orders = {_shape(item["expression"]) for item in node["order_bys"]["orders"]}
-            if not orders & {_shape(item["expression"]) for item in node["arguments"][:1]}:
+            value, *keys = [item["expression"] for item in node["arguments"]] or [{}]
+            keys = (
+                _items(keys[0]) if keys and (name.startswith("arg") or name.endswith("_by")) else []
+            )
+            keys += [item["expression"] for item in node["order_bys"]["orders"]]
+            # Two keys or more are a choice among ties; a single one rarely tells rows apart.
+            if len(keys) < 2 and _shape(value) not in map(_shape, keys):
                 return (
-                    f"{shown}, which takes rows as they come or settles ties that way: give it an "
-                    "ORDER BY that ends with the value itself, such as "
-                    "last(amount ORDER BY ordered_at, amount)"
+                    f"{shown}, which takes rows as they come or settles ties that way: name what "
+                    "settles them, as in last(amount ORDER BY ordered_at, amount) or "
+                    "arg_max(amount, (ordered_at, order_id))"
                 )
     return None
+
+
+def _items(expression: Any) -> list[Any]:
+    """Return the parts of a row such as `(ordered_at, order_id)`, or the one expression."""
+    if str(expression.get("function_name")).lower() == "row":
+        return [item["expression"] for item in expression["arguments"]]
+    return [expression]
 
 
 def _shape(expression: Any) -> str:

@@ -295,6 +295,21 @@ def test_sql_that_breaks_the_contract_is_refused(make_use_case, write_orders, sq
         compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS, **LIMITS)
 
 
+@pytest.mark.parametrize(
+    "aggregate",
+    [
+        "last(amount ORDER BY ordered_at, amount)",
+        "last(amount ORDER BY ordered_at, order_id)",
+        "arg_max(amount, (ordered_at, order_id))",
+        "min_by(amount, (ordered_at, amount))",
+        "mode(amount ORDER BY amount)",
+    ],
+)
+def test_sql_that_settles_ties_is_accepted(make_use_case, write_orders, aggregate):
+    sql = GOOD.replace("1.0", "x") + GROUPED.format(aggregate)
+    compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS[:1], **LIMITS)
+
+
 GROUPED = "(SELECT buyer, {} AS x FROM orders GROUP BY buyer) CROSS JOIN as_of_days"
 
 

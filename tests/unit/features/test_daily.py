@@ -355,7 +355,7 @@ def test_the_totals_of_no_orders_are_empty_and_typed(churn):
 
 @pytest.mark.parametrize("name", ["customer_id", "day", "last_day"])
 def test_names_that_the_relation_has_already_are_reserved(altered, name):
-    with pytest.raises(ConfigError, match="reserved names"):
+    with pytest.raises(ConfigError, match="this name is reserved"):
         altered(columns={name: {"sql": "count(*)", "merge": "sum"}})
 
 

@@ -309,8 +309,6 @@ def test_wrong_rule_is_a_config_error(sql, says):
 @pytest.mark.parametrize(
     "column",
     [
-        {"dtype": "timestamp", "zone": "Mars/Olympus"},
-        {"dtype": "timestamp", "formats": ["%Q"]},
         {"dtype": "string", "pattern": "("},
         {"dtype": "float64", "thousands": ",", "decimal": ","},
     ],

@@ -127,7 +127,7 @@ def test_a_day_computed_before_a_feature_was_declared_is_not_used(shop: Path) ->
     score(DAYS[-3])
     with pytest.raises(NotReadyError) as refused:
         train(reason="new features")
-    for part in ("orders_so_far", "spent", f"shop_ingest --from-date {DAYS[0]}"):
+    for part in ("orders_so_far", "spent", f"evergreen backfill shop {DAYS[0]}"):
         assert part in str(refused.value)
     compute(f"{DAYS[0]}..{DAYS[-2]}")
     judged = train(reason="new features")

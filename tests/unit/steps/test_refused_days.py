@@ -135,7 +135,7 @@ def test_a_bulk_load_names_all_refused_days_and_publishes_the_others(shop: Path)
     assert set(lake.partitions("shop", "orders")) == set(days) - set(spoilt)
     assert set(receipts.latest("shop", "publish_orders")) == set(days) - set(spoilt)
     assert set(lake.partitions("shop", "refused")) == set(spoilt)
-    with pytest.raises(GapError, match=r"4 days of orders are not published.*4 of them.*refused"):
+    with pytest.raises(GapError, match=r"4 of these days are not published.*4 of them.*refused"):
         steps.compute_features("shop", whole)
     # They were right, all but one, which is delivered again.
     declare(unusual_days=[days[12], days[40], days[65]])

@@ -312,7 +312,9 @@ def test_lost_files_are_listed_and_unreadable_tables_do_not_hide_others(
     listed = " ".join(status(capsys).split())
     assert "Damaged in shop" in listed and "is missing" in listed
     assert f"evergreen backfill shop {DAY} {DAY}" in listed
-    with pytest.raises(DamagedError, match=rf"shop.orders of {DAY} cannot be read.*shop_ingest"):
+    with pytest.raises(
+        DamagedError, match=rf"shop.orders of {DAY} cannot be read.*evergreen backfill shop"
+    ):
         steps.compute_features("shop", str(DAY))
     lake.load("shop", "labels")
     for file in (Path(load_settings().warehouse) / "shop" / "labels").rglob("*.metadata.json"):
