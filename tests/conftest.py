@@ -53,7 +53,7 @@ def postgres_server() -> Iterator[Settings]:
 
 
 @pytest.fixture
-def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """An empty data directory whose databases are fresh ones on the session's server."""
     names = ("catalog", "mlflow", "feast", "ledger")
     suffix = f"{os.getpid()}_{next(_numbers)}"
@@ -61,12 +61,16 @@ def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings
     with admin.connect() as connection:
         for name in names:
             connection.execute(sa.text(f"CREATE DATABASE {name}_{suffix}"))
-    admin.dispose()
     socket = postgres_server.embedded_socket_dir()
     for name in names:
         url = f"postgresql+psycopg2://postgres@/{name}_{suffix}?host={socket}&port=5432"
         monkeypatch.setenv(f"EVERGREEN_{name.upper()}_URL", url)
-    return load_settings()
+    yield load_settings()
+    with admin.connect() as connection:
+        # With the connections that libraries keep for good, or hundreds of tests run out of them.
+        for name in names:
+            connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name}_{suffix} WITH (FORCE)"))
+    admin.dispose()
 
 
 def _admin(settings: Settings) -> sa.Engine:

@@ -52,7 +52,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
             "customer_id:\n      source: customer_id\n      dtype: string",
             "customer_id:\n      source: customer_id\n      dtype: float64",
         ),
-        "entity.key: customer_id has dtype float64",
+        "orders.columns.customer_id.dtype: found 'float64'",
     ),
 }
 
