@@ -70,14 +70,14 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 
 .PHONY: test
 test: $(READY) ## Run the tests, with the embedded services and no network
-	TZ=UTC $(BIN)/pytest
+	TZ=UTC $(BIN)/pytest -n 2 --dist loadgroup
 
 .PHONY: test-faults
 test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside ours
 	TZ=UTC $(BIN)/pytest -m faults
 
 .PHONY: test-e2e
-test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill, mend a correction, compare
+test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; outages of Postgres
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench

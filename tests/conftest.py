@@ -14,7 +14,17 @@ import sqlalchemy as sa
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 
 _numbers = itertools.count()
+TESTS = Path(__file__).parent
 REAL_DATA = PROJECT_ROOT.parent / "shared" / "data" / "online_retail"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist what stays together: a file, and all that starts services."""
+    for item in items:
+        place = item.path.relative_to(TESTS)
+        # They look for free ports, and two Airflows at once wait for each other.
+        starts_services = {"integration", "local"} & {*place.parts}
+        item.add_marker(pytest.mark.xdist_group("services" if starts_services else str(place)))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +54,6 @@ def postgres_server() -> Iterator[Settings]:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             connection.execute(sa.text(f"ALTER SYSTEM SET {setting} = off"))
         connection.execute(sa.text("SELECT pg_reload_conf()"))
-    admin.dispose()
     yield settings
     postgres.stop(settings)
     folder.cleanup()
@@ -70,13 +79,14 @@ def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator
         # With the connections that libraries keep for good, or hundreds of tests run out of them.
         for name in names:
             connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name}_{suffix} WITH (FORCE)"))
-    admin.dispose()
 
 
 def _admin(settings: Settings) -> sa.Engine:
     return sa.create_engine(
         f"postgresql+psycopg2://postgres@/postgres?host={settings.embedded_socket_dir()}&port=5432",
         isolation_level="AUTOCOMMIT",
+        # Tests stop the server and start it again.
+        poolclass=sa.NullPool,
     )
 
 

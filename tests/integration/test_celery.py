@@ -255,6 +255,7 @@ def test_a_day_runs_through_the_celery_worker(deployment: Deployment) -> None:
     assert len(re.findall(r"execute_workload\[[0-9a-f-]+\] (?:received|succeeded)", worker)) >= 6
 
 
+@pytest.mark.e2e
 def test_the_restart_policies_see_it_through_an_outage_of_postgres(deployment: Deployment) -> None:
     postgres.stop(deployment.database)
     restarted: list[str] = []

@@ -185,6 +185,7 @@ def test_a_failed_training_is_recorded_and_stays_failed(
     assert run.run_id in failed["reasons"][0]
 
 
+@pytest.mark.e2e
 def test_an_outage_of_postgres_and_killed_components_end_nothing_for_good(
     chain: tuple[Settings, AirflowClient],
 ) -> None:
