@@ -70,7 +70,7 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 
 .PHONY: test
 test: $(READY) ## Run the tests, with the embedded services and no network
-	TZ=UTC $(BIN)/pytest -n 2 --dist loadgroup
+	TZ=UTC $(BIN)/pytest -n 2 --dist loadfile
 
 .PHONY: test-faults
 test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside ours

@@ -7,24 +7,28 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from xdist.scheduler import LoadFileScheduling
 
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 
 _numbers = itertools.count()
-TESTS = Path(__file__).parent
 REAL_DATA = PROJECT_ROOT.parent / "shared" / "data" / "online_retail"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell pytest-xdist what stays together: a file, and all that starts services."""
-    for item in items:
-        place = item.path.relative_to(TESTS)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Give each process whole files of tests, and one of them all that start services."""
+    return _Scheduling(config, log)
+
+
+class _Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
         # They look for free ports, and two Airflows at once wait for each other.
-        starts_services = {"integration", "local"} & {*place.parts}
-        item.add_marker(pytest.mark.xdist_group("services" if starts_services else str(place)))
+        return "services" if {"integration", "local"} & {*file.split("/")} else file
 
 
 @pytest.fixture(autouse=True)
