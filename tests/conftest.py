@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,23 +67,50 @@ def postgres_server() -> Iterator[Settings]:
 
 
 @pytest.fixture
-def home(postgres_server: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+def home(
+    postgres_server: Settings, migrated: set[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
     """An empty data directory whose databases are fresh ones on the session's server."""
     names = ("catalog", "mlflow", "feast", "ledger")
     suffix = f"{os.getpid()}_{next(_numbers)}"
     admin = _admin(postgres_server)
     with admin.connect() as connection:
         for name in names:
-            connection.execute(sa.text(f"CREATE DATABASE {name}_{suffix}"))
-    socket = postgres_server.embedded_socket_dir()
+            known = f"TEMPLATE {name}_template" if name in migrated else ""
+            connection.execute(sa.text(f"CREATE DATABASE {name}_{suffix} {known}"))
     for name in names:
-        url = f"postgresql+psycopg2://postgres@/{name}_{suffix}?host={socket}&port=5432"
-        monkeypatch.setenv(f"EVERGREEN_{name.upper()}_URL", url)
+        monkeypatch.setenv(*_url(postgres_server, name, suffix))
     yield load_settings()
+    _disconnect(admin, suffix)
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres_server: Settings) -> set[str]:
+    """The databases that `home` need not migrate again, if any test here might ask for it."""
+    if "mlflow" not in sys.modules:
+        return set()
+    from evergreen.training import tracking
+
+    admin = _admin(postgres_server)
+    with admin.connect() as connection, pytest.MonkeyPatch.context() as patch:
+        connection.execute(sa.text("CREATE DATABASE mlflow_template"))
+        patch.setenv(*_url(postgres_server, "mlflow", "template"))
+        tracking.initialise(load_settings())
+    _disconnect(admin, "template")
+    return {"mlflow"}
+
+
+def _url(server: Settings, name: str, suffix: str) -> tuple[str, str]:
+    socket = server.embedded_socket_dir()
+    url = f"postgresql+psycopg2://postgres@/{name}_{suffix}?host={socket}&port=5432"
+    return f"EVERGREEN_{name.upper()}_URL", url
+
+
+def _disconnect(admin: sa.Engine, suffix: str) -> None:
+    """End what libraries keep for good; hundreds of tests would run out of connections."""
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE :ours"
     with admin.connect() as connection:
-        # With the connections that libraries keep for good, or hundreds of tests run out of them.
-        for name in names:
-            connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name}_{suffix} WITH (FORCE)"))
+        connection.execute(sa.text(end), {"ours": f"%\\_{suffix}"})
 
 
 def _admin(settings: Settings) -> sa.Engine:

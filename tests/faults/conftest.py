@@ -27,8 +27,8 @@ def effort(request: pytest.FixtureRequest) -> Effort:
     `FAULTS_KILLS` and `FAULTS_CASES` change how many are many, `FAULTS_SEED` what is drawn.
     """
     many = request.param == "many"
-    kills = int(os.environ.get("FAULTS_KILLS", "1000")) if many else 8
-    cases = int(os.environ.get("FAULTS_CASES", "200")) if many else 4
+    kills = int(os.environ.get("FAULTS_KILLS", "1000")) if many else 4
+    cases = int(os.environ.get("FAULTS_CASES", "200")) if many else 2
     return Effort(
         order_free=cases,
         corrected=max(1, cases // 5),

@@ -32,7 +32,7 @@ from evergreen.local.runs import follow, start_run
 from evergreen.settings import DATABASES, PROJECT_ROOT, load_settings
 from small_shop import FIRST_DAY, write_small_shop
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SECRETS = {
     name: f"{name.lower().replace('_', '')}0"
@@ -255,7 +255,6 @@ def test_a_day_runs_through_the_celery_worker(deployment: Deployment) -> None:
     assert len(re.findall(r"execute_workload\[[0-9a-f-]+\] (?:received|succeeded)", worker)) >= 6
 
 
-@pytest.mark.e2e
 def test_the_restart_policies_see_it_through_an_outage_of_postgres(deployment: Deployment) -> None:
     postgres.stop(deployment.database)
     restarted: list[str] = []
