@@ -21,6 +21,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -161,15 +162,28 @@ def catalog(settings: Settings | None = None) -> SqlCatalog:
     return _catalog(settings.database_url("catalog"), settings.warehouse)
 
 
+class _Catalog(SqlCatalog):
+    def load_table(self, identifier: str | tuple[str, ...]) -> Table:
+        """Load a table as it is now; reading it again and retried commits come here, too.
+
+        Between the catalog's answer and the opening of the file it names, some twenty commits may
+        pass and remove that file; asked again, the catalog names another.
+        """
+        for _ in range(_SAME_DAY_ATTEMPTS - 1):
+            with suppress(FileNotFoundError):
+                return super().load_table(identifier)
+        return super().load_table(identifier)
+
+
 @lru_cache(maxsize=8)
 def _catalog(url: str, warehouse: str) -> SqlCatalog:
     implementation = f"{LakeFileIO.__module__}.{LakeFileIO.__qualname__}"
     properties = {"warehouse": warehouse, "py-io-impl": implementation, "pool_pre_ping": "true"}
-    opened: list[SqlCatalog] = []
+    opened: list[_Catalog] = []
 
     def connect() -> Engine:
         # Opening it asks for its tables.
-        opened.append(SqlCatalog("evergreen", uri=url, **properties))
+        opened.append(_Catalog("evergreen", uri=url, **properties))
         engine: Engine = opened[0].engine
         return engine
 
@@ -447,7 +461,8 @@ def tag(namespace: str, table: str, snapshot_id: int, name: str) -> None:
             return
         try:
             found.manage_snapshots().create_tag(snapshot_id, name).commit()
-        except CommitFailedException:
+        except (CommitFailedException, ValueError):
+            # The latter where the snapshot was expired meanwhile; the next look says so.
             if attempt == _SAME_DAY_ATTEMPTS - 1:
                 raise
             # Only commits of snapshots are retried by PyIceberg itself.
@@ -645,6 +660,7 @@ def _overwrite(
             if attempt == _SAME_DAY_ATTEMPTS - 1:
                 raise
             logger.info("%s changed while it was written; starting again", target.name())
+            time.sleep(random.uniform(0, 0.05 * 2**attempt))
             target.refresh()
         else:
             return
@@ -660,11 +676,7 @@ def load(namespace: str, table: str) -> Table | None:
     """
     with readable(f"{namespace}.{table}"):
         try:
-            try:
-                return catalog().load_table((namespace, table))
-            except FileNotFoundError:
-                # Since the catalog named it, some twenty commits have passed and removed it.
-                return catalog().load_table((namespace, table))
+            return catalog().load_table((namespace, table))
         except NoSuchTableError:
             return None
 

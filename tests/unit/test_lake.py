@@ -7,6 +7,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
 
 from evergreen import lake
 from evergreen.errors import NotReadyError
@@ -61,6 +63,26 @@ def test_old_snapshots_stay_readable_and_carry_their_properties() -> None:
     assert old["value"].to_pylist() == [1]
     summary = lake.snapshot_summary("churn", "orders", first.snapshot_id)
     assert summary["evergreen.receipt"] == "one"
+
+
+@pytest.mark.usefixtures("home")
+def test_metadata_that_others_have_just_replaced_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lake.publish("churn", "orders", rows(("a", 1, FIRST)), [FIRST])
+    ask, misses = SqlCatalog.load_table, iter(range(5))
+
+    def removed_meanwhile(catalog: SqlCatalog, identifier: tuple[str, ...]) -> Table:
+        if next(misses, None) is not None:
+            raise FileNotFoundError(identifier)
+        return ask(catalog, identifier)
+
+    monkeypatch.setattr(SqlCatalog, "load_table", removed_meanwhile)
+    assert content("orders") == {FIRST: [("a", 1)]}
+    found = lake.load("churn", "orders")
+    assert found is not None
+    misses = iter(range(5))
+    assert found.refresh().metadata == found.metadata
 
 
 @pytest.mark.usefixtures("home")

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.table import Table
 
 from evergreen import compaction, lake, upkeep
 from evergreen.errors import BusyError, NotReadyError, PermanentError
@@ -347,6 +348,24 @@ def test_upkeep_in_any_order_changes_nothing_that_can_be_read(
             assert content(table) == sorted((d, k, v) for (d, k), v in expected.items())
         for snapshot, known in tagged.items():
             assert content(table, snapshot) == known
+
+
+def test_a_snapshot_that_expires_while_it_is_tagged_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = publish(1)
+    publish(2)
+    load = lake.load
+
+    def expired_since(namespace: str, table: str) -> Table | None:
+        found = load(namespace, table)
+        monkeypatch.setattr(lake, "load", load)
+        assert upkeep.expire_snapshots(namespace, table, soon())
+        return found
+
+    monkeypatch.setattr(lake, "load", expired_since)
+    with pytest.raises(NotReadyError, match=f"no snapshot {old}; it was expired"):
+        lake.tag("churn", "orders", old, "version-1")
 
 
 def _publish_often(marker: int) -> None:
