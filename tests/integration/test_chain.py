@@ -212,7 +212,10 @@ def test_an_outage_of_postgres_and_killed_components_end_nothing_for_good(
         assert again is not None
         assert again.pids[name] != survivor.pids[name]
         assert set(again.pids) == {"scheduler", "dag-processor", "triggerer", "api-server"}
-    finish(client, start_run(client, "shop_ingest", day=str(FIRST_DAY), tell=lambda _: None).runs)
+    started = start_run(
+        client, "shop_ingest", day=str(FIRST_DAY), unpause=True, tell=lambda _: None
+    )
+    finish(client, started.runs)
 
 
 def wait_for_health(url: str, since: datetime) -> None:

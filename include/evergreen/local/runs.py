@@ -14,7 +14,7 @@ from typing import Any
 
 from evergreen import commands
 from evergreen.commands import Reprocess
-from evergreen.errors import ConfigError, TransientError
+from evergreen.errors import ConfigError, ServiceDownError, TransientError
 from evergreen.local.airflow_client import AirflowClient, ConflictError, Dag, Json, Run
 from evergreen.period import Period, join_days
 from evergreen.use_case import parse_day
@@ -26,6 +26,8 @@ _START_SECONDS = 120
 # Of many runs, the oldest are looked at: the others wait for them.
 _WATCHED = 20
 _LOOK_SECONDS = 10
+# How long Airflow may give no answer, or a wrong one, while runs are followed.
+_OUTAGE_SECONDS = 120
 _ERROR = re.compile(r"\w+(Error|Exception|Timeout): ")
 # How a line of a log begins that is no continuation.
 _EVENT = re.compile(r"\d{4}-\d\d-\d\dT")
@@ -150,7 +152,8 @@ def follow(
     Raises
     ------
     TransientError
-        They are not finished in time, or an event started no run.
+        They are not finished in time, an event started no run, or Airflow has not answered for two
+        minutes.
     """
     return _Follower(client, tell).follow(started, timeout_seconds, poll_seconds)
 
@@ -296,11 +299,23 @@ class _Follower:
         for run in started:
             self._see(run)
         deadline, told, looked = time.monotonic() + timeout, "", 0.0
+        heard = time.monotonic()
         while True:
-            self._refresh()
-            if time.monotonic() - looked > _LOOK_SECONDS:
-                self._explain_waiting()
-                looked = time.monotonic()
+            try:
+                self._refresh()
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    self._explain_waiting()
+                    looked = time.monotonic()
+                heard = time.monotonic()
+            except ServiceDownError as error:
+                # The runs go on, and what ended is started again.
+                if time.monotonic() - heard > _OUTAGE_SECONDS:
+                    raise
+                if told != str(error):
+                    told = str(error)
+                    self._tell(told)
+                time.sleep(poll)
+                continue
             if (text := self._progress()) != told:
                 self._tell(text)
                 told = text

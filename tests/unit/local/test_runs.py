@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from evergreen.errors import ConfigError, TransientError
+from evergreen.errors import ConfigError, ServiceDownError, TransientError
 from evergreen.local import runs as module
 from evergreen.local.airflow_client import AssetEvent, ConflictError, Dag, Run, Task
 from evergreen.local.runs import find_failed, follow, start_backfill, start_run
@@ -27,6 +27,7 @@ class Airflow:
         self.paused: set[str] = set()
         self.conflicts = 0
         self.silent = False
+        self.errors = 0
         self.at_once = False
         self.limits: list[int] = []
 
@@ -91,6 +92,9 @@ class Airflow:
         return now
 
     def asset_events(self, *, source_dag_id: str, source_run_id: str) -> Iterator[AssetEvent]:
+        if self.errors:
+            self.errors -= 1
+            raise ServiceDownError("GET /assets/events: Airflow answered 500")
         key = self.all[source_dag_id, source_run_id].partition_key
         if source_dag_id != "shop_ingest":
             return [AssetEvent("shop/features", key, {}, source_dag_id, source_run_id, ())]
@@ -212,6 +216,24 @@ def test_an_event_that_starts_nothing_is_an_error(
     started = start_run(airflow, "shop_ingest", day=DAYS[0], tell=lambda _: None)
     with pytest.raises(TransientError, match="shop_features was not started by shop_ingest"):
         follow(airflow, started.runs, lambda _: None)
+
+
+def test_an_airflow_that_errs_for_a_while_is_followed_on(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    airflow.errors = 5
+    started = start_run(airflow, "shop_ingest", day=DAYS[0], tell=told.append)
+    ended = follow(airflow, started.runs, told.append)
+    assert [run.state for run in ended] == ["success", "success"]
+    assert told.count("GET /assets/events: Airflow answered 500") == 1
+    assert told[-1] == "shop_ingest 1/1, shop_features 1/1"
+
+    airflow.errors = 5
+    monkeypatch.setattr(module, "_OUTAGE_SECONDS", -1)
+    started = start_run(airflow, "shop_ingest", day=DAYS[1], tell=told.append)
+    with pytest.raises(ServiceDownError, match="answered 500"):
+        follow(airflow, started.runs, told.append)
 
 
 def test_a_paused_dag_is_said_to_be(airflow: Airflow) -> None:
