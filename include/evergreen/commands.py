@@ -36,6 +36,11 @@ def load_history(use_case: str, period: Period) -> str:
     return f"evergreen trigger {use_case}_history --from {period.start} --to {period.last}"
 
 
+def run_day(dag_id: str, day: date) -> str:
+    """Start one run of a DAG."""
+    return f"evergreen trigger {dag_id} --day {day}"
+
+
 def declare_without_data(use_case: str, day: date) -> str:
     """Decide that there will be no data for a day."""
-    return f"evergreen trigger {use_case}_ingest --day {day} --conf without_data='the reason'"
+    return f"{run_day(f'{use_case}_ingest', day)} --conf without_data='the reason'"

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +76,7 @@ def compact(namespace: str, table: str, target_bytes: int = _TARGET_BYTES) -> Co
                 break
             except (CommitFailedException, ValidationException):
                 logger.info("%s changed while it was compacted; starting again", found.name())
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+                lake.pause(attempt)
                 found.refresh()
         else:
             # Publishing comes first, and files that stay small for another week do no harm.

@@ -467,7 +467,7 @@ def tag(namespace: str, table: str, snapshot_id: int, name: str) -> None:
                 raise
             # Only commits of snapshots are retried by PyIceberg itself.
             logger.info("%s changed while a snapshot was tagged; starting again", found.name())
-            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+            pause(attempt)
         else:
             return
 
@@ -642,6 +642,11 @@ class _Transaction(Transaction):
         return self._seen[2]
 
 
+def pause(attempt: int) -> None:
+    """Wait before starting again after a conflict: longer each time, and never in step."""
+    time.sleep(random.uniform(0, 0.05 * 2**attempt))
+
+
 def _overwrite(
     target: Table, rows: pa.Table, replaced: BooleanExpression, summary: dict[str, str]
 ) -> None:
@@ -660,7 +665,7 @@ def _overwrite(
             if attempt == _SAME_DAY_ATTEMPTS - 1:
                 raise
             logger.info("%s changed while it was written; starting again", target.name())
-            time.sleep(random.uniform(0, 0.05 * 2**attempt))
+            pause(attempt)
             target.refresh()
         else:
             return

@@ -66,10 +66,7 @@ class Period:
         >>> [p.label for p in Period.parse("2026-01-05..2026-01-08").without([date(2026, 1, 6)])]
         ['2026-01-05', '2026-01-07..2026-01-08']
         """
-        left = [day for day in self.days if day not in days]
-        starts = [day for day in left if day - timedelta(days=1) not in left]
-        ends = [day + timedelta(days=1) for day in left if day + timedelta(days=1) not in left]
-        return [Period(start, end) for start, end in zip(starts, ends, strict=True)]
+        return join_days(day for day in self.days if day not in days)
 
     def chunks(self, size: int) -> list[Period]:
         """Split into consecutive periods of at most `size` days."""

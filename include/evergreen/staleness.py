@@ -147,7 +147,7 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     bulk = load - each
     if len(bulk) < commands.MANY_DAYS:
         each, bulk = each | bulk, set()
-    mends = [commands.load_history(name, _span(bulk))] if bulk else []
+    mends = [commands.load_history(name, Period(min(bulk), max(bulk) + _ONE_DAY))] if bulk else []
     mends += [commands.backfill(name, period, "completed") for period in join_days(each)]
     nightly = f"{name}_monitor"
     return mends + [commands.backfill(nightly, p, "completed") for p in join_days(nights)]
@@ -277,10 +277,6 @@ def _last_change(history: Sequence[Trace]) -> int:
             break
         settled = trace.sequence
     return settled
-
-
-def _span(days: set[date]) -> Period:
-    return Period(min(days), max(days) + _ONE_DAY)
 
 
 def _because(table: str, causes: tuple[date, ...]) -> str:

@@ -13,8 +13,6 @@ PyIceberg forgets snapshots but leaves their files; `expire_snapshots` followed 
 from __future__ import annotations
 
 import logging
-import random
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +150,7 @@ def expire_snapshots(namespace: str, table: str, older_than: datetime) -> int:
                 if attempt == _ATTEMPTS - 1:
                     raise
                 logger.info("%s changed while snapshots expired; starting again", found.name())
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+                lake.pause(attempt)
     return forgotten
 
 

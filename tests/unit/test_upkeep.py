@@ -306,7 +306,7 @@ def test_a_table_that_changes_all_the_time_is_left_for_the_next_time(
         return write(*arguments)
 
     monkeypatch.setattr(compaction, "_dataframe_to_data_files", publish_then_write)
-    monkeypatch.setattr(compaction.time, "sleep", lambda _: None)
+    monkeypatch.setattr(lake, "pause", lambda _: None)
     assert compaction.compact("churn", "decisions").files == (2, 2)
     assert len(raced) > 5 and "changes too often" in caplog.text
     assert content("decisions") == [(FIRST, "gate", 1 + len(raced)), before[1]]

@@ -186,7 +186,7 @@ def _failure(dag: Dag, keys: Iterable[str | None]) -> Failure:
         target = use_case if stage == "ingest" else dag.dag_id
         mend = [commands.backfill(target, period) for period in days]
     elif "day" in dag.params:
-        mend = [f"evergreen trigger {dag.dag_id} --day {day}" for p in days for day in p.days]
+        mend = [commands.run_day(dag.dag_id, day) for p in days for day in p.days]
     else:
         mend = [commands.backfill(use_case, period, "completed") for period in days]
     return Failure(dag.dag_id, ", ".join(period.label for period in days), tuple(mend))
@@ -294,18 +294,15 @@ class _Follower:
         self._consumers = client.consumers()
         self._paused: dict[str, bool] = {}
         self._explained: set[tuple[str, str, str]] = set()
+        self._explained_at = 0.0
 
     def follow(self, started: Sequence[Run], timeout: float, poll: float) -> list[Run]:
         for run in started:
             self._see(run)
-        deadline, told, looked = time.monotonic() + timeout, "", 0.0
-        heard = time.monotonic()
+        deadline, told, heard = time.monotonic() + timeout, "", time.monotonic()
         while True:
             try:
-                self._refresh()
-                if time.monotonic() - looked > _LOOK_SECONDS:
-                    self._explain_waiting()
-                    looked = time.monotonic()
+                self._look()
                 heard = time.monotonic()
             except ServiceDownError as error:
                 # The runs go on, and what ended is started again.
@@ -325,6 +322,12 @@ class _Follower:
             if time.monotonic() > deadline:
                 raise TransientError(f"Not finished after {timeout:.0f} s: {text}")
             time.sleep(poll)
+
+    def _look(self) -> None:
+        self._refresh()
+        if time.monotonic() - self._explained_at > _LOOK_SECONDS:
+            self._explain_waiting()
+            self._explained_at = time.monotonic()
 
     def _refresh(self) -> None:
         unfinished: dict[str, int] = {}
