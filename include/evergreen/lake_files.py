@@ -1,9 +1,10 @@
-"""The files of the lake: a data file carries its own checksum, and is read only if it fits.
+"""The files of the lake carry their own checksum, and are read only if it fits.
 
-The checksum covers every byte, footer and page headers too, and lies between the rows and the
+In a data file it covers every byte, footer and page headers too, and lies between the rows and the
 footer, where other readers of Parquet pass it over. The name ends in `.sealed.parquet`, and the
 name stands in the manifest: so a file that should have a checksum cannot be taken for an older one
-that has none. See docs/adr/0014-sealed-files.md.
+that has none. In a list of files (Avro) it is one more entry of the header's metadata.
+See docs/adr/0014-sealed-files.md.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
+from pyiceberg.avro.decoder import StreamingBinaryDecoder
+from pyiceberg.avro.encoder import BinaryEncoder
+from pyiceberg.avro.file import META_SCHEMA, AvroFileHeader
+from pyiceberg.avro.resolver import construct_reader, construct_writer
 from pyiceberg.exceptions import ValidationError
 from pyiceberg.io.fileformat import FileFormatFactory
 from pyiceberg.io.pyarrow import (
@@ -36,6 +41,7 @@ _CRC_BYTES = 4
 _SEAL_BYTES = len(_MARK) + _CRC_BYTES
 # Length of the footer and the magic number of Parquet.
 _TAIL_BYTES = 8
+_AVRO_KEY = "evergreen.crc32"
 _PLACE = re.compile(r"([^/]+)/([^/]+)/data/day=(\d{4}-\d\d-\d\d)/[^/]+$")
 # What PyIceberg runs into when it decodes something else than what it wrote.
 _ILLEGIBLE: tuple[type[Exception], ...] = (
@@ -63,7 +69,7 @@ class _File(PyArrowFile):
 
     def open(self, seekable: bool = True) -> Any:
         try:
-            if not self.location.endswith(_SEALED):
+            if not self.location.endswith((_SEALED, ".avro")):
                 return super().open(seekable)
             with self._filesystem.open_input_file(self._path) as file:
                 content = file.read_buffer()
@@ -71,6 +77,9 @@ class _File(PyArrowFile):
             if not self.location.endswith(".parquet"):
                 raise
             raise damaged(self.location, "is missing") from error
+        if self.location.endswith(".avro"):
+            _require_whole_avro(content.to_pybytes())
+            return pa.BufferReader(content)
         found, expected = _crcs(content)
         if found != expected:
             raise damaged(
@@ -82,24 +91,24 @@ class _File(PyArrowFile):
 
     def create(self, overwrite: bool = False) -> Any:
         stream = super().create(overwrite)
-        return _Sealing(stream) if self.location.endswith(_SEALED) else stream
+        if self.location.endswith(_SEALED):
+            return _Sealing(stream, _seal_parquet)
+        return _Sealing(stream, _seal_avro) if self.location.endswith(".avro") else stream
 
 
 class _Sealing(io.BytesIO):
-    """Holds a Parquet file until it is whole, then writes it with its checksum."""
+    """Holds a file until it is whole, then writes it with its checksum."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, seal: Callable[[bytes], Iterable[bytes | memoryview]]) -> None:
         super().__init__()
         self._target = target
+        self._seal = seal
 
     def close(self) -> None:
         if not self.closed:
             with self._target:
-                content = memoryview(self.getvalue())
-                at = _footer_begin(content)
-                self._target.write(content[:at])
-                self._target.write(_MARK + zlib.crc32(content).to_bytes(_CRC_BYTES, "big"))
-                self._target.write(content[at:])
+                for part in self._seal(self.getvalue()):
+                    self._target.write(part)
         super().close()
 
 
@@ -112,6 +121,52 @@ class _SealedParquet(ParquetFormatModel):
 
 # PyIceberg refuses to register a second one.
 FileFormatFactory._registry[FileFormat.PARQUET] = _SealedParquet()
+
+
+def _seal_parquet(content: bytes) -> Iterator[bytes | memoryview]:
+    held = memoryview(content)
+    at = _footer_begin(held)
+    yield held[:at]
+    yield _MARK + zlib.crc32(held).to_bytes(_CRC_BYTES, "big")
+    yield held[at:]
+
+
+def _seal_avro(content: bytes) -> Iterator[bytes | memoryview]:
+    header, begin = _avro_header(content)
+    header.meta[_AVRO_KEY] = f"{zlib.crc32(content):08x}"
+    yield _encode(header)
+    yield memoryview(content)[begin:]
+
+
+def _require_whole_avro(content: bytes) -> None:
+    """Raise unless a list of files is what was written.
+
+    PyIceberg's decoder reads past the end of a file that was cut off, into whatever lies there.
+    """
+    header, begin = _avro_header(content)
+    blocks = memoryview(content)[begin:]
+    expected = header.meta.pop(_AVRO_KEY, None)
+    if expected is None:
+        # By another writer, or from before there were checksums.
+        if bytes(blocks[-len(header.sync) :]) != header.sync:
+            raise ValueError("a list of files is cut off")
+        return
+    found = f"{zlib.crc32(blocks, zlib.crc32(_encode(header))):08x}"
+    if found != expected:
+        raise ValueError(f"a list of files has the checksum {found}, expected {expected}")
+
+
+def _avro_header(content: bytes) -> tuple[AvroFileHeader, int]:
+    """Return the header of an Avro file, and where it ends."""
+    decoder = StreamingBinaryDecoder(content)
+    header = construct_reader(META_SCHEMA, {-1: AvroFileHeader}).read(decoder)
+    return header, decoder.tell()
+
+
+def _encode(header: AvroFileHeader) -> bytes:
+    encoded = io.BytesIO()
+    construct_writer(META_SCHEMA).write(BinaryEncoder(encoded), header)
+    return encoded.getvalue()
 
 
 def _footer_begin(content: Any) -> int:

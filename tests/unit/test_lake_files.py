@@ -265,3 +265,42 @@ def test_damaged_metadata_names_the_newest_backup(
     for number, call in enumerate(calls):
         with pytest.raises(DamagedError, match=sentence):
             pytest.fail(f"call {number} gave {call()}")
+
+
+@pytest.mark.parametrize("kind", ["snap-*.avro", "*-m0.avro"])
+def test_a_list_of_files_that_is_not_what_was_written_is_never_decoded(
+    home: Settings, kind: str
+) -> None:
+    publish(FIRST)
+    (file,) = (Path(home.warehouse) / "churn" / "orders" / "metadata").glob(kind)
+    whole = file.read_bytes()
+    draw = random.Random(7)
+    # PyIceberg's decoder reads past the end of what it is given, into whatever lies there.
+    damages = [whole[:length] for length in draw.sample(range(len(whole)), 40)]
+    # A flip in the name of the checksum itself makes it a file that has none.
+    begin = whole.index(b"evergreen.crc32") + len("evergreen.crc32")
+    for place in draw.sample(range(begin, len(whole)), 40):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << draw.randrange(8)
+        damages.append(bytes(flipped))
+    for damage in damages:
+        file.write_bytes(damage)
+        with pytest.raises(DamagedError, match=r"metadata of the table churn\.orders"):
+            pytest.fail(f"{len(damage)} bytes of {len(whole)} gave {lake.files('churn', 'orders')}")
+
+
+@pytest.mark.parametrize("kind", ["snap-*.avro", "*-m0.avro"])
+def test_a_list_of_files_by_another_writer_is_read_if_it_is_not_cut(
+    home: Settings, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evergreen import lake_files
+
+    with monkeypatch.context() as before:
+        before.setattr(lake_files, "_seal_avro", lambda content: [content])
+        publish(FIRST)
+    expected = lake.read("churn", "orders")
+    assert expected.num_rows == 20
+    (file,) = (Path(home.warehouse) / "churn" / "orders" / "metadata").glob(kind)
+    cut(file)
+    with pytest.raises(DamagedError, match="cut off"):
+        lake.files("churn", "orders")
