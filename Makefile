@@ -101,7 +101,7 @@ bench-batch-rules: $(READY) ## How often the row count rule refuses good days, a
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself
-	@$(BIN)/evergreen demo
+	@$(BIN)/python demo/run.py
 
 .PHONY: up
 up: $(READY) ## Start Postgres and Airflow on this machine; prints URL and login

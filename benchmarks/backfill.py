@@ -26,11 +26,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.bench import report, workspace
-from evergreen import content, lake, receipts, steps
-from evergreen.features.daily import stored_before
-from evergreen.period import Period
+from evergreen import lake, steps
+from evergreen.contract import Period, load_use_case
+from evergreen.features.compute.daily import stored_before
+from evergreen.lake import content
+from evergreen.provenance import receipts
 from evergreen.settings import PROJECT_ROOT, load_settings
-from evergreen.use_case import load_use_case
 
 CHURN = PROJECT_ROOT / "include" / "use_cases" / "churn"
 _ONE_DAY = timedelta(days=1)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bench import report
+from evergreen.contract import BatchRules, UseCase, load_use_case
 from evergreen.quality.row_counts import unusual_row_counts, usual_row_counts
-from evergreen.use_case import BatchRules, UseCase, load_use_case
 
 FIRST = date(2025, 1, 1)
 DAYS, YEARS = 365, 10

@@ -17,7 +17,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from evergreen.local.postgres import embedded_postgres
+from evergreen.ops.local.postgres import embedded_postgres
 from evergreen.settings import Settings, load_settings
 
 _PACKAGES = ("apache-airflow", "duckdb", "feast", "pandas", "pyarrow", "pyiceberg", "xgboost")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from evergreen.use_case import UseCase, load_use_case_file
+from evergreen.contract import UseCase, load_use_case_file
 
 
 def write_use_case(folder: Path, recency: str, features: Mapping[str, str]) -> UseCase:

@@ -32,11 +32,11 @@ from psycopg import sql
 from benchmarks.bench import report, workspace
 from benchmarks.contracts import write_use_case
 from evergreen import lake
-from evergreen.features import store
-from evergreen.features.compute import feature_schema
-from evergreen.features.definitions import definitions, service_name, view_name
+from evergreen.contract import UseCase, as_of, load_use_case_file
+from evergreen.features.compute.run import feature_schema
+from evergreen.features.store import store
+from evergreen.features.store.definitions import definitions, service_name, view_name
 from evergreen.settings import Settings, load_settings
-from evergreen.use_case import UseCase, as_of, load_use_case_file
 
 FIRST_DAY, NEXT_DAY = date(2026, 1, 5), date(2026, 1, 6)
 CONTENDERS = ("stock", "evergreen")

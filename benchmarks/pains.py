@@ -30,14 +30,15 @@ from feast.types import Int64, String
 
 from benchmarks.bench import report, workspace
 from benchmarks.contracts import write_use_case
-from evergreen import lake, receipts
-from evergreen.as_known import pins_of
-from evergreen.content import digest_by_day
-from evergreen.features import store
-from evergreen.features.compute import feature_schema
-from evergreen.receipts import Receipt
+from evergreen import lake
+from evergreen.contract import UseCase, as_of
+from evergreen.features.compute.run import feature_schema
+from evergreen.features.store import store
+from evergreen.lake.content import digest_by_day
+from evergreen.provenance import receipts
+from evergreen.provenance.as_known import pins_of
+from evergreen.provenance.receipts import Receipt
 from evergreen.settings import load_settings
-from evergreen.use_case import UseCase, as_of
 
 MONDAY, TUESDAY, WEDNESDAY = date(2026, 1, 5), date(2026, 1, 6), date(2026, 1, 7)
 SOON, LATER = timedelta(hours=1), timedelta(days=18)

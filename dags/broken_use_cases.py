@@ -3,6 +3,6 @@
 A file of its own, because Airflow drops every DAG of a file that raises.
 """
 
-from evergreen.use_case import require_whole_use_cases
+from evergreen.contract import require_whole_use_cases
 
 require_whole_use_cases()

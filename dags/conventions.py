@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import Asset, Param, task
 
 from evergreen import steps
-from evergreen.use_case import UseCase, as_of
+from evergreen.contract import UseCase, as_of
 from patience import RETRIES, RETRY_POLICY
 
 # The day a run works for. Keyed runs carry it; `params.day` is for runs started from a form.

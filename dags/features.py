@@ -9,7 +9,7 @@ from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, load_use_cases
+from evergreen.contract import UseCase, load_use_cases
 from patience import UNTIL_NO_GAP
 
 

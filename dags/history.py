@@ -10,7 +10,7 @@ from airflow.sdk import Param, chain, dag, task, task_group
 
 from conventions import RUN, dag_arguments
 from evergreen import steps
-from evergreen.use_case import UseCase, load_use_cases
+from evergreen.contract import UseCase, load_use_cases
 
 PERIOD = "{{ params['from'] }}..{{ params['to'] }}"
 

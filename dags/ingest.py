@@ -12,7 +12,7 @@ from airflow.sdk import CronPartitionTimetable, Param, dag, task
 
 from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, load_use_cases
+from evergreen.contract import UseCase, load_use_cases
 from patience import DEADLINE, UNTIL_DELIVERED
 
 

@@ -11,7 +11,7 @@ from airflow.sdk import CronPartitionTimetable, chain, dag, task, task_group
 
 from conventions import DAY, asset, dag_arguments, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, load_use_cases
+from evergreen.contract import UseCase, load_use_cases
 
 
 def monitor(use_case: UseCase) -> None:

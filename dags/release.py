@@ -8,7 +8,7 @@ from airflow.sdk import Param, chain, dag, task, task_group
 
 from conventions import RUN, asset, dag_arguments, day_param, publisher
 from evergreen import steps
-from evergreen.use_case import UseCase, load_use_cases
+from evergreen.contract import UseCase, load_use_cases
 
 
 def release(use_case: UseCase) -> None:

@@ -12,7 +12,7 @@ from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, day_param
 from evergreen import steps
-from evergreen.use_case import UseCase, load_use_cases
+from evergreen.contract import UseCase, load_use_cases
 
 REASON = (
     "{% for events in triggering_asset_events.values() %}{{ events[-1].extra.reason }}"

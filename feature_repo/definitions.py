@@ -4,8 +4,8 @@ Nothing is declared here: the objects follow from each `use_case.yaml`. Feast co
 finds under the names of this module, each object once.
 """
 
-from evergreen.features.definitions import definitions
-from evergreen.use_case import load_use_cases
+from evergreen.contract import load_use_cases
+from evergreen.features.store.definitions import definitions
 
 for _use_case in load_use_cases():
     for _object in definitions(_use_case):

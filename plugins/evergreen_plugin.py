@@ -105,8 +105,8 @@ def find_page(use_case: str, path: str) -> Path | None:
     Never a file outside that folder, whatever the path says and wherever links lead, and never a
     hidden one: locks and half-written pages.
     """
+    from evergreen.contract import list_use_cases
     from evergreen.settings import load_settings
-    from evergreen.use_case import list_use_cases
 
     if use_case not in list_use_cases():
         return None
@@ -130,13 +130,13 @@ def render_overview() -> str:
 
     What cannot be read is replaced by a sentence that says why; the rest is shown all the same.
     """
-    from evergreen.use_case import list_use_cases
+    from evergreen.contract import list_use_cases
 
     return _template().render(use_cases=[_facts(name) for name in list_use_cases()])
 
 
 def _facts(name: str) -> dict[str, Any]:
-    from evergreen.use_case import load_use_case
+    from evergreen.contract import load_use_case
 
     return {
         "name": name,
@@ -203,7 +203,7 @@ def _tables(name: str) -> list[dict[str, Any]]:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
-    from evergreen import receipts
+    from evergreen.provenance import receipts
 
     newest = receipts.newest_day(name, "publish_orders")
     if newest is None:
@@ -215,8 +215,8 @@ def _rows(name: str) -> list[dict[str, Any]]:
 
 
 def _stale(name: str) -> dict[str, Any]:
-    from evergreen.staleness import find_stale, mend_commands, summarise
-    from evergreen.use_case import load_use_case
+    from evergreen.contract import load_use_case
+    from evergreen.provenance.staleness import find_stale, mend_commands, summarise
 
     use_case = load_use_case(name)
     stale = find_stale(use_case)

@@ -46,7 +46,7 @@ def postgres_server() -> Iterator[Settings]:
     Not under pytest's own directory: each starting pytest closes that one to other users, and a
     server started by root runs as another user.
     """
-    from evergreen.local import postgres
+    from evergreen.ops.local import postgres
 
     previous = os.environ.get("EVERGREEN_HOME")
     folder = tempfile.TemporaryDirectory(prefix="evergreen-tests-")

@@ -11,9 +11,8 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from evergreen.period import Period
+from evergreen.contract import Period, load_use_case_file
 from evergreen.sources import open_source
-from evergreen.use_case import load_use_case_file
 from small_shop import FIRST_DAY, write_small_shop
 
 Row = dict[str, str]

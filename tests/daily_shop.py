@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from evergreen import lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.provenance import receipts
 from evergreen.release import ledger, ledger_table
 from evergreen.settings import Settings
 

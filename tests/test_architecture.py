@@ -18,7 +18,15 @@ DAGS = PROJECT_ROOT / "dags"
 FEATURE_REPO = PROJECT_ROOT / "feature_repo"
 
 # Parsed or imported by everything, so nothing at their top may cost time.
-LIGHT = ("steps/", "commands.py", "use_case.py", "settings.py", "errors.py", "period.py")
+LIGHT = (
+    "contract/",
+    "steps/",
+    "provenance/__init__.py",
+    "provenance/commands.py",
+    "provenance/staging.py",
+    "settings.py",
+    "errors.py",
+)
 LIGHT_LIBRARIES = {"pydantic", "yaml"}
 # Libraries that one room owns; a trailing slash means the room's whole folder.
 OWNERS = {
@@ -26,9 +34,9 @@ OWNERS = {
     "ibis": ("features/",),
     "mlflow": ("training/tracking.py",),
     "great_expectations": ("quality/",),
-    "pyiceberg": ("lake.py", "lake_files.py", "upkeep.py", "compaction.py"),
+    "pyiceberg": ("lake/",),
     "airflow": (),
-    "evergreen.local": ("local/", "deploy.py", "demo.py", "report.py", "cli.py", "backup/"),
+    "evergreen.ops": ("ops/", "cli.py"),
     "evergreen.steps": ("steps/",),
 }
 # Each reads the clock for a reason; everything else gets its day handed in.
@@ -36,9 +44,9 @@ CLOCK_READERS = {
     "steps/ingest.py": "refuses a day that has not ended",
     "steps/features.py": "stamps created_at, which only orders corrections",
     "steps/maintenance.py": "ages of snapshots, files and staging folders",
-    "backup/make.py": "says when a backup was made, and names it after that",
-    "local/airflow.py": "tells this start's heartbeats from an earlier one's",
-    "local/home.py": "says since when a command is at work",
+    "ops/backup/make.py": "says when a backup was made, and names it after that",
+    "ops/local/airflow.py": "tells this start's heartbeats from an earlier one's",
+    "ops/local/home.py": "says since when a command is at work",
 }
 CLOCKS = re.compile(
     r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|time\.time(_ns)?|Timestamp\.now)$"
@@ -89,13 +97,13 @@ def _is_third_party(module: str) -> bool:
 
 
 def test_there_is_something_to_look_at():
-    assert {"steps/ingest.py", "lake.py", "use_case.py"} <= set(_modules())
+    assert {"steps/ingest.py", "lake/publishing.py", "contract/use_case.py"} <= set(_modules())
     assert len(list(DAGS.glob("*.py"))) >= 8
 
 
 @pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
 def test_a_dag_file_is_a_table_of_contents(path: Path):
-    allowed = ("airflow", "conventions", "patience", "evergreen.steps", "evergreen.use_case")
+    allowed = ("airflow", "conventions", "patience", "evergreen.steps", "evergreen.contract")
     foreign = [
         found
         for found in _imports(path)
@@ -107,7 +115,7 @@ def test_a_dag_file_is_a_table_of_contents(path: Path):
 
 
 def test_the_feature_repository_knows_feast_and_the_contract_only():
-    allowed = ("feast", "evergreen.features.definitions", "evergreen.use_case")
+    allowed = ("feast", "evergreen.features.store.definitions", "evergreen.contract")
     files = list(FEATURE_REPO.rglob("*.py"))
     assert files
     assert [f for path in files for f in _imports(path) if not _within(f.module, allowed)] == []
@@ -144,7 +152,7 @@ def test_parsing_imports_stay_light_when_they_are_run():
     import subprocess
 
     heavy = ("pandas", "numpy", "pyarrow", "duckdb", "feast", "mlflow", "xgboost", "sqlalchemy")
-    script = "import sys, evergreen.steps, evergreen.use_case; print(*sorted(sys.modules))"
+    script = "import sys, evergreen.steps, evergreen.contract; print(*sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -174,7 +182,7 @@ def test_one_module_opens_duckdb():
     }
     assert used == {
         ("duckdb.connect", "sql/connection.py"),
-        ("ibis.duckdb.from_connection", "features/offline_store.py"),
+        ("ibis.duckdb.from_connection", "features/store/offline_store.py"),
     }
     imported = [found.module for m in _modules() for found in _imports(PACKAGE / m)]
     assert [module for module in imported if re.match(r"duckdb\.[a-z]", module)] == []

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from evergreen import deploy, steps
+from evergreen import steps
+from evergreen.ops import deploy
 from evergreen.settings import load_settings
 
 NAME = "shop"

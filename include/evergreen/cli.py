@@ -1,4 +1,4 @@
-"""The `evergreen` command: services of one machine, the demo, and a look at the state of things."""
+"""The `evergreen` command: services of one machine, and a look at the state of things."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from evergreen.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from evergreen.commands import Reprocess
-    from evergreen.local.airflow_client import AirflowClient
-    from evergreen.local.runs import Started
+    from evergreen.ops.local.airflow_client import AirflowClient
+    from evergreen.ops.local.runs import Started
+    from evergreen.provenance.commands import Reprocess
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,8 +32,8 @@ def cli() -> None:
 @click.option("--port", type=int, help="Port of Airflow's UI; by default 8080 or the next free.")
 def up(port: int | None) -> None:
     """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
-    from evergreen.deploy import start_services
-    from evergreen.use_case import broken_use_cases
+    from evergreen.contract import broken_use_cases
+    from evergreen.ops.deploy import start_services
 
     begun = time.monotonic()
 
@@ -52,7 +52,7 @@ def up(port: int | None) -> None:
 @cli.command()
 def down() -> None:
     """Stop Airflow and the embedded Postgres; safe to repeat."""
-    from evergreen.deploy import stop_services
+    from evergreen.ops.deploy import stop_services
 
     stop_services(load_settings())
     click.echo("Stopped.")
@@ -61,7 +61,7 @@ def down() -> None:
 @cli.command()
 def init() -> None:
     """Create tables, registries and Feast definitions in the configured databases."""
-    from evergreen.deploy import initialise
+    from evergreen.ops.deploy import initialise
 
     for line in initialise(load_settings()):
         click.echo(line)
@@ -74,8 +74,8 @@ def check(use_cases: Sequence[str]) -> None:
 
     Ends with code 1 if anything is wrong with one of them.
     """
-    from evergreen.check import find_problems
-    from evergreen.use_case import list_use_cases
+    from evergreen.contract import list_use_cases
+    from evergreen.ops.check import find_problems
 
     failed = False
     for name in use_cases or list_use_cases():
@@ -91,7 +91,7 @@ def check(use_cases: Sequence[str]) -> None:
 @cli.command()
 def status() -> None:
     """Show services, tables and champions."""
-    from evergreen.report import show_status
+    from evergreen.ops.status import show_status
 
     show_status(load_settings())
 
@@ -104,7 +104,7 @@ def replay(target: str) -> None:
     TARGET is the sequence number of a receipt (4711), a registered version (churn/3) or the id of
     an MLflow run. Ends with code 1 if anything differs.
     """
-    from evergreen.replay import replay
+    from evergreen.provenance.replay import replay
 
     outcome = replay(target)
     click.echo(outcome.subject)
@@ -144,7 +144,7 @@ def _starts_runs(command: Callable[..., None]) -> Callable[..., None]:
 
 def _follow(client: AirflowClient, started: Started, *, no_wait: bool) -> None:
     """Follow runs to their end; end with code 1 unless all of them succeed."""
-    from evergreen.local.runs import follow
+    from evergreen.ops.local.runs import follow
 
     if started.paused:
         click.echo("The DAG is paused: its runs wait until it is unpaused (--unpause does it).")
@@ -177,8 +177,8 @@ def trigger(
 
     Ends with code 1 if anything failed.
     """
-    from evergreen.local.airflow_client import connect
-    from evergreen.local.runs import start_run
+    from evergreen.ops.local.airflow_client import connect
+    from evergreen.ops.local.runs import start_run
 
     conf |= {name: text for name, text in (("from", first), ("to", last)) if text}
     client = connect(load_settings())
@@ -215,9 +215,9 @@ def backfill(
 
     Follows the runs, and those they set off, to the end. Ends with code 1 if anything failed.
     """
-    from evergreen.local.airflow_client import connect
-    from evergreen.local.runs import start_backfill
-    from evergreen.period import Period
+    from evergreen.contract import Period
+    from evergreen.ops.local.airflow_client import connect
+    from evergreen.ops.local.runs import start_backfill
 
     client = connect(load_settings())
     started = start_backfill(
@@ -240,7 +240,7 @@ _PASS_ON = {"ignore_unknown_options": True, "help_option_names": []}
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def airflow(arguments: Sequence[str]) -> None:
     """Run any `airflow` command on the services of this data directory."""
-    from evergreen.deploy import airflow_process_environment
+    from evergreen.ops.deploy import airflow_process_environment
 
     environment = airflow_process_environment(load_settings())
     sys.exit(subprocess.call(["airflow", *arguments], env=environment))
@@ -250,7 +250,7 @@ def airflow(arguments: Sequence[str]) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def feast(arguments: Sequence[str]) -> None:
     """Run any `feast` command on the feature repository."""
-    module = "evergreen.features.feast_cli"
+    module = "evergreen.features.store.feast_cli"
     sys.exit(subprocess.call([sys.executable, "-m", module, *arguments]))
 
 
@@ -275,22 +275,13 @@ def mlflow(port: int) -> None:
 
 
 @cli.command()
-@click.option("--days", type=click.IntRange(min=14), default=14, help="Days to backfill.")
-def demo(days: int) -> None:
-    """Run the whole chain under a real Airflow, and end with a summary."""
-    from evergreen.demo import run_demo
-
-    run_demo(load_settings(), days=days)
-
-
-@cli.command()
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 def backup(directory: Path | None) -> None:
     """Save databases, warehouse and artifacts in a new DIRECTORY; runs may go on meanwhile.
 
     By default in EVERGREEN_BACKUPS, named after this instant.
     """
-    from evergreen.backup.make import back_up, new_directory
+    from evergreen.ops.backup.make import back_up, new_directory
 
     settings = load_settings()
     report = back_up(directory or new_directory(settings), settings)
@@ -306,7 +297,7 @@ def backup(directory: Path | None) -> None:
 @click.option("--force", is_flag=True, help="Replace the data that are there.")
 def restore(directory: Path, force: bool) -> None:
     """Put the backup in DIRECTORY back; Airflow must be stopped. Safe to repeat."""
-    from evergreen.backup.restore import restore as put_back
+    from evergreen.ops.backup.restore import restore as put_back
 
     report = put_back(directory, force=force, settings=load_settings())
     click.echo(f"Restored the state of {report.made_at}:")
@@ -315,9 +306,14 @@ def restore(directory: Path, force: bool) -> None:
 
 
 def main() -> None:
-    """Run the command; errors of ours are shown as sentences, not tracebacks."""
+    """Run `evergreen`."""
+    run_command(cli)
+
+
+def run_command(command: click.Command) -> None:
+    """Run a command; errors of ours are shown as sentences, not tracebacks."""
     try:
-        cli(standalone_mode=False)
+        command(standalone_mode=False)
     except EvergreenError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(1)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from evergreen.contract import broken_use_cases, load_use_cases
 from evergreen.settings import PROJECT_ROOT
-from evergreen.use_case import broken_use_cases, load_use_cases
 from small_shop import write_small_shop
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from evergreen.contract import list_use_cases
 from evergreen.settings import PROJECT_ROOT
-from evergreen.use_case import list_use_cases
 
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from evergreen.contract import UseCase, load_use_case_file
 from evergreen.settings import DATABASES, PROJECT_ROOT
-from evergreen.use_case import UseCase, load_use_case_file
 
 README = PROJECT_ROOT / "README.md"
 PAGES = sorted(
@@ -185,7 +185,7 @@ def test_the_example_of_the_readme_loads_with_either_source(example: UseCase):
 
 
 def test_the_sql_of_the_readme_computes_its_features_and_labels(example: UseCase, tmp_path: Path):
-    from evergreen.features.compute import compute_features, compute_labels
+    from evergreen.features.compute.run import compute_features, compute_labels
 
     at = [datetime(2025, 1, day, 12, tzinfo=UTC) for day in (1, 3, 3)]
     orders = pa.table(
@@ -273,15 +273,15 @@ def test_the_changelog_has_the_version_and_its_impact():
 
 
 def test_the_tables_page_has_every_column_of_the_fixed_tables():
+    from evergreen.contract import load_use_case
+    from evergreen.decisions.stored import DECISIONS
     from evergreen.monitoring.drift import DRIFT
     from evergreen.monitoring.freshness import FRESHNESS
     from evergreen.monitoring.performance import PERFORMANCE
+    from evergreen.provenance.receipts import _RECEIPTS
     from evergreen.quality.schemas import quarantine_schema
-    from evergreen.receipts import _RECEIPTS
-    from evergreen.release.decisions import DECISIONS
     from evergreen.release.ledger_table import LEDGER
     from evergreen.scoring.score import predictions_schema
-    from evergreen.use_case import load_use_case
 
     churn = load_use_case("churn")
     expected = {

@@ -26,9 +26,9 @@ import psycopg2
 import pytest
 
 import compose_file
-from evergreen.local import postgres
-from evergreen.local.airflow_client import AirflowClient
-from evergreen.local.runs import follow, start_run
+from evergreen.ops.local import postgres
+from evergreen.ops.local.airflow_client import AirflowClient
+from evergreen.ops.local.runs import follow, start_run
 from evergreen.settings import DATABASES, PROJECT_ROOT, load_settings
 from small_shop import FIRST_DAY, write_small_shop
 

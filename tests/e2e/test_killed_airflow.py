@@ -23,17 +23,18 @@ import psutil
 import pytest
 
 from csv_shop import deliver, read_day, write_csv_shop, write_day
-from evergreen import deploy, lake, steps
-from evergreen.content import STAMPS, digest_by_day
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
 from evergreen.errors import ServiceDownError
-from evergreen.features.store import read_online
-from evergreen.local import airflow
-from evergreen.local.airflow_client import AirflowClient, Run, connect
-from evergreen.local.airflow_processes import owned
-from evergreen.local.runs import follow
+from evergreen.features.store.store import read_online
+from evergreen.lake.content import STAMPS, digest_by_day
+from evergreen.ops import deploy
+from evergreen.ops.local import airflow
+from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
+from evergreen.ops.local.airflow_processes import owned
+from evergreen.ops.local.runs import follow
+from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
-from evergreen.staleness import find_stale, mend_commands
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

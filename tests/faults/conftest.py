@@ -11,8 +11,9 @@ from effort import Effort
 from fault_shop import Shop, write_shop
 from killer import Nursery
 
-from evergreen import lake, receipts
-from evergreen.features import store
+from evergreen import lake
+from evergreen.features.store import store
+from evergreen.provenance import receipts
 from evergreen.release import ledger, ledger_table
 from evergreen.settings import Settings
 from evergreen.training import tracking

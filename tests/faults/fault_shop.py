@@ -18,10 +18,12 @@ import psycopg
 import sqlalchemy as sa
 import yaml
 
-from evergreen import content, lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.contract import UseCase, load_use_case
 from evergreen.errors import GapError, NotReadyError
+from evergreen.lake import content
+from evergreen.provenance import receipts
 from evergreen.settings import load_settings
-from evergreen.use_case import UseCase, load_use_case
 
 NAME = "shop"
 FIRST = date(2025, 3, 10)

@@ -22,7 +22,7 @@ from fault_shop import (
     tables,
 )
 
-from evergreen import lake, receipts, steps
+from evergreen import lake
 from evergreen.errors import (
     ConfigError,
     DiskFullError,
@@ -32,8 +32,10 @@ from evergreen.errors import (
     StagingError,
     TransientError,
 )
-from evergreen.features import store
-from evergreen.local import postgres
+from evergreen.features.store import store
+from evergreen.ops.local import postgres
+from evergreen.provenance import receipts
+from evergreen.provenance.staging import drop_staging, steps
 from evergreen.release import ledger
 from evergreen.settings import Settings, load_settings
 
@@ -99,7 +101,7 @@ def test_staging_lost_after_another_load_of_the_day_is_not_taken_for_published(
 ) -> None:
     run("ingest", str(DAYS[0]), "before")
     staged = steps.stage_orders(NAME, str(DAYS[0]), "a run")
-    lake.drop_staging(Path(staged["folder"]))
+    drop_staging(Path(staged["folder"]))
     with pytest.raises(StagingError):
         steps.publish_orders(staged)
 

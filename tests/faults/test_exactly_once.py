@@ -28,8 +28,9 @@ from fault_shop import (
 )
 from killer import Killer, Nursery, Tally
 
-from evergreen import lake, staleness, steps
+from evergreen import lake, steps
 from evergreen.errors import NotReadyError
+from evergreen.provenance import staleness
 from evergreen.release import ledger
 from evergreen.training import tracking
 

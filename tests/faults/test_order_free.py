@@ -29,7 +29,8 @@ from hypothesis import HealthCheck, example, given, note, seed, settings
 from hypothesis import strategies as st
 from killer import Nursery
 
-from evergreen import lake, staleness, steps
+from evergreen import lake, steps
+from evergreen.provenance import staleness
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(7200)]
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from csv_shop import deliver, write_csv_shop
-from evergreen import deploy, lake, steps
+from evergreen import lake, steps
 from evergreen.cli import main
+from evergreen.contract import load_use_case
 from evergreen.errors import ConfigError
-from evergreen.features.store import read_online
+from evergreen.features.store.store import read_online
+from evergreen.ops import deploy
 from evergreen.settings import Settings
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY
 
 pytestmark = pytest.mark.integration

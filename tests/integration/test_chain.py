@@ -15,13 +15,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from evergreen import deploy, lake, receipts
+from evergreen import lake
+from evergreen.contract import Period
 from evergreen.errors import ConfigError
-from evergreen.local import airflow, postgres
-from evergreen.local.airflow_client import AirflowClient, Run, connect
-from evergreen.local.airflow_processes import component, owned
-from evergreen.local.runs import find_failed, follow, start_backfill, start_run
-from evergreen.period import Period
+from evergreen.ops import deploy
+from evergreen.ops.local import airflow, postgres
+from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
+from evergreen.ops.local.airflow_processes import component, owned
+from evergreen.ops.local.runs import find_failed, follow, start_backfill, start_run
+from evergreen.provenance import receipts
 from evergreen.settings import Settings, load_settings
 from small_shop import FIRST_DAY, write_small_shop
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import deploy, lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.ops import deploy
+from evergreen.provenance import receipts
 from evergreen.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.real_data, pytest.mark.timeout(900)]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.cli import main
+from evergreen.cli import main, run_command
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -58,6 +58,10 @@ def test_the_demo_refuses_a_directory_with_other_data(
 ) -> None:
     table = tmp_path / "home" / "warehouse" / "shop" / "orders"
     table.mkdir(parents=True)
-    assert run(monkeypatch, "demo") == 1
+    from demo.run import demo
+
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    with pytest.raises(SystemExit, match="1"):
+        run_command(demo)
     assert "holds data that no demo made (shop)" in capsys.readouterr().err
     assert table.is_dir()

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from evergreen import compaction, lake, upkeep
-from evergreen.features.order_files import open_files
+from evergreen import lake
+from evergreen.features.compute.order_files import open_files
+from evergreen.lake import compaction, upkeep
 from evergreen.settings import Settings, load_settings
 
 DAY = date(2026, 1, 1)

@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import chi2, false_discovery_control, kstwo, kstwobign
 
+from evergreen.contract import Monitoring
+from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError
 from evergreen.monitoring.reference import (
     ColumnReference,
@@ -24,8 +26,6 @@ from evergreen.monitoring.reference import (
     bin_shares,
     sorted_values,
 )
-from evergreen.release.decisions import Stored
-from evergreen.use_case import Monitoring
 
 PsiBand = Literal["stable", "moderate", "major"]
 

@@ -8,8 +8,8 @@ from datetime import date
 
 import pyarrow as pa
 
+from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError
-from evergreen.release.decisions import Stored
 
 FRESHNESS = pa.schema(
     [

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
+from evergreen.contract import Monitoring
+from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError, ValidationError
-from evergreen.release.decisions import Stored
-from evergreen.use_case import Monitoring
 
 PERFORMANCE = pa.schema(
     [

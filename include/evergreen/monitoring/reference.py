@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from evergreen.decisions.stored import Stored
 from evergreen.errors import ConfigError, NotReadyError
-from evergreen.release.decisions import Stored
 
 Floats = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from datetime import date
 import duckdb
 import pyarrow as pa
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, SourceError
 from evergreen.quality.parsing import parse, prepare, quote, trimmed
-from evergreen.use_case import UseCase
 
 META = ("_day", "_source", "_row", "_error", "_text")
 

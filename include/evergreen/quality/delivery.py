@@ -8,14 +8,13 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
+from evergreen.contract import Period, UseCase
+from evergreen.decisions.stored import Stored, decision_table
 from evergreen.errors import SourceMissingError
-from evergreen.period import Period
 from evergreen.quality.split import Split, select_days, split_rows
-from evergreen.release.decisions import Stored, decision_table
 from evergreen.settings import load_settings
 from evergreen.sources import Source
 from evergreen.sources.base import empty_raw, required_columns
-from evergreen.use_case import UseCase
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import sys
 import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 
-from evergreen.use_case import Bounds, Column, Dtype, FeatureDtype, UseCase
+from evergreen.contract import Bounds, Column, Dtype, FeatureDtype, UseCase
 
 # The greatest finite float: an open bound still excludes infinity, which breaks every mean.
 _LARGEST = sys.float_info.max

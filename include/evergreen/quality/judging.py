@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from evergreen.quality.batch import Batch
-from evergreen.quality.expressions import check_expression
 from evergreen.quality.parsing import checks, literal, quote, stripped
+from evergreen.sql.expressions import check_expression
 
 
 def judge(batch: Batch) -> None:

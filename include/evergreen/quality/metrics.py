@@ -10,8 +10,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evergreen.contract import UseCase, as_of
 from evergreen.quality.row_counts import Usual, usual_row_counts
-from evergreen.use_case import UseCase, as_of
 
 
 def orders_by_day(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evergreen.use_case import Column, Dtype
+from evergreen.contract import Column, Dtype
 
 # White space that survives spreadsheets and web forms: blank, tab, line ends, no-break spaces, BOM.
 _BLANKS = "||".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 160, 8239, 65279))

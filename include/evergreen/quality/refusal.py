@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evergreen.contract import UseCase
 from evergreen.quality.row_counts import Usual, describe_unusual
 from evergreen.quality.schemas import quarantine_schema
-from evergreen.use_case import UseCase
 
 # Days and rules a message names; the table has them all.
 SHOWN = 20

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import duckdb
 
+from evergreen.contract import Column
 from evergreen.errors import ConfigError
 from evergreen.quality.batch import Batch
-from evergreen.quality.expressions import check_expression
 from evergreen.quality.parsing import SQL_TYPES, checks, literal, quote
-from evergreen.use_case import Column
+from evergreen.sql.expressions import check_expression
 
 
 def roll_up(batch: Batch) -> None:

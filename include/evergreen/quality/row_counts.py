@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from evergreen.use_case import UseCase
+from evergreen.contract import UseCase
 
 # How many standard deviations the band reaches. Days are not independent draws of a textbook
 # distribution; `make bench-batch-rules` shows what other values do.

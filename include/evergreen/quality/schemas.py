@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from evergreen.use_case import Dtype, UseCase
+from evergreen.contract import Dtype, UseCase
 
 _ARROW: dict[Dtype, pa.DataType] = {
     "string": pa.string(),

@@ -18,15 +18,15 @@ from datetime import date, timedelta
 import duckdb
 import pyarrow as pa
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConservationError
 from evergreen.quality.batch import Batch
-from evergreen.quality.expressions import check_columns
 from evergreen.quality.judging import judge
 from evergreen.quality.parsing import literal, quote
 from evergreen.quality.rollup import roll_up
 from evergreen.quality.schemas import counts_schema, orders_schema, quarantine_schema
 from evergreen.sql.connection import opened
-from evergreen.use_case import UseCase
+from evergreen.sql.expressions import check_columns
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,15 @@ from great_expectations.data_context.types.base import (
 )
 from great_expectations.expectations.expectation import Expectation
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.quality import docs, expectations, metrics
+from evergreen.quality.outcome import EXAMPLES, Report, columns_of, describe
 from evergreen.quality.refusal import explain_batch
-from evergreen.quality.report import EXAMPLES, Report, columns_of, describe
 from evergreen.quality.scan import scan
 from evergreen.quality.schemas import orders_schema, typed_as_features
 from evergreen.quality.split import connect
 from evergreen.settings import load_settings
-from evergreen.use_case import UseCase
 
 
 @dataclass(frozen=True)

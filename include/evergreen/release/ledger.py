@@ -24,8 +24,8 @@ from sqlalchemy import Connection, Engine, create_engine, func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import NullPool
 
+from evergreen.decisions.stored import canonical_json, digest
 from evergreen.errors import BusyError, LedgerConflictError, PermanentError, ServiceDownError
-from evergreen.release.decisions import canonical_json, digest
 from evergreen.release.ledger_table import LEDGER, UtcInstant, create_tables, to_utc
 from evergreen.settings import Settings, load_settings
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from evergreen.decisions.gate import Verdict
 from evergreen.errors import PermanentError
 from evergreen.release import ledger
-from evergreen.release.gate import Verdict
 
 SetAlias = Callable[[int], object]
 """Points the registry's alias `champion` at a version; may be called repeatedly."""

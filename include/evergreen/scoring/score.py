@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xgboost as xgb
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
 from evergreen.training.fit import LoadedModel, predict
 from evergreen.training.frame import AS_OF, Matrix, prepare
-from evergreen.use_case import UseCase
 
 _CHUNK_ROWS = 100_000
 _INSTANT = pa.timestamp("us", "UTC")

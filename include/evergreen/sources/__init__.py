@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from evergreen.contract import FilesSource, GeneratorSource, SqlSource, UseCase
 from evergreen.sources.base import RAW_COLUMNS, Source, empty_raw, required_columns
-from evergreen.use_case import FilesSource, GeneratorSource, SqlSource, UseCase
 
 if TYPE_CHECKING:
     import pyarrow as pa

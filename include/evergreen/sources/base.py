@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, SourceError
-from evergreen.use_case import UseCase
 
 # Upper bound on the rows of one chunk: what keeps a step's memory independent of the file size.
 CHUNK_ROWS = 65_536

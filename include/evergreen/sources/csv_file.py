@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
+from evergreen.contract import CsvFormat
 from evergreen.errors import ConfigError, SourceError
 from evergreen.sources.base import check_columns, empty_raw, raw_table
-from evergreen.use_case import CsvFormat
 
 # Also the longest row that can be read; a longer one is an unbalanced quote.
 _BLOCK_BYTES = 4 << 20

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evergreen.contract import FilesSource, expand_variables
 from evergreen.errors import ConfigError, ServiceDownError, SourceError, SourceMissingError
 from evergreen.settings import PROJECT_ROOT
 from evergreen.sources.base import (
@@ -35,7 +36,6 @@ from evergreen.sources.base import (
     raw_table,
 )
 from evergreen.sources.csv_file import read_csv
-from evergreen.use_case import FilesSource, expand_variables
 
 _DAY = re.compile(r"\{day(?::([^{}]+))?\}")
 _LEADING_VARIABLE = re.compile(r"^(\$\{[A-Z][A-Z0-9_]*\})/")

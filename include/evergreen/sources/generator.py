@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import special
 
+from evergreen.contract import GeneratorSource, UseCase
 from evergreen.errors import ConfigError
 from evergreen.sources.base import CHUNK_ROWS, check_columns, chunked, days_between, raw_table
 from evergreen.sources.simulation import (
@@ -42,7 +43,6 @@ from evergreen.sources.simulation import (
     survives,
     uniforms,
 )
-from evergreen.use_case import GeneratorSource, UseCase
 
 COLUMNS = ("order_id", "customer_id", "ordered_at", "amount_eur", "status", "channel")
 _CHANNELS = ("web", "app", "store")

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from evergreen.use_case import GeneratorSource
+from evergreen.contract import GeneratorSource
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from evergreen.contract import SqlSource
 from evergreen.errors import ConfigError, ServiceDownError, SourceError
 from evergreen.settings import secret
 from evergreen.sources.base import (
@@ -27,7 +28,6 @@ from evergreen.sources.base import (
     raw_table,
     value_as_text,
 )
-from evergreen.use_case import SqlSource
 
 # Statements that make a session compare instants in UTC, whatever the server's default.
 _UTC_SESSION = {

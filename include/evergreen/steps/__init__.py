@@ -7,7 +7,6 @@ attempt, and publishing replaces whole partitions.
 Parsing a DAG imports this package, so heavy libraries are imported inside the functions.
 """
 
-from evergreen.period import one_day
 from evergreen.steps.features import (
     compute_features,
     materialize_online,
@@ -34,7 +33,7 @@ from evergreen.steps.monitoring import (
     request_retraining,
 )
 from evergreen.steps.release import has_day, release_version, resolve_release
-from evergreen.steps.runs import require_known_conf, tell_late_run
+from evergreen.steps.runs import one_day, require_known_conf, tell_late_run
 from evergreen.steps.scoring import (
     publish_predictions,
     resolve_model,

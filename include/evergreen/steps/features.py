@@ -7,12 +7,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from evergreen import commands
+from evergreen.contract import Period, UseCase, join_days, load_use_case
 from evergreen.errors import GapError, ValidationError
-from evergreen.period import Period, join_days
-from evergreen.steps.staged import Staged, publish_chunk, publish_staged
-from evergreen.steps.totals import plan_orders
-from evergreen.use_case import UseCase, load_use_case
+from evergreen.features.compute.totals import plan_orders
+from evergreen.provenance import commands
+from evergreen.provenance.staging import (
+    Staged,
+    drop_staging,
+    new_staging,
+    publish_chunk,
+    publish_staged,
+)
 
 _GAPS_TOLD = 5
 
@@ -25,8 +30,8 @@ def compute_features(use_case: str, period: str, run: str | None = None) -> dict
     """
     import pyarrow as pa
 
-    from evergreen import lake, receipts
-    from evergreen.features.compute import iter_features
+    from evergreen.features.compute.run import iter_features
+    from evergreen.provenance import receipts
     from evergreen.settings import load_settings
 
     started = time.monotonic()
@@ -38,7 +43,7 @@ def compute_features(use_case: str, period: str, run: str | None = None) -> dict
     staged = Staged(
         use_case,
         wanted.label,
-        str(lake.new_staging(use_case, "features", wanted.label, run)),
+        str(new_staging(use_case, "features", wanted.label, run)),
         inputs={"orders": snapshot},
         basis=basis,
     )
@@ -84,8 +89,6 @@ def validate_features(staged: dict[str, Any]) -> dict[str, Any]:
 
 def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
     """Replace the period's days of `features`."""
-    from evergreen import lake
-
     started = time.monotonic()
     batch = Staged.from_dict(staged)
     batch.require_unchanged()
@@ -93,7 +96,7 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
     for chunk in batch.periods():
         timed = batch.with_seconds(started)
         snapshot = publish_staged(timed, "publish_features", "features", chunk)
-    lake.drop_staging(Path(batch.folder))
+    drop_staging(Path(batch.folder))
     return {
         "use_case": batch.use_case,
         "period": batch.period,
@@ -109,7 +112,7 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
 
     Customers that left the population before the newest day keep the features of their last one.
     """
-    from evergreen.features.store import materialize
+    from evergreen.features.store.store import materialize
 
     declared, period = load_use_case(published["use_case"]), Period.parse(published["period"])
     if not published["snapshot"]:
@@ -121,7 +124,7 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
 
 def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     """Publish the labels whose horizon the period's days complete."""
-    from evergreen.features.compute import iter_labels
+    from evergreen.features.compute.run import iter_labels
     from evergreen.settings import load_settings
 
     started = time.monotonic()
@@ -161,7 +164,8 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_all_orders(use_case: UseCase, wanted: Period) -> None:
-    from evergreen import lake, receipts
+    from evergreen import lake
+    from evergreen.provenance import receipts
 
     missing = receipts.missing_days(use_case.name, "publish_orders", use_case.first_day, wanted.end)
     if missing:
@@ -193,7 +197,7 @@ def _require_usual_row_counts(use_case: UseCase, wanted: Period) -> None:
     A day that was ingested before its predecessors could not be judged then; judging it here makes
     what features are built on independent of the order in which days came.
     """
-    from evergreen import receipts
+    from evergreen.provenance import receipts
     from evergreen.quality.refusal import describe_published
     from evergreen.quality.row_counts import unusual_row_counts
 

@@ -8,16 +8,21 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evergreen import commands
+from evergreen.contract import Period, UseCase, as_of, load_use_case, parse_day
 from evergreen.errors import ConfigError, ValidationError
-from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk, publish_staged
-from evergreen.use_case import UseCase, as_of, load_use_case, parse_day
+from evergreen.provenance import commands
+from evergreen.provenance.staging import (
+    Staged,
+    drop_staging,
+    new_staging,
+    publish_chunk,
+    publish_staged,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from evergreen.receipts import Receipt
+    from evergreen.provenance.receipts import Receipt
 
 # Days of raw rows held in memory at once.
 CHUNK_DAYS = 62
@@ -37,7 +42,7 @@ def stage_orders(
     and never will: its days are published empty. They stay so, when they are ingested again, until
     the source has rows.
     """
-    from evergreen import lake, receipts
+    from evergreen.provenance import receipts
     from evergreen.quality.delivery import read_and_split
     from evergreen.sources import open_source
 
@@ -49,7 +54,7 @@ def stage_orders(
     staged = Staged(
         use_case,
         wanted.label,
-        str(lake.new_staging(use_case, "orders", wanted.label, run)),
+        str(new_staging(use_case, "orders", wanted.label, run)),
         basis=receipts.newest_sequence(use_case),
     )
     source = open_source(declared)
@@ -156,7 +161,7 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
             _record_without_data(batch, chunk, decided)
         timed = batch.with_seconds(started)
         snapshot = publish_staged(timed, "publish_orders", "orders", chunk)
-    lake.drop_staging(Path(batch.folder))
+    drop_staging(Path(batch.folder))
     if "refused" in batch.facts:
         raise ValidationError(batch.facts["refused"])
     totals: dict[str, int] = {}
@@ -174,7 +179,7 @@ def publish_orders(staged: dict[str, Any]) -> dict[str, Any]:
 
 def _row_counts(use_case: UseCase, batch: Staged) -> dict[date, int]:
     """Rows in of the batch's days, and of the weeks before that they are compared with."""
-    from evergreen import receipts
+    from evergreen.provenance import receipts
 
     start = Period.parse(batch.period).start
     weeks = timedelta(weeks=use_case.orders.batch.row_count_weeks)

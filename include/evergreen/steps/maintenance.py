@@ -14,7 +14,7 @@ _ORPHAN_AGE = timedelta(days=1)
 
 def compact_tables() -> dict[str, Any]:
     """Merge the small files of each day, and the manifests of many small commits."""
-    from evergreen import compaction
+    from evergreen.lake import compaction
 
     merged = {}
     for namespace, table in _tables():
@@ -31,7 +31,7 @@ def expire_snapshots(keep_days: str) -> dict[str, Any]:
 
     Training tags the snapshots it read; replay needs them.
     """
-    from evergreen import upkeep
+    from evergreen.lake import upkeep
 
     older_than = datetime.now(UTC) - timedelta(days=int(keep_days))
     return {
@@ -42,7 +42,7 @@ def expire_snapshots(keep_days: str) -> dict[str, Any]:
 
 def remove_orphan_files() -> dict[str, Any]:
     """Remove files of the lake that expired snapshots and killed attempts left behind."""
-    from evergreen import upkeep
+    from evergreen.lake import upkeep
 
     older_than = datetime.now(UTC) - _ORPHAN_AGE
     removed = {}
@@ -55,9 +55,9 @@ def remove_orphan_files() -> dict[str, Any]:
 def verify_tables() -> dict[str, Any]:
     """Read every day of every table, and compare it with its checksum and its receipt."""
     from evergreen import lake
+    from evergreen.contract import list_use_cases, load_use_case
     from evergreen.errors import DamagedError
-    from evergreen.use_case import list_use_cases, load_use_case
-    from evergreen.verification import verify
+    from evergreen.provenance.verification import verify
 
     days, problems = {}, []
     for use_case in map(load_use_case, list_use_cases()):
@@ -80,7 +80,7 @@ def verify_tables() -> dict[str, Any]:
 
 def back_up(keep: str) -> dict[str, Any]:
     """Back up databases, warehouse and artifacts; remove the oldest backups beyond `keep`."""
-    from evergreen.backup.make import back_up_and_prune
+    from evergreen.ops.backup.make import back_up_and_prune
 
     report = back_up_and_prune(int(keep))
     return {
@@ -111,6 +111,6 @@ def sweep_staging() -> dict[str, Any]:
 def _tables() -> list[tuple[str, str]]:
     """Return all tables of all use cases."""
     from evergreen import lake
-    from evergreen.use_case import list_use_cases
+    from evergreen.contract import list_use_cases
 
     return [(name, table) for name in list_use_cases() for table in lake.tables(name)]

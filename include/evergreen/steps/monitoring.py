@@ -9,15 +9,14 @@ from dataclasses import fields
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from evergreen.contract import Period, UseCase, load_use_case, parse_day
 from evergreen.errors import IncidentError, NotReadyError, PermanentError, ValidationError
-from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk
-from evergreen.use_case import UseCase, load_use_case, parse_day
+from evergreen.provenance.staging import Staged, publish_chunk
 
 if TYPE_CHECKING:
+    from evergreen.decisions.governor import Champion, Evidence, Performance, State, Verdict
+    from evergreen.decisions.stored import Stored
     from evergreen.monitoring.drift import DriftRow
-    from evergreen.monitoring.governor import Champion, Evidence, Performance, State, Verdict
-    from evergreen.release.decisions import Stored
     from evergreen.training.fit import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -42,9 +41,9 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
     The governor asks for persistence over several nights. All of them are measured here, against
     the same reference, so the verdict of a night does not depend on which nights ran before it.
     """
-    from evergreen import receipts
+    from evergreen.decisions.governor import summarise_nights
     from evergreen.monitoring.drift import drift_table
-    from evergreen.monitoring.governor import summarise_nights
+    from evergreen.provenance import receipts
     from evergreen.training.tracking import load_version
 
     declared, tonight = load_use_case(use_case), parse_day(day)
@@ -80,7 +79,7 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
     measured on. Of those, every night measures the last `PERFORMANCE_DAYS` up to its own, and what
     a row says does not depend on the night; so nights may come in any order, and at once.
     """
-    from evergreen.staleness import find_stale
+    from evergreen.provenance.staleness import find_stale
 
     declared, tonight = load_use_case(use_case), parse_day(day)
     matured = tonight - timedelta(days=declared.label.horizon_days)
@@ -101,9 +100,9 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
 
 def measure_freshness(use_case: str, day: str) -> dict[str, Any]:
     """Measure how far each table lies behind the day."""
-    from evergreen import receipts
     from evergreen.monitoring.freshness import freshness_table
     from evergreen.monitoring.freshness import measure_freshness as measure
+    from evergreen.provenance import receipts
     from evergreen.release import ledger
 
     declared, tonight = load_use_case(use_case), parse_day(day)
@@ -132,7 +131,7 @@ def measure_staleness(use_case: str, day: str) -> dict[str, Any]:
     Not those of `drift` and `performance`: other nights mend them, and what a night records must
     not depend on which of them ran before it.
     """
-    from evergreen.staleness import find_stale, staleness_table, summarise
+    from evergreen.provenance.staleness import find_stale, staleness_table, summarise
 
     declared, tonight = load_use_case(use_case), parse_day(day)
     stale = [item for item in find_stale(declared) if item.table not in _OF_NIGHTS]
@@ -163,8 +162,8 @@ def decide_retraining(
     A decision to retrain stays on record, and so does every decision of a night that is past:
     looking again with what is known now cannot unmake what was decided.
     """
-    from evergreen import receipts
-    from evergreen.monitoring import governor
+    from evergreen.decisions import governor
+    from evergreen.provenance import receipts
 
     declared, tonight = load_use_case(use_case), parse_day(day)
     found = [
@@ -264,13 +263,14 @@ def request_retraining(verdict: dict[str, Any]) -> dict[str, Any]:
 
 def _measure_day(use_case: UseCase, day: str, scored: date, *, owed: bool) -> Performance | None:
     """Publish the performance of one scored day; None if there is nothing to compare."""
-    from evergreen import lake, receipts
-    from evergreen.monitoring.governor import Performance
+    from evergreen import lake
+    from evergreen.decisions.governor import Performance
     from evergreen.monitoring.performance import (
         judge_performance,
         performance_table,
         realised_performance,
     )
+    from evergreen.provenance import receipts
     from evergreen.training.tracking import describe_version
 
     basis = receipts.newest_sequence(use_case.name)
@@ -316,7 +316,7 @@ def _incident(error: PermanentError, table: str, day: date) -> dict[str, Any]:
 
 def _what_to_do(use_case: UseCase, night: date, measured: Iterable[dict[str, Any]]) -> list[str]:
     """Return the commands that make again what was bad on a night, and then run the night again."""
-    from evergreen.staleness import Stale, mend_commands
+    from evergreen.provenance.staleness import Stale, mend_commands
 
     bad = [
         Stale(table, day, "bad")
@@ -362,8 +362,8 @@ def _report(use_case: UseCase, evidence: Evidence, verdict: Verdict) -> str:
     from evergreen import lake
     from evergreen.monitoring.drift import DriftRow
     from evergreen.monitoring.freshness import FreshnessRow
+    from evergreen.monitoring.night import render_night
     from evergreen.monitoring.performance import PerformanceRow
-    from evergreen.monitoring.report import render_night
 
     def stored(kind: type[_Row], table: str, day: date) -> list[_Row]:
         if not lake.exists(use_case.name, table):
@@ -393,7 +393,7 @@ def _tonights_drift(nights: Iterable[dict[str, Any]], tonight: date) -> list[str
 
 def _version_of_night(use_case: UseCase, night: date) -> int | None:
     """Return the version a night was held against; the first time, the champion of that night."""
-    from evergreen import receipts
+    from evergreen.provenance import receipts
 
     recorded = receipts.latest(use_case.name, "measure_drift", night, night + timedelta(days=1))
     if recorded:
@@ -408,7 +408,7 @@ def _champion_of(use_case: UseCase, night: date) -> Champion | None:
     A training that a later night asked for must not change what this one says. Before the first,
     it is the first.
     """
-    from evergreen.monitoring.governor import Champion
+    from evergreen.decisions.governor import Champion
     from evergreen.release import ledger
     from evergreen.training.tracking import describe_version
 
@@ -424,7 +424,7 @@ def _champion_of(use_case: UseCase, night: date) -> Champion | None:
 def _recorded_decision(use_case: str, night: date) -> tuple[Evidence, Verdict] | None:
     """Return what the governor saw and decided on a night, if it was asked before."""
     from evergreen import lake
-    from evergreen.monitoring.governor import Evidence, Verdict
+    from evergreen.decisions.governor import Evidence, Verdict
 
     if not lake.exists(use_case, "decisions"):
         return None
@@ -448,7 +448,7 @@ def _requests_before(use_case: str, night: date) -> tuple[date, ...]:
 
 def _training_states(use_case: str) -> dict[date, State]:
     """Tell how the training of each day stands, by the newest receipt of the tasks that know."""
-    from evergreen import receipts
+    from evergreen.provenance import receipts
 
     newest: dict[date, tuple[int, State]] = {}
     for step, days in receipts.traces(use_case, *_TOLD_BY).items():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from evergreen.contract import load_use_case, parse_day
 from evergreen.errors import ConfigError
-from evergreen.use_case import load_use_case, parse_day
 
 
 def release_version(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from typing import Any
 
-from evergreen import commands
+from evergreen.contract import parse_day
 from evergreen.errors import ConfigError
-from evergreen.use_case import parse_day
+from evergreen.provenance import commands
 
 logger = logging.getLogger(__name__)
 
@@ -45,3 +46,17 @@ async def tell_late_run(context: Mapping[str, Any]) -> str:
         )
     logger.error("%s", message)
     return message
+
+
+def one_day(step: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Let a step that takes ranges take one day only.
+
+    For DAGs whose runs are for one day each: the key of a run goes on with its asset events, and
+    who receives them expects a day.
+    """
+
+    @wraps(step)
+    def of_one_day(use_case: str, day: str, *arguments: Any) -> dict[str, Any]:
+        return step(use_case, parse_day(day, use_case).isoformat(), *arguments)
+
+    return of_one_day

@@ -7,10 +7,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from evergreen.contract import Period, load_use_case, parse_day
 from evergreen.errors import NotReadyError
-from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_staged
-from evergreen.use_case import load_use_case, parse_day
+from evergreen.provenance.staging import Staged, drop_staging, new_staging, publish_staged
 
 
 def resolve_model(use_case: str, day: str) -> dict[str, Any]:
@@ -18,7 +17,7 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
 
     A day that was scored before keeps its version; a new day gets the champion.
     """
-    from evergreen import receipts
+    from evergreen.provenance import receipts
     from evergreen.release import ledger
     from evergreen.training.compatibility import require_fit
     from evergreen.training.tracking import describe_version
@@ -46,7 +45,8 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
 
 def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Score everybody who has features on the day."""
-    from evergreen import lake, receipts
+    from evergreen import lake
+    from evergreen.provenance import receipts
     from evergreen.scoring.score import score
     from evergreen.settings import load_settings
     from evergreen.training.compatibility import require_computed, require_fit
@@ -70,7 +70,7 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
     staged = Staged(
         declared.name,
         period.label,
-        str(lake.new_staging(declared.name, "predictions", period.label, run)),
+        str(new_staging(declared.name, "predictions", period.label, run)),
         chunks=(period.label,),
         inputs={"features": snapshot, "model_version": resolved["version"]},
         basis=basis,
@@ -101,15 +101,13 @@ def validate_predictions(staged: dict[str, Any]) -> dict[str, Any]:
 
 def publish_predictions(staged: dict[str, Any]) -> dict[str, Any]:
     """Replace the day's partition of `predictions`."""
-    from evergreen import lake
-
     started = time.monotonic()
     batch = Staged.from_dict(staged)
     batch.require_unchanged()
     period = Period.parse(batch.period)
     timed = batch.with_seconds(started)
     snapshot = publish_staged(timed, "publish_predictions", "predictions", period)
-    lake.drop_staging(Path(batch.folder))
+    drop_staging(Path(batch.folder))
     return {
         "use_case": batch.use_case,
         "period": batch.period,

@@ -10,17 +10,16 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evergreen.contract import Period, UseCase, as_of, load_use_case, parse_day
 from evergreen.errors import ConfigError, LedgerConflictError
-from evergreen.period import Period
-from evergreen.steps.staged import Staged, publish_chunk
-from evergreen.use_case import UseCase, as_of, load_use_case, parse_day
+from evergreen.provenance.staging import Staged, drop_staging, new_staging, publish_chunk
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from evergreen.monitoring.governor import Event
+    from evergreen.decisions.gate import Champion
+    from evergreen.decisions.governor import Event
     from evergreen.monitoring.reference import Reference
-    from evergreen.release.gate import Champion
     from evergreen.training.fit import FittedModel
     from evergreen.training.frame import LabelledFrame, LabelledSplit
     from evergreen.training.split import SplitPlan
@@ -57,7 +56,7 @@ def fail_request(use_case: str, day: str, run: str) -> None:
 
 def assemble_training_set(request: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Join the labels of the split's days with point-in-time features, through Feast."""
-    from evergreen import lake, receipts
+    from evergreen.provenance import receipts
     from evergreen.training.assemble import assemble, choose_inputs
 
     started = time.monotonic()
@@ -74,7 +73,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     staged = Staged(
         declared.name,
         period.label,
-        str(lake.new_staging(declared.name, "training", period.label, run)),
+        str(new_staging(declared.name, "training", period.label, run)),
         chunks=(period.label,),
         inputs=inputs.to_dict(),
         facts={
@@ -90,8 +89,8 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
 
 def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
     """Fit, evaluate against baselines and champion on one holdout, and register a version."""
-    from evergreen import receipts
-    from evergreen.release.gate import Baseline, Evidence, Metrics
+    from evergreen.decisions.gate import Baseline, Evidence, Metrics
+    from evergreen.provenance import receipts
     from evergreen.settings import load_settings
     from evergreen.sources import oracle_for
     from evergreen.training.baselines import fit_baselines
@@ -167,8 +166,7 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
     The training set is removed here, not by the task that reads it: that one may be killed when it
     is done, and could not be repeated without it.
     """
-    from evergreen import lake
-    from evergreen.release.gate import Evidence, decide_promotion, record_promotion_decision
+    from evergreen.decisions.gate import Evidence, decide_promotion, record_promotion_decision
     from evergreen.training.tracking import tag_version
 
     declared = load_use_case(challenger["use_case"])
@@ -194,7 +192,7 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
         ]
     )
     logger.info("%s", summary)
-    lake.drop_staging(Path(challenger["staged"]))
+    drop_staging(Path(challenger["staged"]))
     return {
         **challenger,
         "decision": verdict.decision,
@@ -211,7 +209,7 @@ def is_promotable(judged: dict[str, Any]) -> bool:
 
 def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
     """Append the promotion to the ledger; the registry's alias follows."""
-    from evergreen.release.gate import Evidence, Verdict
+    from evergreen.decisions.gate import Evidence, Verdict
     from evergreen.release.ledger import engine
     from evergreen.release.promote import promote
     from evergreen.training.tracking import set_champion
@@ -247,7 +245,7 @@ def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _record_event(use_case: UseCase, day: date, step: str, event: Event, reason: str) -> None:
-    from evergreen.monitoring.governor import record_event
+    from evergreen.decisions.governor import record_event
 
     publish_chunk(
         Staged(use_case.name, day.isoformat(), ""),
@@ -303,7 +301,8 @@ def _champion_on(
     use_case: UseCase, holdout: LabelledFrame, threads: int
 ) -> tuple[Champion | None, int]:
     """Measure the champion on the challenger's holdout; also its place in the ledger."""
-    from evergreen.release import gate, ledger
+    from evergreen.decisions import gate
+    from evergreen.release import ledger
     from evergreen.training.compatibility import find_misfit
     from evergreen.training.evaluate import measure_auc, measure_logloss
     from evergreen.training.fit import predict

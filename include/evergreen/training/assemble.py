@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evergreen import lake
-from evergreen.as_known import pins_of
+from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError, ValidationError
-from evergreen.features.store import training_set
+from evergreen.features.store.store import training_set
+from evergreen.provenance.as_known import pins_of
 from evergreen.training.compatibility import mending, require_computed
 from evergreen.training.split import SplitPlan
-from evergreen.use_case import UseCase
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def choose_inputs(
         The as-of days of the training set.
     corrected
         Whether to read all days as they are now, also those corrected after `day` was processed;
-        otherwise they are read as they were known then (see `evergreen.as_known`).
+        otherwise they are read as they were known then (see `evergreen.provenance.as_known`).
     """
     snapshots = {table: lake.snapshot_id(use_case.name, table) for table in _TABLES}
     return TrainingInputs(snapshots, {} if corrected else pins_of(use_case, day, days))

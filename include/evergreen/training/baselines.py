@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from evergreen.contract import UseCase
 from evergreen.training.evaluate import measure_auc, measure_logloss
 from evergreen.training.frame import LabelledSplit, Matrix
-from evergreen.use_case import UseCase
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
-from evergreen import receipts
+from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError
-from evergreen.staleness import Stale, mend_commands
-from evergreen.use_case import UseCase
+from evergreen.provenance import receipts
+from evergreen.provenance.staleness import Stale, mend_commands
 
 _ONE_DAY = timedelta(days=1)
 

@@ -12,10 +12,10 @@ import pyarrow as pa
 import xgboost as xgb
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
+from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError, ValidationError
 from evergreen.training.fit import predict
 from evergreen.training.frame import LabelledFrame, prepare
-from evergreen.use_case import UseCase
 
 Vector = np.ndarray[Any, Any]
 

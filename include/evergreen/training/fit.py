@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import xgboost as xgb
 
+from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError, PermanentError
 from evergreen.training.frame import LabelledFrame, LabelledSplit, Matrix
-from evergreen.use_case import UseCase
 
 _DIRECTION = {"increasing": 1, "decreasing": -1, "none": 0}
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evergreen.contract import UseCase, as_of
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
 from evergreen.training.split import SplitPlan
-from evergreen.use_case import UseCase, as_of
 
 LABEL = "label"
 AS_OF = "as_of"

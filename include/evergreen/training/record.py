@@ -9,13 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from evergreen.contract import UseCase
 from evergreen.training.baselines import Baseline
 from evergreen.training.evaluate import Evaluation
 from evergreen.training.fit import FittedModel, predict
 from evergreen.training.frame import LabelledSplit
 from evergreen.training.plots import draw_calibration, draw_importances, draw_roc
 from evergreen.training.split import SplitPlan
-from evergreen.use_case import UseCase
 
 REFERENCE_FILE = "reference.json"
 IMPORTANCES_FILE = "importances.json"

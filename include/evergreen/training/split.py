@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from evergreen.contract import Training
 from evergreen.errors import NotReadyError
-from evergreen.use_case import Training
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
+from evergreen.contract import UseCase
 from evergreen.disk import scratch
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import Settings, load_settings
@@ -41,7 +42,6 @@ from evergreen.training.record import (
     write_artifacts,
 )
 from evergreen.training.split import SplitPlan
-from evergreen.use_case import UseCase
 
 CHAMPION = "champion"
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from evergreen.use_case import load_use_case_file
+from evergreen.contract import load_use_case_file
 
 FEATURES_SQL = """
 SELECT o.buyer, d.as_of, count(*) AS total_orders, sum(o.amount) AS total_spent,
@@ -112,7 +112,7 @@ def write_orders(tmp_path_factory):
 @pytest.fixture
 def applied(home, make_use_case):
     """Provide a use case that Feast knows, without features yet."""
-    from evergreen.features import store
+    from evergreen.features.store import store
 
     use_case = make_use_case()
     store.apply([use_case])
@@ -123,8 +123,8 @@ def applied(home, make_use_case):
 def publish():
     """Publish features of one day: {buyer: total_orders}, created at an instant."""
     from evergreen import lake
-    from evergreen.features.compute import feature_schema
-    from evergreen.use_case import as_of
+    from evergreen.contract import as_of
+    from evergreen.features.compute.run import feature_schema
 
     def publish(use_case, day, totals, created_at=datetime(2026, 2, 1, tzinfo=UTC)):
         schema = feature_schema(use_case).append(pa.field("created_at", INSTANT))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, ks_2samp, kstwo
 
+from evergreen.contract import Monitoring
 from evergreen.errors import ConfigError, NotReadyError
 from evergreen.monitoring.drift import (
     DRIFT,
@@ -18,7 +19,6 @@ from evergreen.monitoring.drift import (
     psi_of,
 )
 from evergreen.monitoring.reference import Reference, build_reference
-from evergreen.use_case import Monitoring
 
 MONITORING = Monitoring()
 

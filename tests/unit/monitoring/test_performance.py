@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evergreen.contract import Monitoring
 from evergreen.errors import NotReadyError, ValidationError
 from evergreen.monitoring.performance import (
     PERFORMANCE,
@@ -13,7 +14,6 @@ from evergreen.monitoring.performance import (
     performance_table,
     realised_performance,
 )
-from evergreen.use_case import Monitoring
 
 
 def tables(scores, labels, **more):

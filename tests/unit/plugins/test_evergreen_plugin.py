@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from evergreen.contract import list_use_cases
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
-from evergreen.use_case import list_use_cases
 
 PLUGINS = PROJECT_ROOT / "plugins"
 Login = Callable[[str | None], Any]
@@ -230,7 +230,7 @@ def test_a_broken_use_case_is_named_and_the_others_are_shown(
 
 @pytest.mark.integration
 def test_the_page_of_an_empty_home(login: Login, home: Settings) -> None:
-    from evergreen import receipts
+    from evergreen.provenance import receipts
 
     without_tables = login("viewer").get("/evergreen/").text
     receipts.create_tables()
@@ -257,10 +257,11 @@ def test_the_page_shows_the_facts_and_escapes_them(
 ) -> None:
     import pyarrow as pa
 
-    from evergreen import lake, receipts
-    from evergreen.receipts import Receipt
+    from evergreen import lake
+    from evergreen.decisions.stored import DECISIONS
+    from evergreen.provenance import receipts
+    from evergreen.provenance.receipts import Receipt
     from evergreen.release import ledger
-    from evergreen.release.decisions import DECISIONS
 
     first, hostile = date(2026, 1, 1), "<script>alert('x')</script><img src=x onerror=alert(1)>"
     days = [first + timedelta(n) for n in range(20)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from evergreen.use_case import UseCase
+from evergreen.contract import UseCase
 
 DAY = date(2024, 3, 10)
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
+from evergreen.contract import load_use_case
 from evergreen.quality.split import split_rows
 from evergreen.sources import open_source
-from evergreen.use_case import load_use_case
 
 
 @pytest.mark.real_data

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from quality_shop import raw_rows, shop
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError
 from evergreen.quality.split import Split, split_rows
-from evergreen.use_case import UseCase
 
 DAY = date(2011, 1, 4)
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from quality_shop import DAY, shop
 
+from evergreen.contract import as_of
 from evergreen.quality import expectations, validate
-from evergreen.quality.report import describe
-from evergreen.use_case import as_of
+from evergreen.quality.outcome import describe
 
 INSTANT = pa.timestamp("us", tz="UTC")
 Columns = dict[str, Any]

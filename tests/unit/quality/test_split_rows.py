@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from quality_shop import DAY, order, raw_rows, shop
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, ConservationError, SourceError
 from evergreen.quality import split as split_module
 from evergreen.quality.schemas import orders_schema, quarantine_schema
 from evergreen.quality.split import Split, select_days, split_rows
-from evergreen.use_case import UseCase
 
 
 def split_day(use_case: UseCase, raw: pa.Table, day: date = DAY) -> Split:

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 from quality_shop import DAY, order, raw_rows, shop
 
+from evergreen.contract import UseCase, as_of
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.quality import docs, validate
 from evergreen.quality.schemas import counts_schema
 from evergreen.quality.split import Split, split_rows
-from evergreen.use_case import UseCase, as_of
 
 INSTANT = pa.timestamp("us", tz="UTC")
 

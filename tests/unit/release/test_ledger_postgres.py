@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from evergreen.errors import LedgerConflictError
-from evergreen.local.postgres import embedded_postgres
+from evergreen.ops.local.postgres import embedded_postgres
 from evergreen.release import ledger
 from evergreen.release.ledger_table import create_tables
 from evergreen.settings import DATABASES, load_settings

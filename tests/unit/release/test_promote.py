@@ -2,11 +2,11 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from evergreen.contract import Gate
+from evergreen.decisions.gate import Evidence, Metrics, Verdict, decide_promotion
 from evergreen.errors import LedgerConflictError, PermanentError
 from evergreen.release import ledger
-from evergreen.release.gate import Evidence, Metrics, Verdict, decide_promotion
 from evergreen.release.promote import project, promote
-from evergreen.use_case import Gate
 
 HAND = {"actor": "ada", "reason": "because"}
 

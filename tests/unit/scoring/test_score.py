@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 import xgboost as xgb
 
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
 from evergreen.scoring.score import predictions_schema, score
 from evergreen.training.fit import LoadedModel
-from evergreen.use_case import UseCase
 
 MOMENT = datetime(2025, 3, 2, tzinfo=UTC)
 NAMES = ["orders", "idle_days", "gap_days", "vip"]

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evergreen.contract import FilesSource
 from evergreen.errors import ConfigError, ServiceDownError, SourceError, SourceMissingError
 from evergreen.sources.base import CHUNK_ROWS, RAW_COLUMNS
 from evergreen.sources.files import FileReader
-from evergreen.use_case import FilesSource
 
 DAY = date(2026, 3, 1)
 NEXT = date(2026, 3, 2)

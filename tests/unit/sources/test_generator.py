@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from evergreen.contract import FilesSource, GeneratorSource, UseCase, load_use_case
 from evergreen.errors import ConfigError, SourceError
 from evergreen.sources import open_source
 from evergreen.sources import simulation as sim
@@ -21,7 +22,6 @@ from evergreen.sources.generator import (
     oracle_no_purchase,
     removed_share,
 )
-from evergreen.use_case import FilesSource, GeneratorSource, UseCase, load_use_case
 
 FIRST = date(2024, 1, 1)
 CLEAN = dict.fromkeys(

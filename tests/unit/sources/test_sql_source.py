@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
+from evergreen.contract import SqlSource
 from evergreen.errors import ConfigError, ServiceDownError, SourceError
 from evergreen.settings import Settings
 from evergreen.sources.base import RAW_COLUMNS, value_as_text
 from evergreen.sources.sql import QueryReader, bound
-from evergreen.use_case import SqlSource
 
 QUERY = "SELECT id, at, amount FROM orders WHERE at >= :start AND at < :end ORDER BY at, id"
 

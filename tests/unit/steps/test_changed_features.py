@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from evergreen import lake, receipts, steps
+from evergreen import lake, steps
 from evergreen.errors import NotReadyError, PermanentError
-from evergreen.replay import replay
+from evergreen.provenance import receipts
+from evergreen.provenance.replay import replay
 from evergreen.settings import Settings
 from tiny_shop import (
     DAYS,

@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from csv_shop import read_day, write_csv_shop, write_day
-from evergreen import lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
 from evergreen.errors import ConfigError, GapError, SourceMissingError, ValidationError
-from evergreen.replay import replay
-from evergreen.report import show_status
+from evergreen.ops.status import show_status
+from evergreen.provenance import receipts
+from evergreen.provenance.replay import replay
+from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import Settings, load_settings
-from evergreen.staleness import find_stale, mend_commands
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

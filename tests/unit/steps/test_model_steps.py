@@ -9,17 +9,19 @@ from typing import Any
 
 import pytest
 
-from evergreen import deploy, lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
 from evergreen.errors import (
     ConfigError,
     IncidentError,
     NotReadyError,
     PermanentError,
 )
+from evergreen.ops import deploy
+from evergreen.provenance import receipts
 from evergreen.release import ledger
 from evergreen.settings import Settings
 from evergreen.training.tracking import alias_version
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY, write_small_shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

@@ -14,13 +14,15 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from evergreen import deploy, lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
+from evergreen.decisions.governor import Verdict, replay_retraining
 from evergreen.errors import IncidentError
-from evergreen.monitoring.governor import Verdict, replay_retraining
+from evergreen.ops import deploy
+from evergreen.provenance import receipts
+from evergreen.provenance.staging import Staged, publish_chunk
+from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import Settings
-from evergreen.staleness import find_stale, mend_commands
-from evergreen.steps.staged import Staged, publish_chunk
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY, write_small_shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

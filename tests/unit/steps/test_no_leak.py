@@ -18,12 +18,12 @@ import pyarrow as pa
 import pytest
 
 from csv_shop import Row, deliver, read_day, write_csv_shop, write_day
-from evergreen import deploy, lake, steps
-from evergreen.period import Period
+from evergreen import lake, steps
+from evergreen.contract import Period, load_use_case
+from evergreen.ops import deploy
+from evergreen.provenance.staging import Staged
 from evergreen.settings import Settings, load_settings
-from evergreen.steps.staged import Staged
 from evergreen.training.tracking import describe_version
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]

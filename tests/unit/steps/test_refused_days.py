@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from daily_shop import DAY, deliver, features, ingest, order, write_daily_shop
-from evergreen import lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.contract import Period
 from evergreen.errors import GapError, ValidationError
-from evergreen.period import Period
+from evergreen.provenance import receipts
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 
 pytestmark = pytest.mark.integration

@@ -12,15 +12,18 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from evergreen import deploy, lake, receipts, steps, upkeep
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
-from evergreen.replay import replay, replay_receipt
-from evergreen.report import show_status
+from evergreen.lake import upkeep
+from evergreen.ops import deploy
+from evergreen.ops.status import show_status
+from evergreen.provenance import receipts
+from evergreen.provenance.replay import replay, replay_receipt
+from evergreen.provenance.staging import Staged, publish_chunk
+from evergreen.provenance.staleness import find_stale
 from evergreen.settings import Settings, load_settings
-from evergreen.staleness import find_stale
-from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.training.tracking import describe_version
-from evergreen.use_case import load_use_case
 from small_shop import FIRST_DAY, write_small_shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from daily_shop import DAY, HEADER, deliver, features, ingest, order, write_daily_shop
-from evergreen import lake, receipts, steps
+from evergreen import lake, steps
+from evergreen.contract import Period
 from evergreen.errors import (
     ConfigError,
     DamagedError,
@@ -23,10 +24,10 @@ from evergreen.errors import (
     StagingError,
     ValidationError,
 )
-from evergreen.period import Period
-from evergreen.report import show_status
+from evergreen.ops.status import show_status
+from evergreen.provenance import receipts
+from evergreen.provenance.staging import Staged, new_staging
 from evergreen.settings import Settings, load_settings
-from evergreen.steps.staged import Staged
 
 pytestmark = pytest.mark.integration
 
@@ -231,7 +232,7 @@ def test_a_staged_file_of_the_right_shape_but_other_values_is_not_published(
     ingest(str(DAY))
     staged = steps.validate_features(steps.compute_features("shop", str(DAY)))
     if step == "predictions":
-        batch = Staged("shop", str(DAY), str(lake.new_staging("shop", step, "x")), (str(DAY),))
+        batch = Staged("shop", str(DAY), str(new_staging("shop", step, "x")), (str(DAY),))
         batch.write(step, Period.parse(str(DAY)), pa.table({"day": [DAY], "score": [0.5]}))
         staged = batch.to_dict()
     (file,) = Path(staged["folder"]).glob(f"{step}-*.parquet")

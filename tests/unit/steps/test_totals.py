@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from evergreen import lake, receipts, steps, upkeep
+from evergreen import lake, steps
+from evergreen.contract import Period, load_use_case
 from evergreen.errors import ConfigError
-from evergreen.features import daily
-from evergreen.features.compute import compute_features
-from evergreen.period import Period
+from evergreen.features.compute import daily
+from evergreen.features.compute.run import compute_features
+from evergreen.features.compute.totals import plan_orders
+from evergreen.lake import upkeep
+from evergreen.provenance import receipts
+from evergreen.provenance.staleness import mend_damage
 from evergreen.settings import Settings, load_settings
-from evergreen.staleness import mend_damage
-from evergreen.steps.totals import plan_orders
-from evergreen.use_case import load_use_case
 
 pytestmark = pytest.mark.integration
 

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import pytest
 
 from evergreen import lake, steps
+from evergreen.contract import load_use_case
 from evergreen.errors import NotReadyError, ValidationError
-from evergreen.replay import replay
+from evergreen.provenance.replay import replay
+from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.settings import Settings
-from evergreen.steps.staged import Staged, publish_chunk
 from evergreen.training.tracking import describe_version
-from evergreen.use_case import load_use_case
 from tiny_shop import DAYS, NAME, apply, compute, ingest, label, train, write_shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]

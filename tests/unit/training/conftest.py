@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from evergreen.contract import UseCase, as_of
 from evergreen.training.fit import fit_booster
 from evergreen.training.frame import label_split
 from evergreen.training.split import plan_split
-from evergreen.use_case import UseCase, as_of
 
 FIRST_DAY = date(2024, 1, 1)
 DAY = date(2025, 1, 1)

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from evergreen.contract import as_of
 from evergreen.errors import NotReadyError, ValidationError
 from evergreen.training.baselines import fit_baselines
 from evergreen.training.evaluate import calibration_table, evaluate, measure_auc
-from evergreen.use_case import as_of
 
 
 def truth_of(rows, plan):

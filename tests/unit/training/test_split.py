@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evergreen.contract import Training, as_of
 from evergreen.errors import NotReadyError
 from evergreen.training.split import plan_split
-from evergreen.use_case import Training, as_of
 
 FIRST = date(2020, 1, 1)
 trainings = st.builds(

@@ -1,0 +1,429 @@
+"""The demo: two years of orders, a first champion, two weeks of daily runs, a change of habits.
+
+Everything goes through a real Airflow: this module only triggers runs, waits for them, and reads
+the tables afterwards. It starts from nothing each time, and only ever removes what a demo made.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from evergreen import lake
+from evergreen.cli import run_command
+from evergreen.contract import GeneratorSource, Period, UseCase, load_use_case
+from evergreen.errors import ConfigError, PermanentError
+from evergreen.ops import deploy
+from evergreen.ops.local import airflow, home, postgres
+from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
+from evergreen.ops.local.runs import start_backfill
+from evergreen.provenance import commands, receipts
+from evergreen.settings import PROJECT_ROOT, Settings, load_settings
+
+USE_CASE = "churn"
+# Daily runs before habits change; the rest of the days show how the monitor takes it.
+CALM_DAYS = 5
+RUN_SECONDS = 1_200
+
+_OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "staging", "warehouse")
+_STAGES = ("ingest", "features", "score")
+
+
+@dataclass
+class _Stopwatch:
+    """Wall time per phase, in seconds."""
+
+    started: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str, title: str) -> Iterator[None]:
+        click.echo(f"\n{self.total:5.0f} s  {title}")
+        begun = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begun, 1)
+
+    def tell(self, text: str) -> None:
+        click.echo(f"{self.total:5.0f} s    {text}")
+
+    @property
+    def total(self) -> float:
+        return time.monotonic() - self.started
+
+
+def run_demo(settings: Settings, *, days: int) -> None:
+    """Run the whole chain and write `EVERGREEN_HOME/demo/summary.json`.
+
+    Raises
+    ------
+    BusyError
+        Another command is at work on the data directory.
+    ConfigError
+        The data directory holds data that no demo made, or an Airflow that runs.
+    PermanentError
+        A run failed; the message names the task and the place of its log.
+    """
+    with home.claimed(settings):
+        _run_demo(settings, days)
+
+
+def _run_demo(settings: Settings, days: int) -> None:
+    declared = load_use_case(USE_CASE)
+    first, calm_until, last = _calendar(declared, days)
+    watch = _Stopwatch()
+    click.echo(f"Emptying {settings.home}")
+    _start_over(settings)
+    memory = _MemoryMeter(settings)
+    with watch.phase("services", "Starting Postgres and Airflow"):
+        postgres.start(settings)
+        for line in deploy.initialise(settings):
+            watch.tell(line)
+        instance = airflow.start(settings, tell=watch.tell)
+        client = connect(settings)
+        client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history")
+        watch.tell(f"watch it: {instance.url}  ({instance.username} / {instance.password})")
+    try:
+        with memory:
+            requested = _run_chain(client, watch, first, calm_until, last)
+        summary = _summarise(declared, requested, calm_until, last)
+        summary["seconds"] = {
+            "setup": _setup_seconds(),
+            **watch.seconds,
+            "total": round(watch.total, 1),
+        }
+        summary["peak_memory_mb"] = memory.peak_mb
+        path = settings.home / "demo" / "summary.json"
+        path.write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
+        _show(summary, path)
+    finally:
+        deploy.stop_services(settings)
+
+
+def _run_chain(
+    client: AirflowClient,
+    watch: _Stopwatch,
+    first: date,
+    calm_until: date,
+    last: date,
+) -> dict[str, Any]:
+    history_end = calm_until - timedelta(days=CALM_DAYS)
+    new_days = lake.days_between(history_end + timedelta(days=1), last + timedelta(days=1))
+    with watch.phase("history", f"Loading {first} .. {history_end} in one run"):
+        conf = {"from": first.isoformat(), "to": history_end.isoformat()}
+        run = client.trigger(f"{USE_CASE}_history", conf=conf)
+        _finish(client, run, watch)
+    with watch.phase("training", f"Training the first model on what was known on {history_end}"):
+        run = client.trigger(f"{USE_CASE}_train", partition_key=history_end.isoformat())
+        _finish(client, run, watch)
+        judged = client.xcom(run.dag_id, run.run_id, "judge_challenger")
+        watch.tell(f"version {judged['version']}: {judged['decision']}")
+    with watch.phase(
+        "daily", f"Backfilling {len(new_days)} days; features and scores follow by asset events"
+    ):
+        for stage in ("ingest", "monitor"):
+            client.set_paused(f"{USE_CASE}_{stage}", paused=False)
+        period = Period(new_days[0], last + timedelta(days=1))
+        watch.tell(f"$ {commands.backfill(USE_CASE, period)}")
+        start_backfill(client, USE_CASE, period, tell=watch.tell)
+        _follow(client, new_days, watch, _STAGES)
+    with watch.phase("nights", f"Monitoring the {len(new_days)} nights"):
+        start_backfill(client, f"{USE_CASE}_monitor", period, tell=watch.tell)
+        _follow(client, new_days, watch, ("monitor",))
+    for stage in ("ingest", "monitor"):
+        client.set_paused(f"{USE_CASE}_{stage}", paused=True)
+    requests = [e for e in client.asset_events(f"{USE_CASE}/retraining") if e.source_run_id]
+    if not requests:
+        return {"requested": False, "reason": None, "verdict": None}
+    request = requests[-1]
+    with watch.phase("retraining", "The governor requested retraining; the gate decides"):
+        watch.tell(request.extra["reason"])
+        run = _run_of(client, f"{USE_CASE}_train", str(request.partition_key), "asset")
+        _finish(client, run, watch)
+        judged = client.xcom(run.dag_id, run.run_id, "judge_challenger")
+        watch.tell(f"version {judged['version']}: {judged['decision']}")
+    return {
+        "requested": True,
+        "day": request.partition_key,
+        "reason": request.extra["reason"],
+        "verdict": judged["decision"],
+        "verdict_reasons": judged["reasons"],
+        "verdict_checks": len(judged["verdict"]["checks"]),
+        "version": judged["version"],
+    }
+
+
+def _calendar(use_case: UseCase, days: int) -> tuple[date, date, date]:
+    """Return the first day, the last calm day, and the last day of the demo."""
+    source = use_case.source
+    if not isinstance(source, GeneratorSource) or source.regime_change is None:
+        raise ConfigError(
+            f"The demo needs {USE_CASE} to use the generator with a regime change; found source "
+            f"kind {source.kind}. Restore include/use_cases/{USE_CASE}/use_case.yaml."
+        )
+    calm_until = source.regime_change.day - timedelta(days=1)
+    return use_case.first_day, calm_until, calm_until + timedelta(days=days - CALM_DAYS)
+
+
+def _setup_seconds() -> float | None:
+    """Seconds the last `make setup` took; it is not part of the total. None without make."""
+    stamp = PROJECT_ROOT / ".venv" / ".ready"
+    text = stamp.read_text().strip() if stamp.is_file() else ""
+    return float(text) if text else None
+
+
+def _start_over(settings: Settings) -> None:
+    """Remove what an earlier demo left; refuse to touch anything else."""
+    folder, marker = settings.home, settings.home / "demo" / "made-by-demo"
+    found = sorted(path.name for path in folder.iterdir() if path.name in _OURS)
+    warehouse = folder / "warehouse"
+    foreign = (
+        sorted(path.name for path in warehouse.iterdir() if path.name != USE_CASE)
+        if warehouse.is_dir()
+        else []
+    )
+    if (found and not marker.exists()) or foreign:
+        raise ConfigError(
+            f"{folder} holds data that no demo made ({', '.join(foreign or found)}), and the demo "
+            "starts from nothing. Give it a directory of its own: "
+            "EVERGREEN_HOME=/tmp/evergreen-demo make demo"
+        )
+    if running := airflow.find(settings):
+        raise ConfigError(
+            f"Airflow runs on {folder} ({running.url}), and the demo starts from nothing. Stop it "
+            "with `make down`, or give the demo a directory of its own: "
+            "EVERGREEN_HOME=/tmp/evergreen-demo make demo"
+        )
+    deploy.stop_services(settings)
+    for name in _OURS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+
+
+# --- driving Airflow -----------------------------------------------------------------------------
+
+
+def _finish(client: AirflowClient, run: Run, watch: _Stopwatch) -> None:
+    """Wait for one run, telling each task that ends."""
+    told: set[str] = set()
+    deadline = time.monotonic() + RUN_SECONDS
+    while True:
+        current = client.run(run.dag_id, run.run_id)
+        for task in client.tasks(run.dag_id, run.run_id):
+            if task.state in ("success", "failed", "skipped") and task.task_id not in told:
+                told.add(task.task_id)
+                took = f"{task.duration_seconds:.1f} s" if task.duration_seconds else ""
+                watch.tell(f"{task.task_id:<36} {task.state:<8} {took}")
+        if current.finished:
+            _require_success(client, current)
+            return
+        if time.monotonic() > deadline:
+            raise PermanentError(f"{run.dag_id} is not finished after {RUN_SECONDS} s.")
+        time.sleep(1)
+
+
+def _follow(
+    client: AirflowClient, days: list[date], watch: _Stopwatch, stages: tuple[str, ...]
+) -> None:
+    """Wait until every stage has succeeded for every day, telling progress."""
+    keys = {day.isoformat() for day in days}
+    told = ""
+    deadline = time.monotonic() + RUN_SECONDS
+    while True:
+        done: Counter[str] = Counter()
+        for stage in stages:
+            for run in client.runs(f"{USE_CASE}_{stage}"):
+                if run.partition_key in keys and run.finished:
+                    _require_success(client, run)
+                    done[stage] += 1
+        text = ", ".join(f"{stage} {done[stage]}/{len(days)}" for stage in stages)
+        if text != told:
+            watch.tell(text)
+            told = text
+        if all(done[stage] >= len(days) for stage in stages):
+            return
+        if time.monotonic() > deadline:
+            raise PermanentError(f"After {RUN_SECONDS} s only {text}. See the runs in the UI.")
+        time.sleep(2)
+
+
+def _run_of(client: AirflowClient, dag_id: str, key: str, run_type: str) -> Run:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for run in client.runs(dag_id):
+            if run.partition_key == key and run.run_type.startswith(run_type):
+                return run
+        time.sleep(0.5)
+    raise PermanentError(f"The request for {key} started no run of {dag_id} within 60 s.")
+
+
+def _require_success(client: AirflowClient, run: Run) -> None:
+    if run.state == "success":
+        return
+    failed = [t for t in client.tasks(run.dag_id, run.run_id) if t.state == "failed"]
+    logs = [client.log(task)[-1_500:] for task in failed[:1]]
+    raise PermanentError(
+        f"{run.dag_id} failed for {run.partition_key or run.run_id} in "
+        f"{', '.join(t.task_id for t in failed) or 'no task'}.\n" + "\n".join(logs)
+    )
+
+
+class _MemoryMeter:
+    """Greatest sum of the memory of all processes of this data directory, in MB.
+
+    Proportional set size: memory shared by several processes is counted once.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._home = str(settings.home)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak_mb = 0
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(2):
+            self.peak_mb = max(self.peak_mb, round(sum(self._sizes()) / 2**20))
+
+    def _sizes(self) -> Iterator[int]:
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("EVERGREEN_HOME") == self._home
+                if ours or any(self._home in word for word in process.cmdline()):
+                    yield process.memory_full_info().pss
+            except psutil.Error:
+                continue
+
+
+# --- the summary ---------------------------------------------------------------------------------
+
+
+def _summarise(
+    use_case: UseCase, retraining: dict[str, Any], calm_until: date, last: date
+) -> dict[str, Any]:
+    from evergreen.release import ledger
+    from evergreen.training.tracking import describe_version
+
+    name = use_case.name
+    rows: Counter[str] = Counter()
+    for receipt in receipts.latest(name, "publish_orders").values():
+        rows.update(receipt.counts)
+    entry = ledger.champion(ledger.engine(), name)
+    if entry is None:
+        raise PermanentError("No model was promoted; see the reasons of the gate in `decisions`.")
+    metrics = describe_version(use_case, entry.version).metrics
+    decisions = lake.read(name, "decisions").to_pylist()
+    night_of_drift, features = _drift(lake.read(name, "drift").to_pylist())
+    return {
+        "use_case": name,
+        "days": {"first": use_case.first_day.isoformat(), "last": last.isoformat()},
+        "rows": {
+            "in": rows["rows_in"],
+            "accepted": rows["accepted"],
+            "quarantined": rows["quarantined"],
+            "duplicates": rows["duplicates"],
+        },
+        "partitions": {
+            table: len(lake.partitions(name, table))
+            for table in ("orders", "features", "predictions")
+        },
+        "champion": {
+            "version": entry.version,
+            "auc": round(metrics["holdout_auc"], 4),
+            "baseline_auc": round(metrics["logistic_regression_auc"], 4),
+            "recency_auc": round(metrics["recency_auc"], 4),
+            "oracle_auc": round(metrics["holdout_oracle_auc"], 4),
+        },
+        "regime_change": (calm_until + timedelta(days=1)).isoformat(),
+        "drift": {"first_night": night_of_drift, "features": features},
+        "retraining": retraining,
+        "decisions": dict(Counter(f"{d['kind']}: {d['decision']}" for d in decisions)),
+    }
+
+
+def _drift(rows: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
+    """Return the first night with drift and every feature that drifted on any night."""
+    drifted = [row for row in rows if row["drifted"]]
+    nights = sorted({row["day"].isoformat() for row in drifted})
+    return (nights[0] if nights else None), sorted({row["feature"] for row in drifted})
+
+
+def _show(summary: dict[str, Any], path: Path) -> None:
+    rows, champion, drift = summary["rows"], summary["champion"], summary["drift"]
+    retraining, seconds = summary["retraining"], summary["seconds"]
+    table = Table(title="Evergreen, from orders to decisions", show_header=False, min_width=84)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    line: Callable[[str, str], None] = table.add_row
+    line("Days", f"{summary['days']['first']} .. {summary['days']['last']}")
+    line(
+        "Source rows",
+        f"{rows['in']:,} = {rows['accepted']:,} accepted + {rows['quarantined']:,} quarantined "
+        f"+ {rows['duplicates']:,} duplicates",
+    )
+    line("Partitions", ", ".join(f"{n} {t}" for t, n in summary["partitions"].items()))
+    line(
+        "Champion",
+        f"version {champion['version']}: AUC {champion['auc']:.3f} on the holdout; logistic "
+        f"regression {champion['baseline_auc']:.3f}, recency alone {champion['recency_auc']:.3f}, "
+        f"the best possible {champion['oracle_auc']:.3f}",
+    )
+    line("Habits change", summary["regime_change"])
+    line(
+        "Drift",
+        f"first on {drift['first_night']}: {', '.join(drift['features'])}"
+        if drift["first_night"]
+        else "none",
+    )
+    line(
+        "Retraining",
+        f"requested for {retraining['day']}: {retraining['reason']}"
+        if retraining["requested"]
+        else "not requested",
+    )
+    if retraining["requested"]:
+        why = (
+            f"all {retraining['verdict_checks']} checks passed"
+            if retraining["verdict"] == "promote"
+            else "; ".join(retraining["verdict_reasons"])
+        )
+        line("Gate", f"version {retraining['version']}: {retraining['verdict']}; {why}")
+    told = {name: value for name, value in seconds.items() if value is not None}
+    line("Time", ", ".join(f"{name} {value:.0f} s" for name, value in told.items()))
+    line("Peak memory", f"{summary['peak_memory_mb']:,} MB")
+    console = Console()
+    console.print()
+    console.print(table)
+    console.print(f"Summary: {path}")
+    console.print("Open the UI on these runs with `make up`; `make status` shows the tables.")
+
+
+@click.command()
+@click.option("--days", type=click.IntRange(min=14), default=14, help="Days to backfill.")
+def demo(days: int) -> None:
+    """Run the whole chain under a real Airflow, and end with a summary."""
+    run_demo(load_settings(), days=days)
+
+
+if __name__ == "__main__":
+    run_command(demo)

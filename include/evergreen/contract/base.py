@@ -1,0 +1,46 @@
+"""What all parts of a contract share: frozen models, identifiers, bounds, saying problems."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+# The only identifiers that ever reach SQL, table names, paths and DAG ids.
+Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Dtype = Literal["string", "int64", "float64", "bool", "timestamp", "date"]
+FeatureDtype = Literal["int64", "float64", "bool"]
+# What Feast can look up.
+KEY_DTYPES = ("string", "int64")
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Bounds = tuple[float | None, float | None]
+# Far enough from the ends of the calendar for every instant that is derived from it.
+Day = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2999, 12, 31))]
+
+
+def ordered(bounds: Bounds) -> Bounds:
+    """Return the bounds, if the lower is not above the upper."""
+    low, high = bounds
+    if low is not None and high is not None and low > high:
+        raise ValueError("the lower bound lies above the upper one")
+    return bounds
+
+
+class Model(BaseModel):
+    """A part of the declaration: frozen, and without keys nobody knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, hide_input_in_errors=False)
+
+
+def raise_if(problems: Sequence[str]) -> None:
+    """Raise what `load` tells as contradictions between keys, one line each."""
+    if problems:
+        raise ValueError("\n".join(["contradictions:", *problems]))
+
+
+def some(names: Collection[str]) -> str:
+    """List names; of very many, the first."""
+    listed = sorted(names)
+    return ", ".join(listed[:12]) + (f", … {len(listed)} in all" if len(listed) > 12 else "")

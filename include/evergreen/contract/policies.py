@@ -1,0 +1,103 @@
+"""What training, the gate, scoring and the monitor are asked to do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from evergreen.contract.base import Identifier, Model, Ratio
+
+
+class Booster(Model):
+    """XGBoost settings that hold on small, noisy tables; library defaults overfit those."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.03
+    max_depth: Annotated[int, Field(ge=1, le=12)] = 3
+    min_child_weight: Annotated[float, Field(ge=0)] = 20.0
+    subsample: Annotated[float, Field(gt=0, le=1)] = 0.8
+    colsample_bytree: Annotated[float, Field(gt=0, le=1)] = 0.8
+    reg_lambda: Annotated[float, Field(ge=0)] = 5.0
+    max_rounds: Annotated[int, Field(ge=10)] = 1000
+    early_stopping_rounds: Annotated[int, Field(ge=1)] = 40
+    # Rounds when the history is too short for validation days.
+    default_rounds: Annotated[int, Field(ge=1)] = 150
+
+
+class Training(Model):
+    """Time-ordered split: fit | embargo | validation | embargo | holdout, by as-of."""
+
+    # Spacing and greatest number of as-of cut-offs whose labels are stacked for one fit. Dense
+    # enough to make the most of one year, many enough to see nearly all seasons of a longer past.
+    cutoff_every_days: Annotated[int, Field(ge=1)] = 14
+    max_cutoffs: Annotated[int, Field(ge=1)] = 24
+    # Days of orders that must lie before the first cut-off.
+    min_history_days: Annotated[int, Field(ge=1)] = 60
+    seed: Annotated[int, Field(ge=0)] = 13
+    booster: Booster = Booster()
+
+
+class Gate(Model):
+    """What a challenger must show on the holdout."""
+
+    min_auc: Ratio = 0.6
+    max_logloss: Annotated[float, Field(gt=0)] = 0.69
+    # Scoring latency, per 1,000 rows, median of several repetitions.
+    max_latency_ms_per_1k: Annotated[float, Field(gt=0)] = 250.0
+    # The challenger must exceed each baseline's AUC by more than this.
+    min_baseline_margin: Annotated[float, Field(ge=0)] = 0.0
+    # and may lie at most this far below the champion's AUC on the same holdout.
+    max_champion_deficit: Annotated[float, Field(ge=0)] = 0.0
+    min_holdout_rows: Annotated[int, Field(ge=1)] = 200
+    # The rarer class must have at least this many holdout rows, or AUC says little.
+    min_holdout_minority: Annotated[int, Field(ge=1)] = 30
+
+
+class Scoring(Model):
+    """How scores are presented."""
+
+    # Lower score bounds, highest first; the last must be 0.
+    bands: Annotated[dict[Identifier, Ratio], Field(min_length=1)] = Field(
+        default={"high": 0.7, "medium": 0.4, "low": 0.0}
+    )
+    reasons: Annotated[int, Field(ge=0, le=10)] = 3
+
+    @field_validator("bands")
+    @classmethod
+    def _descending(cls, bands: dict[str, float]) -> dict[str, float]:
+        bounds = list(bands.values())
+        if bounds != sorted(set(bounds), reverse=True) or bounds[-1] != 0.0:
+            raise ValueError(f"bounds must descend to 0.0, found {bounds}")
+        return bands
+
+
+class Monitoring(Model):
+    """What the nightly monitor and its governor demand."""
+
+    # KS: significant at `alpha` after Benjamini-Hochberg *and* D at least `min_ks`.
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    min_ks: Ratio = 0.1
+    # PSI bands; reaching the upper one counts as drift by itself.
+    psi_bands: tuple[float, float] = (0.1, 0.25)
+    # A night is a drift night when this many features drift (or the score does).
+    min_drifted: Annotated[int, Field(ge=1)] = 1
+    # Drift must show on `persistence[0]` of the last `persistence[1]` nights.
+    persistence: tuple[int, int] = (2, 3)
+    # Realised AUC may fall at most this far below the champion's holdout AUC.
+    max_auc_drop: Ratio = 0.05
+    # Retrain by schedule when the champion is older than this; None never does.
+    max_model_age_days: Annotated[int, Field(ge=1)] | None = 90
+    cooldown_days: Annotated[int, Field(ge=0)] = 7
+    weekly_budget: Annotated[int, Field(ge=1)] = 1
+    # A training that was asked for or started this many days ago is no longer waited for.
+    request_expires_days: Annotated[int, Field(ge=1)] = 7
+    # The newest feature and prediction partitions may lie at most this far behind.
+    max_staleness_days: Annotated[int, Field(ge=0)] = 1
+
+    @field_validator("persistence")
+    @classmethod
+    def _m_of_n(cls, persistence: tuple[int, int]) -> tuple[int, int]:
+        m, n = persistence
+        if not 1 <= m <= n:
+            raise ValueError(f"expected [m, n] with 1 <= m <= n, found {list(persistence)}")
+        return persistence

@@ -1,0 +1,375 @@
+"""The governor: a pure function that decides whether the night is a reason to retrain.
+
+Three things may call for it: drift that persists, degraded performance, the champion's age. Each
+of several things forbids it, whatever calls: bad data, an older night looked at again, a training
+that is under way, a request not long ago. All of them are stated, the losing ones too.
+
+A request has a life: asked (the decision), started, and an end: judged by the gate, failed, or not
+waited for any longer. Ages are counted in days of data, from the day asked for to the night.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from evergreen.contract import Monitoring
+from evergreen.decisions.stored import DECISIONS, Stored, decision_table
+
+Decision = Literal["retrain", "wait"]
+Trigger = Literal["degradation", "drift", "schedule"]
+Block = Literal[
+    "incident",
+    "no_champion",
+    "not_newest",
+    "in_progress",
+    "already_trained",
+    "cooldown",
+    "budget",
+]
+
+Event = Literal["started", "failed"]
+State = Literal["asked", "started", "failed", "judged"]
+
+_WEEK = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Night(Stored):
+    """Drift of one night, in short.
+
+    Parameters
+    ----------
+    model_version
+        Whose training distribution the night was held against.
+    tested
+        Columns that were measured.
+    drifted
+        Columns that drifted and that the model uses.
+    unused
+        Columns that drifted and have importance 0: the model cannot notice.
+    score_drifted
+        Whether the score itself drifted.
+    weight
+        Share of the champion's importance that drifted, in [0, 1]; None when unknown.
+    is_drift
+        Whether the night counts as a drift night.
+    """
+
+    day: date
+    model_version: int
+    tested: int
+    drifted: tuple[str, ...]
+    unused: tuple[str, ...]
+    score_drifted: bool
+    weight: float | None
+    is_drift: bool
+
+
+@dataclass(frozen=True)
+class Performance(Stored):
+    """Realised performance of the newest day whose labels have matured."""
+
+    day: date
+    model_version: int
+    rows: int
+    auc: float | None
+    holdout_auc: float | None
+    degraded: bool
+
+
+@dataclass(frozen=True)
+class Champion(Stored):
+    """The model in charge; `trained_on` is the UTC day its training belongs to."""
+
+    version: int
+    trained_on: date
+
+
+@dataclass(frozen=True)
+class Training(Stored):
+    """The training of an earlier day: asked for by its night, or started by hand."""
+
+    day: date
+    state: State
+
+
+@dataclass(frozen=True)
+class Evidence(Stored):
+    """All the governor may look at.
+
+    Parameters
+    ----------
+    day
+        The UTC day of the night that is looked at.
+    newest_day
+        Newest day of features there is; None without any.
+    nights
+        Nights with measured drift, any order; a night that is absent is no drift night.
+    training_in_progress
+        How a training without an end was told before there was `trainings`; stored evidence has it.
+    requests
+        Earlier days for which retraining was requested.
+    trainings
+        Of earlier days, those that have neither been judged nor failed.
+    incidents
+        Failed freshness, failed validation, a drift measurement without data: one text each.
+    """
+
+    use_case: str
+    day: date
+    newest_day: date | None
+    nights: tuple[Night, ...] = ()
+    performance: Performance | None = None
+    champion: Champion | None = None
+    training_in_progress: bool = False
+    requests: tuple[date, ...] = ()
+    incidents: tuple[str, ...] = ()
+    trainings: tuple[Training, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict(Stored):
+    """The decision, with everything that spoke for it (`triggers`) and against it (`blocks`).
+
+    `trigger` is the first of `triggers` when the decision is to retrain, else None.
+    """
+
+    decision: Decision
+    trigger: Trigger | None
+    triggers: tuple[Trigger, ...]
+    blocks: tuple[Block, ...]
+    reasons: tuple[str, ...]
+
+
+def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
+    """Decide whether to request retraining for `evidence.day`.
+
+    Parameters
+    ----------
+    evidence
+        What is known. Not modified.
+    monitoring
+        What the use case demands.
+
+    Returns
+    -------
+    Verdict
+        `retrain` if at least one trigger fires and nothing blocks.
+
+    Notes
+    -----
+    Asked again with the same evidence it answers the same, and nothing that follows from the
+    decision is evidence for it: only requests and trainings of earlier days are.
+    """
+    blocks = tuple(_blocks(evidence, monitoring))
+    calls = tuple(_triggers(evidence, monitoring))
+    triggers = tuple(trigger for trigger, _ in calls)
+    retrain = bool(triggers) and not blocks
+    reasons = tuple(f"blocked, {name}: {why}" for name, why in blocks)
+    reasons += tuple(f"{trigger}: {why}" for trigger, why in calls)
+    _, expired = _unfinished(evidence, monitoring)
+    if triggers and expired:
+        reasons += (
+            f"no longer waited for: {'; '.join(map(_describe, expired))}, within "
+            f"{monitoring.request_expires_days} days (see the runs of {evidence.use_case}_train)",
+        )
+    if not triggers:
+        reasons += ("nothing calls for retraining",)
+    return Verdict(
+        decision="retrain" if retrain else "wait",
+        trigger=triggers[0] if retrain else None,
+        triggers=triggers,
+        blocks=tuple(name for name, _ in blocks),
+        reasons=reasons,
+    )
+
+
+def record_retraining_decision(
+    evidence: Evidence, monitoring: Monitoring, verdict: Verdict
+) -> pa.Table:
+    """Return the decision as one row of the table `decisions`."""
+    return decision_table(
+        day=evidence.day,
+        use_case=evidence.use_case,
+        kind="governor",
+        decision=verdict.decision,
+        trigger=verdict.trigger,
+        version=evidence.champion.version if evidence.champion else None,
+        reasons=verdict.reasons,
+        evidence=evidence,
+        demands=monitoring.model_dump(mode="json"),
+        verdict=verdict,
+    )
+
+
+def record_event(use_case: str, day: date, event: Event, reason: str) -> pa.Table:
+    """Return an event in the life of the training of a day as one row of `decisions`."""
+    row = {
+        "day": day,
+        "use_case": use_case,
+        "kind": "request",
+        "decision": event,
+        "reasons": [reason],
+    }
+    return pa.Table.from_pylist([row], schema=DECISIONS)
+
+
+def replay_retraining(stored: str) -> Verdict:
+    """Decide again from the column `evidence` of a stored governor decision."""
+    record = json.loads(stored)
+    return decide_retraining(
+        Evidence.from_dict(record["evidence"]), Monitoring(**record["demands"])
+    )
+
+
+def summarise_nights(
+    drift: Iterable[Mapping[str, Any]], monitoring: Monitoring, score: str = "score"
+) -> tuple[Night, ...]:
+    """Summarise rows of the table `drift`, oldest night first.
+
+    Parameters
+    ----------
+    drift
+        Mappings with the columns `day`, `model_version`, `feature`, `drifted`, `importance`
+        (`pa.Table.to_pylist()`).
+    score
+        Name of the row that is about the score.
+    """
+    nights: dict[tuple[date, int], list[Mapping[str, Any]]] = {}
+    for row in drift:
+        nights.setdefault((row["day"], int(row["model_version"])), []).append(row)
+    return tuple(
+        _night(day, version, rows, monitoring, score)
+        for (day, version), rows in sorted(nights.items())
+    )
+
+
+def _night(
+    day: date,
+    version: int,
+    rows: Sequence[Mapping[str, Any]],
+    monitoring: Monitoring,
+    score: str,
+) -> Night:
+    features = [row for row in rows if row["feature"] != score]
+    moved = [row for row in features if row["drifted"]]
+    # An unknown importance counts as used; only a model that ignores the feature can ignore drift.
+    unused = tuple(sorted(row["feature"] for row in moved if row["importance"] == 0))
+    drifted = tuple(sorted(row["feature"] for row in moved if row["importance"] != 0))
+    score_drifted = any(row["drifted"] for row in rows if row["feature"] == score)
+    total = sum(row["importance"] or 0.0 for row in features)
+    return Night(
+        day=day,
+        model_version=version,
+        tested=len(rows),
+        drifted=drifted,
+        unused=unused,
+        score_drifted=score_drifted,
+        weight=sum(row["importance"] or 0.0 for row in moved) / total if total > 0 else None,
+        is_drift=score_drifted or len(drifted) >= monitoring.min_drifted,
+    )
+
+
+def _blocks(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Block, str]]:
+    for incident in evidence.incidents:
+        yield "incident", f"{incident}; mend the data, retraining on it would learn the fault"
+    champion = evidence.champion
+    if champion is None:
+        yield "no_champion", "there is no champion yet; the first training is started by hand"
+    if evidence.newest_day is None or evidence.day < evidence.newest_day:
+        yield (
+            "not_newest",
+            f"{evidence.day} is not the newest day ({evidence.newest_day or 'there is none'}); "
+            "older nights never request retraining",
+        )
+    if evidence.training_in_progress:
+        yield "in_progress", "a training is under way; there is one at a time"
+    under_way, _ = _unfinished(evidence, monitoring)
+    if under_way:
+        until = under_way[-1].day + timedelta(days=monitoring.request_expires_days)
+        yield (
+            "in_progress",
+            f"{'; '.join(map(_describe, under_way))}; there is one at a time, and it is waited for "
+            f"until {until}",
+        )
+    if champion is not None and champion.trained_on >= evidence.day:
+        yield (
+            "already_trained",
+            f"champion {champion.version} was trained on {champion.trained_on}; "
+            f"{evidence.day} brings nothing new",
+        )
+    requests = [request for request in evidence.requests if request != evidence.day]
+    recent = [
+        request for request in requests if (evidence.day - request).days < monitoring.cooldown_days
+    ]
+    if recent:
+        yield (
+            "cooldown",
+            f"retraining was requested on {max(recent)}; expected {monitoring.cooldown_days} "
+            "days in between",
+        )
+    week = {request for request in requests if request > evidence.day - _WEEK}
+    if len(week) >= monitoring.weekly_budget:
+        yield (
+            "budget",
+            f"{len(week)} requests within 7 days; the budget is {monitoring.weekly_budget}",
+        )
+
+
+def _unfinished(
+    evidence: Evidence, monitoring: Monitoring
+) -> tuple[list[Training], list[Training]]:
+    """Return the trainings that are waited for, and those that were waited for in vain."""
+    trainings = sorted(evidence.trainings, key=lambda training: (training.day, training.state))
+    expiry = evidence.day - timedelta(days=monitoring.request_expires_days)
+    return [t for t in trainings if t.day > expiry], [t for t in trainings if t.day <= expiry]
+
+
+def _describe(training: Training) -> str:
+    what = "was requested and has not started" if training.state == "asked" else "has not ended"
+    return f"the training of {training.day} {what}"
+
+
+def _triggers(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Trigger, str]]:
+    champion = evidence.champion
+    if champion is None:
+        return
+    # Measured harm first, then likely harm, then age. What concerns a former champion is history.
+    realised = evidence.performance
+    if realised and realised.degraded and realised.model_version == champion.version:
+        yield (
+            "degradation",
+            f"realised AUC of {realised.day} is {_show(realised.auc)} over {realised.rows} rows, "
+            f"against {_show(realised.holdout_auc)} on the holdout",
+        )
+    needed, window = monitoring.persistence
+    start = evidence.day - timedelta(days=window)
+    nights = {
+        night.day: night
+        for night in evidence.nights
+        if night.is_drift
+        and start < night.day <= evidence.day
+        and night.model_version == champion.version
+    }
+    if len(nights) >= needed:
+        newest = nights[max(nights)]
+        what = [*newest.drifted, *(["the score"] if newest.score_drifted else [])]
+        yield (
+            "drift",
+            f"{len(nights)} of the last {window} nights drifted (needed {needed}); on "
+            f"{newest.day}: {', '.join(what)}",
+        )
+    age = (evidence.day - champion.trained_on).days
+    limit = monitoring.max_model_age_days
+    if limit is not None and age > limit:
+        yield "schedule", f"champion {champion.version} is {age} days old; the limit is {limit}"
+
+
+def _show(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"

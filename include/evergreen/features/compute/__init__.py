@@ -1,0 +1,1 @@
+"""Features and labels from SQL over the past, with proofs."""

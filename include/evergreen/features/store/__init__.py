@@ -1,0 +1,1 @@
+"""All of Feast: definitions, training sets, online values."""

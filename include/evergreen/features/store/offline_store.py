@@ -1,0 +1,222 @@
+"""Feast's DuckDB offline store, reading the planned files of lake tables.
+
+The stock store would scan a whole Iceberg table into memory. Here DuckDB reads the Parquet files
+that the lake has planned: those of the days a query can use, of the current or a pinned snapshot.
+Joins, deduplication and point-in-time rules are Feast's own code, but for one end of an interval:
+a value is usable in `[timestamp, timestamp + ttl)`, where Feast would include the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal
+
+import ibis
+import pandas as pd
+import pyarrow.dataset as ds
+import pyarrow.fs as pafs
+from feast import FeatureView
+from feast.data_source import DataSource
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.ibis import (
+    get_historical_features_ibis,
+    pull_all_from_table_or_query_ibis,
+    pull_latest_from_table_or_query_ibis,
+)
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import RepoConfig
+from ibis.expr.types import Table
+from pydantic import Field
+
+from evergreen import lake
+from evergreen.errors import NotReadyError
+from evergreen.features.compute.order_files import as_named
+from evergreen.features.store.lake_source import LakeSource
+from evergreen.lake.sealed import require_intact
+from evergreen.settings import load_settings
+from evergreen.sql.connection import connect
+
+# Feast switches these on for every library; this one is about ibis and DuckDB, not about us.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ibis\.")
+
+_Reader = Callable[[DataSource, str], Table]
+
+
+class LakeOfflineStoreConfig(DuckDBOfflineStoreConfig):
+    """How DuckDB runs, and which snapshots it reads."""
+
+    type: Literal["evergreen.features.store.offline_store.LakeOfflineStore"] = (
+        "evergreen.features.store.offline_store.LakeOfflineStore"
+    )
+    threads: int = 2
+    memory_mb: int = 1500
+    # Pinned snapshot per table (`churn.features`); others are read at their current one.
+    snapshots: dict[str, int] = Field(default_factory=dict)
+    # Days per table that are read at snapshots of their own.
+    pins: dict[str, dict[date, int]] = Field(default_factory=dict)
+
+
+class LakeOfflineStore(DuckDBOfflineStore):
+    """Offline store over the lake; reading only."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+    ) -> RetrievalJob:
+        """Join features to entity rows, point in time; see Feast."""
+        instants = pd.to_datetime(_event_timestamps(entity_df), utc=True).drop_duplicates()
+        reach = max((view.ttl for view in feature_views), default=timedelta(0))
+        unlimited = any(not view.ttl for view in feature_views)
+        days = None if unlimited else _usable_days(list(instants), reach)
+        return get_historical_features_ibis(
+            config=config,
+            feature_views=[_half_open(view) for view in feature_views],
+            feature_refs=feature_refs,
+            entity_df=entity_df,
+            registry=registry,
+            project=project,
+            full_feature_names=full_feature_names,
+            data_source_reader=_reader(config, days),
+            data_source_writer=_refuse_write,
+            filter_by_created_timestamp=filter_by_created_timestamp,
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """Newest row per key of an interval; see Feast."""
+        return pull_latest_from_table_or_query_ibis(
+            config=config,
+            data_source=data_source,
+            join_key_columns=join_key_columns,
+            feature_name_columns=feature_name_columns,
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created_timestamp_column,
+            start_date=start_date,
+            end_date=end_date,
+            data_source_reader=_reader(config, _interval_days(start_date, end_date)),
+            data_source_writer=_refuse_write,
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """All rows of an interval; see Feast."""
+        days = _interval_days(start_date, end_date) if start_date and end_date else None
+        return pull_all_from_table_or_query_ibis(
+            config=config,
+            data_source=data_source,
+            join_key_columns=join_key_columns,
+            feature_name_columns=feature_name_columns,
+            timestamp_field=timestamp_field,
+            created_timestamp_column=created_timestamp_column,
+            start_date=start_date,
+            end_date=end_date,
+            data_source_reader=_reader(config, days),
+            data_source_writer=_refuse_write,
+        )
+
+
+def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
+    """Make the callback through which Feast reads sources; all it reads shares one DuckDB."""
+    store: LakeOfflineStoreConfig = config.offline_store
+    spill = load_settings().scratch / "joins"
+    spill.mkdir(parents=True, exist_ok=True)
+    connection = ibis.duckdb.from_connection(
+        connect(spill, threads=store.threads, memory_mb=store.memory_mb)
+    )
+
+    def read(source: DataSource, _repo_path: str) -> Table:
+        if not isinstance(source, LakeSource):
+            raise TypeError(f"Found the source {source.name}; expected a LakeSource.")
+        start, end = (min(days), max(days) + timedelta(days=1)) if days else (None, None)
+        scan = lake.scan(
+            source.namespace,
+            source.table,
+            start,
+            end,
+            store.snapshots.get(source.name),
+            store.pins.get(source.name),
+            # The days of a training set lie far apart.
+            frozenset(days) if days else None,
+        )
+        if scan.schema is None:
+            raise NotReadyError(
+                f"The table {source.name} does not exist yet. Publish a day of features first."
+            )
+        if not scan.paths:
+            return connection.read_in_memory(scan.schema.empty_table())
+        return _open(connection, scan.paths)
+
+    return read
+
+
+def _open(connection: Any, paths: Sequence[str]) -> Table:
+    # DuckDB and Arrow's datasets look at no checksum.
+    require_intact(paths)
+    if any("://" in path for path in paths):
+        # DuckDB's own access to object stores is an extension to download; Arrow's is not.
+        system, first = pafs.FileSystem.from_uri(paths[0])
+        rest = [path.split("://", 1)[1] for path in paths[1:]]
+        return connection.read_in_memory(ds.dataset([first, *rest], filesystem=system))
+    return connection.read_parquet(as_named(paths), union_by_name=True, hive_partitioning=False)
+
+
+def _event_timestamps(entity_df: pd.DataFrame) -> pd.Series:
+    """Return the entity frame's time column, which Feast finds by name or by being the only one."""
+    if "event_timestamp" in entity_df:
+        return entity_df["event_timestamp"]
+    return entity_df[entity_df.select_dtypes(include=["datetime", "datetimetz"]).columns[0]]
+
+
+def _usable_days(instants: Iterable[datetime], reach: timedelta) -> list[date]:
+    """Days whose rows can be joined to any instant: `as_of` in `[instant - reach, instant]`."""
+    days = {day for instant in instants for day in _interval_days(instant - reach, instant)}
+    return sorted(days)
+
+
+def _half_open(view: FeatureView) -> FeatureView:
+    """Shorten the ttl by the smallest step, because Feast compares with `<=`."""
+    if not view.ttl:
+        return view
+    shortened = copy.copy(view)
+    # As pandas writes it: ibis refuses a plain timedelta that mixes days with smaller units.
+    shortened.ttl = pd.Timedelta(view.ttl) - pd.Timedelta(1, "us")
+    return shortened
+
+
+def _interval_days(start: datetime, end: datetime) -> list[date]:
+    """Days whose `as_of`, the midnight after them, may lie in `[start, end]`."""
+    first = start.astimezone(UTC).date() - timedelta(days=1)
+    return lake.days_between(first, end.astimezone(UTC).date())
+
+
+def _refuse_write(*_: object) -> None:
+    raise NotImplementedError("Lake tables are written by evergreen.lake.publish only.")

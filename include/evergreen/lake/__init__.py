@@ -1,0 +1,52 @@
+"""The lake: Iceberg tables partitioned by day, replaced one partition at a time.
+
+Its functions are used as `lake.read(...)`, `lake.publish(...)`.
+"""
+
+from evergreen.lake.publishing import Published, publish
+from evergreen.lake.reading import (
+    Files,
+    Scan,
+    damaged_days,
+    files,
+    partitions,
+    read,
+    read_day,
+    scan,
+    stream,
+)
+from evergreen.lake.snapshots import (
+    is_unchanged_before,
+    snapshot_id,
+    snapshot_summary,
+    summaries_since,
+    tag,
+    tags,
+)
+from evergreen.lake.tables import catalog, days_between, exists, load, pause, tables
+
+__all__ = [
+    "Files",
+    "Published",
+    "Scan",
+    "catalog",
+    "damaged_days",
+    "days_between",
+    "exists",
+    "files",
+    "is_unchanged_before",
+    "load",
+    "partitions",
+    "pause",
+    "publish",
+    "read",
+    "read_day",
+    "scan",
+    "snapshot_id",
+    "snapshot_summary",
+    "stream",
+    "summaries_since",
+    "tables",
+    "tag",
+    "tags",
+]

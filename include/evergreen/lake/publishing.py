@@ -1,0 +1,257 @@
+"""The lake: Iceberg tables partitioned by UTC day, replaced one partition at a time.
+
+One publish is one Iceberg commit: it removes the files of the days it publishes and adds the new
+ones, so a reader sees the old days or the new days and never a mixture. What produced the days
+travels inside the same commit, so data and provenance cannot diverge. A day that already says what
+would be published is left as it is.
+
+Notes
+-----
+Concurrent commits to one table are retried by PyIceberg against the newer metadata. Of two runs
+that publish the same day the later commit wins whole; their rows are never mixed.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NamespaceAlreadyExistsError,
+    TableAlreadyExistsError,
+    ValidationException,
+)
+from pyiceberg.expressions import (
+    And,
+    BooleanExpression,
+    EqualTo,
+)
+from pyiceberg.table import Transaction
+from pyiceberg.table.update import update_table_metadata
+from sqlalchemy.exc import IntegrityError
+
+from evergreen.disk import room_on
+from evergreen.errors import DamagedError
+from evergreen.lake.content import digest_by_day
+from evergreen.lake.reading import rows_of
+from evergreen.lake.tables import (
+    ATTEMPTS,
+    catalog,
+    days_filter,
+    load,
+    pause,
+    tasks_of,
+    with_missing_columns,
+)
+from evergreen.settings import load_settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+
+logger = logging.getLogger(__name__)
+
+# In the summary of every snapshot: the oldest day that it replaced.
+FIRST_DAY = "evergreen.first-day"
+_TABLE_PROPERTIES = {
+    # Patience of a commit that meets other commits; each retry re-reads the newest metadata.
+    "commit.retry.num-retries": "20",
+    "commit.retry.min-wait-ms": "20",
+    "commit.retry.max-wait-ms": "2000",
+    "commit.manifest-merge.enabled": "true",
+    "commit.manifest.min-count-to-merge": "50",
+    # A few months of days each: planning some days must not decode the list of all.
+    "commit.manifest.target-size-bytes": "65536",
+    "write.metadata.delete-after-commit.enabled": "true",
+    "write.metadata.previous-versions-max": "20",
+    "write.parquet.compression-codec": "zstd",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a publish came to.
+
+    Parameters
+    ----------
+    table
+        `<namespace>.<table>`.
+    snapshot_id
+        The snapshot in which all the days stand as published; 0 for a table without snapshots.
+    rows
+        Rows of the days.
+    changed
+        The days that were committed; the others already said the same.
+    """
+
+    table: str
+    snapshot_id: int
+    rows: int
+    changed: tuple[date, ...]
+
+
+def publish(
+    namespace: str,
+    table: str,
+    rows: pa.Table,
+    days: Sequence[date],
+    properties: Mapping[str, str] | None = None,
+    part: Mapping[str, str | int] | None = None,
+) -> Published:
+    """Replace the partitions of `days` by `rows` in one commit; equal partitions stay.
+
+    Publishing what is already there commits nothing. So repeating a run leaves no trace, and a
+    value's `created_at` says when the value became known and not when it was last computed.
+
+    Parameters
+    ----------
+    rows
+        Arrow table with a date32 column `day`, whose values all lie in `days`. A day without rows
+        becomes empty. Not modified.
+    properties
+        Written into the summary of the snapshot.
+    part
+        Column values that all rows share; only rows of the days that have them are replaced. For
+        tables where several writers own a part of a day each.
+
+    Raises
+    ------
+    ValueError
+        A row belongs to a day that is not published; that is a programming error.
+    DiskFullError
+        There is no room in the warehouse; nothing was committed.
+    """
+    wanted = pa.array(sorted(set(days)), pa.date32())
+    strays = set(rows["day"].unique().to_pylist()) - set(wanted.to_pylist())
+    if strays or not len(wanted):
+        raise ValueError(f"{namespace}.{table}: rows of {sorted(map(str, strays))} not in {days}")
+    summary = {f"evergreen.{key}": value for key, value in (properties or {}).items()}
+    with room_on(load_settings().warehouse):
+        target = _ensure_table(namespace, table, rows.schema)
+        columns = [field.name for field in target.schema().fields]
+        complete = with_missing_columns(rows, target.schema().as_arrow()).select(columns)
+        changed = _changed_days(target, complete, wanted.to_pylist(), part or {})
+        if changed:
+            summary[FIRST_DAY] = min(changed).isoformat()
+            replacing = complete.filter(pc.is_in(complete["day"], pa.array(changed, pa.date32())))
+            _overwrite(target, replacing, _filter_of(changed, part or {}), summary)
+    snapshot = target.current_snapshot()
+    # Publishing no rows into a table that never had any makes no snapshot; the days are recorded
+    # by their receipts all the same.
+    snapshot_id = snapshot.snapshot_id if snapshot else 0
+    return Published(f"{namespace}.{table}", snapshot_id, rows.num_rows, tuple(changed))
+
+
+def _changed_days(
+    target: Table, rows: pa.Table, days: list[date], part: Mapping[str, str | int]
+) -> list[date]:
+    if target.current_snapshot() is None:
+        return days if rows.num_rows else []
+    if not tasks_of(target, _filter_of(days, part)):
+        present = set(rows["day"].unique().to_pylist())
+        return [day for day in days if day in present]
+    before, after = _standing(target, days, part), digest_by_day(rows, days)
+    return [day for day in days if before[day] != after[day]]
+
+
+def _standing(
+    target: Table, days: list[date], part: Mapping[str, str | int]
+) -> dict[date, str | None]:
+    """Digest what stands; None for a day that cannot be read, which is unlike anything."""
+    try:
+        rows = rows_of(target, _filter_of(days, part))
+    except (DamagedError, pa.ArrowInvalid, OSError) as error:
+        if len(days) > 1:
+            return {day: found for d in days for day, found in _standing(target, [d], part).items()}
+        logger.warning("Replacing what cannot be read: %s", error)
+        return {days[0]: None}
+    return {**digest_by_day(rows, days)}
+
+
+def _filter_of(days: list[date], part: Mapping[str, str | int]) -> BooleanExpression:
+    found = days_filter(days)
+    for column, value in part.items():
+        found = And(found, EqualTo(column, value))
+    return found
+
+
+class _Transaction(Transaction):
+    """A transaction that works out its metadata once per state.
+
+    PyIceberg copies the metadata, with all snapshots, at each of some fifteen looks at it during
+    one commit, so that a commit takes time in proportion to the table's history. Nobody changes
+    what such a look returns, and every change of state replaces one of the two objects.
+    """
+
+    _seen: tuple[Any, Any, Any] | None = None
+
+    @property
+    def table_metadata(self) -> Any:
+        """The metadata with the staged updates applied."""
+        base, updates = self._table.metadata, self._updates
+        if self._seen is None or self._seen[0] is not base or self._seen[1] is not updates:
+            self._seen = (base, updates, update_table_metadata(base, updates))
+        return self._seen[2]
+
+
+def _overwrite(
+    target: Table, rows: pa.Table, replaced: BooleanExpression, summary: dict[str, str]
+) -> None:
+    """Commit once; on a conflict over the same days start again from the newest snapshot.
+
+    PyIceberg retries commits that touch other days by itself and refuses those that touch the
+    same ones. Replacing a partition is idempotent, so starting again is right: the later wins.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            with warnings.catch_warnings(), _Transaction(target) as transaction:
+                # A day that is published for the first time has nothing to delete.
+                warnings.filterwarnings("ignore", "Delete operation did not match any records")
+                transaction.overwrite(rows, replaced, summary)
+        except (ValidationException, CommitFailedException):
+            if attempt == ATTEMPTS - 1:
+                raise
+            logger.info("%s changed while it was written; starting again", target.name())
+            pause(attempt)
+            target.refresh()
+        else:
+            return
+
+
+def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:
+    found = load(namespace, table)
+    if found is None:
+        found = _create(namespace, table, schema)
+    added = [field for field in schema if field.name not in found.schema().column_names]
+    if added:
+        # A use case gained a column: old days keep null there until they are computed again.
+        logger.info("%s.%s gains columns %s", namespace, table, [field.name for field in added])
+        with found.update_schema() as update:
+            update.union_by_name(pa.schema(added))
+    return found
+
+
+def _create(namespace: str, table: str, schema: pa.Schema) -> Table:
+    try:
+        catalog().create_namespace_if_not_exists((namespace,))
+    except (NamespaceAlreadyExistsError, IntegrityError):
+        logger.debug("namespace %s was created by another process", namespace)
+    try:
+        with (
+            catalog().create_table_transaction(
+                (namespace, table),
+                schema=pa.schema([field.remove_metadata() for field in schema]),
+                properties=_TABLE_PROPERTIES,
+            ) as creation,
+            creation.update_spec() as spec,
+        ):
+            spec.add_identity("day")
+    except (TableAlreadyExistsError, CommitFailedException, IntegrityError):
+        logger.debug("table %s.%s was created by another process", namespace, table)
+    return catalog().load_table((namespace, table))

@@ -1,0 +1,319 @@
+"""Upkeep of the lake: forget old snapshots, free the disk; take turns.
+
+Nothing here changes what a table holds. Every function takes one table, is safe to repeat, and
+runs beside publishing steps; among themselves and beside a backup they take turns (`exclusive`),
+because a backup must find every file that the catalog it dumped refers to.
+
+Notes
+-----
+PyIceberg forgets snapshots but leaves their files; `expire_snapshots` followed by
+`remove_orphan_files` frees the disk. See docs/adr/0008-upkeep-and-backup.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import sqlalchemy as sa
+from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.io.pyarrow import PyArrowFileIO
+from pyiceberg.table import StaticTable
+from pyiceberg.table.update import RemoveSnapshotsUpdate, ValidatableTableRequirement
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from evergreen import lake
+from evergreen.errors import BusyError, PermanentError
+from evergreen.lake import sealed
+from evergreen.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
+    from pyiceberg.table.metadata import TableMetadata
+    from pyiceberg.table.snapshots import Snapshot
+
+logger = logging.getLogger(__name__)
+
+_ATTEMPTS = 10
+# Forgetting is quadratic in PyIceberg; small commits also meet fewer others.
+_SNAPSHOTS_PER_COMMIT = 250
+# Any number, as long as everything that takes turns names the same one.
+_LOCK_KEY = 0x45564752
+_LOCK_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Files that were removed, and their size in bytes."""
+
+    files: int
+    bytes: int
+
+
+class _StillUnwanted(ValidatableTableRequirement):
+    """At the moment of the commit the snapshots exist and nobody has named them meanwhile.
+
+    PyIceberg protects the references it saw when it planned; removing a snapshot that was tagged
+    since would silently remove the tag with it.
+    """
+
+    type: Literal["evergreen-still-unwanted"] = "evergreen-still-unwanted"
+    snapshot_ids: list[int]
+
+    def validate(self, base_metadata: TableMetadata | None) -> None:
+        refs = base_metadata.refs.values() if base_metadata else ()
+        snapshots = base_metadata.snapshots if base_metadata else ()
+        doomed = set(self.snapshot_ids)
+        if doomed & {ref.snapshot_id for ref in refs}:
+            raise CommitFailedException("A snapshot was tagged while it was about to expire.")
+        if doomed - {snapshot.snapshot_id for snapshot in snapshots}:
+            raise CommitFailedException("A snapshot was expired by somebody else.")
+
+
+@contextmanager
+def exclusive(
+    settings: Settings | None = None, wait_seconds: int = _LOCK_SECONDS
+) -> Iterator[sa.Connection]:
+    """Hold the one lock of upkeep and backup; it ends with the process, however that ends.
+
+    Yields
+    ------
+    sqlalchemy.Connection
+        The session that holds the lock, in autocommit; if it still answers, the lock was held.
+
+    Raises
+    ------
+    BusyError
+        Another upkeep or backup held it all the time.
+    """
+    settings = settings or load_settings()
+    engine = sa.create_engine(
+        settings.database_url("ledger"), poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        connection.execute(
+            sa.text("SELECT set_config('lock_timeout', :patience, false)"),
+            {"patience": f"{wait_seconds}s"},
+        )
+        try:
+            connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
+        except DBAPIError as error:
+            if getattr(error.orig, "pgcode", None) != "55P03":
+                raise
+            raise BusyError(
+                f"Another backup or upkeep of the lake runs, and did not end in {wait_seconds} s. "
+                "Wait for it, or look for it in Airflow's `maintenance`, and try again."
+            ) from error
+        yield connection
+
+
+def expire_snapshots(namespace: str, table: str, older_than: datetime) -> int:
+    """Forget the snapshots that were replaced before an instant, except tagged ones.
+
+    What counts is when a snapshot stopped being the current one, not when it was made: every
+    state the table had at or after `older_than` stays readable, and a run that reads a snapshot
+    which another run has just replaced keeps its files, however old they are.
+
+    Parameters
+    ----------
+    older_than
+        Instant with a time zone.
+
+    Returns
+    -------
+    int
+        How many were forgotten.
+    """
+    limit = int(older_than.timestamp() * 1000)
+    forgotten = 0
+    with exclusive():
+        for attempt in range(_ATTEMPTS):
+            found = lake.load(namespace, table)
+            doomed = _replaced_before(found, limit) if found is not None else []
+            if found is None or not doomed:
+                return forgotten
+            try:
+                for start in range(0, len(doomed), _SNAPSHOTS_PER_COMMIT):
+                    batch = doomed[start : start + _SNAPSHOTS_PER_COMMIT]
+                    lake.catalog().commit_table(
+                        found,
+                        requirements=(_StillUnwanted(snapshot_ids=batch),),
+                        updates=(RemoveSnapshotsUpdate(snapshot_ids=batch),),
+                    )
+                    forgotten += len(batch)
+            except CommitFailedException:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                logger.info("%s changed while snapshots expired; starting again", found.name())
+                lake.pause(attempt)
+    return forgotten
+
+
+def _replaced_before(table: Table, limit: int) -> list[int]:
+    """Ids of the snapshots that stopped being current before `limit` (ms) and bear no name."""
+    named = {ref.snapshot_id for ref in table.metadata.refs.values()}
+    history = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number or 0)
+    return [
+        snapshot.snapshot_id
+        for snapshot, successor in pairwise(history)
+        if successor.timestamp_ms < limit and snapshot.snapshot_id not in named
+    ]
+
+
+# --- files nobody refers to ----------------------------------------------------------------------
+
+
+def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Removed:
+    """Remove the files under a table's location that nothing refers to any more.
+
+    They come from expired snapshots, and from attempts that were killed before their commit.
+
+    Parameters
+    ----------
+    older_than
+        Instant with a time zone. Files written since then stay: a running commit writes files
+        before it refers to them. Longer ago than any commit lasts.
+
+    Raises
+    ------
+    PermanentError
+        A file of what the table holds now is missing; nothing is removed.
+    """
+    with exclusive():
+        found = lake.load(namespace, table)
+        if found is None:
+            return Removed(0, 0)
+        scheme, netloc, root = PyArrowFileIO.parse_location(found.location())
+        manifests: dict[str, frozenset[str]] = {}
+        with sealed.readable(f"{namespace}.{table}"):
+            before = _referenced(found, manifests)
+        files = found.io.fs_by_scheme(scheme, netloc)
+        listed = {info.path: info for info in _files_under(files, root)}
+        # Again after listing: what was committed meanwhile is referred to by now.
+        found.refresh()
+        wanted = _plain(before | _referenced(found, manifests))
+        current = found.current_snapshot()
+        standing = _content(found, manifests, [current]) if current else set()
+        _require_whole(found, _plain(standing), listed, root)
+        limit = older_than.timestamp() * 1e9
+        orphans = [
+            info for path, info in listed.items() if path not in wanted and info.mtime_ns < limit
+        ]
+        for info in orphans:
+            files.delete_file(info.path)
+    return Removed(len(orphans), sum(info.size for info in orphans))
+
+
+def referenced_files(metadata_location: str, *, only_current: bool = False) -> set[str]:
+    """Locations of all files that make up one version of a table, with all its snapshots.
+
+    Parameters
+    ----------
+    metadata_location
+        Of the version's metadata file, as the catalog names it. Older metadata files are not part
+        of the answer; see `metadata_log`.
+    only_current
+        Leave out what only older snapshots need.
+
+    Raises
+    ------
+    FileNotFoundError
+        The metadata file is gone.
+    """
+    table = StaticTable.from_metadata(metadata_location, lake.catalog().properties)
+    current = table.current_snapshot()
+    snapshots = ([current] if current else []) if only_current else None
+    return {metadata_location, *_content(table, {}, snapshots)}
+
+
+def metadata_log(metadata_location: str) -> list[str]:
+    """Locations of the table's older metadata files.
+
+    Nothing needs them to read the table, and the next commits remove them.
+    """
+    table = StaticTable.from_metadata(metadata_location, lake.catalog().properties)
+    return [entry.metadata_file for entry in table.metadata.metadata_log]
+
+
+def missing_files(locations: Sequence[str]) -> list[str]:
+    """Locations of the lake where there is no file."""
+    if not locations:
+        return []
+    io = PyArrowFileIO(lake.catalog().properties)
+    return [location for location in locations if not io.new_input(location).exists()]
+
+
+def table_facts(metadata_location: str) -> dict[str, Any]:
+    """Location, current snapshot id and number of rows of one version of a table."""
+    table = StaticTable.from_metadata(metadata_location, lake.catalog().properties)
+    current = table.current_snapshot()
+    summary = current.summary.additional_properties if current and current.summary else {}
+    return {
+        "location": table.location(),
+        "snapshot": current.snapshot_id if current else None,
+        "rows": int(summary.get("total-records", 0)),
+    }
+
+
+def _referenced(table: Table, manifests: dict[str, frozenset[str]]) -> set[str]:
+    log = {entry.metadata_file for entry in table.metadata.metadata_log}
+    return {table.metadata_location, *log, *_content(table, manifests)}
+
+
+def _content(
+    table: Table,
+    manifests: dict[str, frozenset[str]],
+    snapshots: Sequence[Snapshot] | None = None,
+) -> set[str]:
+    """Manifest lists, manifests, data and statistics of some snapshots (all by default).
+
+    `manifests` remembers the files each manifest names: successive snapshots share nearly all.
+    """
+    statistics = [*table.metadata.statistics, *table.metadata.partition_statistics]
+    locations = {statistic.statistics_path for statistic in statistics}
+    for snapshot in table.snapshots() if snapshots is None else snapshots:
+        locations.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(table.io):
+            path = manifest.manifest_path
+            if path not in manifests:
+                entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+                manifests[path] = frozenset(entry.data_file.file_path for entry in entries)
+            locations |= {path, *manifests[path]}
+    return locations
+
+
+def _files_under(files: Any, root: str) -> list[Any]:
+    from pyarrow.fs import FileSelector, FileType
+
+    selector = FileSelector(root, recursive=True, allow_not_found=True)
+    return [info for info in files.get_file_info(selector) if info.type == FileType.File]
+
+
+def _plain(locations: set[str]) -> set[str]:
+    """Turn locations into the paths that the file system of the table lists."""
+    return {PyArrowFileIO.parse_location(location)[2] for location in locations}
+
+
+def _require_whole(table: Table, content: set[str], listed: dict[str, Any], root: str) -> None:
+    """Refuse to judge files by a listing in which the table's own are missing.
+
+    Either the table is damaged, or paths are spelled in two ways; in both cases what looks like
+    an orphan may be the only copy. Only what stands now is asked for: a day that was lost and made
+    again stays lost in the snapshots before.
+    """
+    missing = sorted(path for path in content - set(listed) if path.startswith(f"{root}/"))
+    # What was committed after listing is not in it.
+    io = table.io
+    lost = [path for path in missing if not io.new_input(path).exists()]
+    if lost:
+        raise PermanentError(
+            f"{len(lost)} files of {'.'.join(table.name())} are missing, among them {lost[0]}. "
+            "Nothing was removed. `evergreen status` lists the days with the commands that make "
+            "them again; what cannot be made again is in a backup (`evergreen restore`)."
+        )

@@ -1,0 +1,1 @@
+"""Deployment, status, backups, and the services of one machine."""

@@ -1,0 +1,207 @@
+"""Put a backup back: everything is checked before anything is touched; safe to repeat.
+
+Files come first, then the databases in the opposite order of the backup, so that whatever refers
+to something finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import sqlalchemy as sa
+
+from evergreen import lake
+from evergreen.errors import ConfigError, NotReadyError, PermanentError
+from evergreen.lake import upkeep
+from evergreen.ops.backup import databases, files, manifest
+from evergreen.ops.backup.make import UNFINISHED_RESTORE
+from evergreen.ops.backup.manifest import Manifest
+from evergreen.ops.local import airflow_processes, home, postgres
+from evergreen.release import ledger, ledger_table
+from evergreen.settings import Database, Settings, load_settings
+
+_ORDER: tuple[Database, ...] = ("catalog", "mlflow", "feast", "ledger", "airflow")
+assert set(_ORDER) == set(get_args(Database))
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """What is there again; time in seconds."""
+
+    made_at: str
+    tables: int
+    rows: int
+    files: int
+    bytes: int
+    seconds: float
+
+
+def restore(
+    directory: Path, *, force: bool = False, settings: Settings | None = None
+) -> RestoreReport:
+    """Replace databases, warehouse and artifacts by those of a backup.
+
+    Starts the embedded Postgres if it is needed and does not run, and stops it again.
+
+    Parameters
+    ----------
+    directory
+        A complete backup; not modified.
+    force
+        Whether data that are there may be replaced. A restore of this backup that was interrupted
+        goes on without it.
+
+    Raises
+    ------
+    ConfigError
+        No complete backup; made for another place; data are there and `force` is not given.
+    NotReadyError
+        Airflow runs.
+    PermanentError
+        A file of the backup is damaged; nothing was changed.
+    BusyError
+        Another command is at work on the data directory, another program uses a database, or
+        upkeep runs.
+    """
+    settings = settings or load_settings()
+    with home.claimed(settings):
+        return _restore(directory.expanduser().absolute(), settings, force=force)
+
+
+def _restore(directory: Path, settings: Settings, *, force: bool) -> RestoreReport:
+    begun = time.monotonic()
+    record = manifest.read(directory)
+    _require_same_place(record, settings)
+    if running := airflow_processes.owned(settings):
+        raise NotReadyError(
+            f"Airflow runs on {settings.home} ({len(running)} processes). Stop it with `make down`."
+        )
+    entries = files.verify(directory, record.listing)
+    for dump in record.databases.values():
+        files.require_same(directory / dump["file"], dump["bytes"], dump["sha256"])
+    with postgres.embedded_postgres(settings), upkeep.exclusive(settings):
+        if databases.airflow_is_alive(settings.database_url("airflow")):
+            raise NotReadyError(
+                "Airflow has signed its database less than a minute ago. Stop it wherever it runs, "
+                "wait a minute, and run the same command again."
+            )
+        mark = settings.home / UNFINISHED_RESTORE
+        if not force and not _is_resumed(mark, record):
+            _require_empty(settings)
+        # After that: opening the catalog creates its tables.
+        _require_remote(record)
+        _set_mark(mark, record)
+        _put_files_back(directory, entries, settings)
+        for name in _ORDER:
+            dump = record.databases[name]
+            url = settings.database_url(name)
+            databases.load(directory / dump["file"], url, dump["server"])
+        _remove_other_files(entries, settings)
+        _require_restored(record, settings)
+        mark.unlink()
+    return RestoreReport(
+        made_at=record.made_at,
+        tables=len(record.tables),
+        rows=sum(table["rows"] for table in record.tables.values()),
+        files=record.files,
+        bytes=record.bytes,
+        seconds=time.monotonic() - begun,
+    )
+
+
+def _require_same_place(record: Manifest, settings: Settings) -> None:
+    here = {"WAREHOUSE": settings.warehouse, "ARTIFACTS": settings.artifacts}
+    there = {"WAREHOUSE": record.warehouse, "ARTIFACTS": record.artifacts}
+    moved = [name for name in here if here[name] != there[name]]
+    if moved:
+        differences = "; ".join(f"{name.lower()}: {there[name]}" for name in moved)
+        commands = " ".join(f"EVERGREEN_{name}={there[name]}" for name in moved)
+        raise ConfigError(
+            f"This backup was made of {differences}. Tables and models name their files by these "
+            f"absolute locations, so they can only be restored there. Set {commands} (the data "
+            "directory itself may be another), or use the original EVERGREEN_HOME."
+        )
+
+
+def _require_remote(record: Manifest) -> None:
+    missing = upkeep.missing_files(record.remote)
+    if missing:
+        raise PermanentError(
+            f"{len(missing)} files of this backup are gone from the object store, among them "
+            f"{missing[0]}. Nothing was changed. Bring back the objects (a versioned bucket has "
+            "them), or use a newer backup."
+        )
+
+
+def _require_empty(settings: Settings) -> None:
+    full: list[str] = [
+        name for name in _ORDER if not databases.is_empty(settings.database_url(name))
+    ]
+    full += [str(tree) for tree in _trees(settings).values() if files.names_under(tree)]
+    if full:
+        raise ConfigError(
+            f"There are data in {', '.join(full)}. A restore replaces all of it. If that is meant, "
+            "add --force."
+        )
+
+
+def _trees(settings: Settings) -> dict[str, Path]:
+    """Return the local directories that a backup holds, by their name in it."""
+    trees = {"warehouse": settings.warehouse, "artifacts": settings.artifacts}
+    return {name: Path(place) for name, place in trees.items() if "://" not in place}
+
+
+def _put_files_back(
+    directory: Path, entries: Mapping[str, files.Entry], settings: Settings
+) -> None:
+    keys = settings.home / "airflow"
+    keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for prefix, target in {**_trees(settings), "airflow": keys}.items():
+        files.put_back(directory, prefix, entries, target)
+    os.sync()
+
+
+def _remove_other_files(entries: Mapping[str, files.Entry], settings: Settings) -> None:
+    for prefix, target in _trees(settings).items():
+        files.remove_others(prefix, entries, target)
+
+
+def _require_restored(record: Manifest, settings: Settings) -> None:
+    """Compare what the databases say now with what the backup said then."""
+    for name, facts in record.tables.items():
+        namespace, _, table = name.rpartition(".")
+        if (found := lake.snapshot_id(namespace, table)) != facts["snapshot"]:
+            raise PermanentError(
+                f"{name} was restored at snapshot {found}; the backup has {facts['snapshot']}."
+            )
+    engine = ledger.engine(settings)
+    with engine.connect() as connection:
+        names = list(connection.scalars(sa.select(ledger_table.LEDGER.c.use_case).distinct()))
+    for use_case in names:
+        if problems := ledger.verify(engine, use_case):
+            raise PermanentError(f"The ledger of {use_case} does not verify: {'; '.join(problems)}")
+
+
+def _is_resumed(mark: Path, record: Manifest) -> bool:
+    try:
+        return bool(json.loads(mark.read_text()) == _identity(record))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+
+
+def _set_mark(mark: Path, record: Manifest) -> None:
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    draft = mark.with_name(f"{mark.name}.draft")
+    draft.write_text(json.dumps(_identity(record)))
+    draft.replace(mark)
+    os.sync()
+
+
+def _identity(record: Manifest) -> dict[str, str]:
+    return {"made_at": record.made_at, "listing": record.listing}

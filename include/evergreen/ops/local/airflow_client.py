@@ -1,0 +1,393 @@
+"""A small typed client of Airflow's REST API: what driving runs from outside needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from evergreen.errors import (
+    ConfigError,
+    EvergreenError,
+    NotReadyError,
+    PermanentError,
+    ServiceDownError,
+)
+from evergreen.provenance.commands import Reprocess
+from evergreen.settings import Settings, secret
+
+Json = dict[str, Any]
+
+_PAGE = 100
+_FINISHED = frozenset({"success", "failed"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One DAG run; `started_at` is aware, None while it lies ahead."""
+
+    dag_id: str
+    run_id: str
+    run_type: str
+    state: str
+    partition_key: str | None
+    started_at: datetime | None
+    conf: Json
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has succeeded or failed."""
+        return self.state in _FINISHED
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task instance of a run; `map_index` is -1 for a task that is not mapped."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    duration_seconds: float | None
+
+
+@dataclass(frozen=True)
+class AssetEvent:
+    """One event of an asset, and the runs it went into."""
+
+    asset: str
+    partition_key: str | None
+    extra: Json
+    source_dag_id: str | None
+    source_run_id: str | None
+    runs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Dag:
+    """What starting a run of a DAG must know; `params` are JSON schemas by name."""
+
+    dag_id: str
+    is_paused: bool
+    is_partitioned: bool
+    is_backfillable: bool
+    max_active_runs: int
+    params: dict[str, Json]
+
+
+def connect(settings: Settings) -> AirflowClient:
+    """Return a client of the configured Airflow, else of the embedded one.
+
+    Raises
+    ------
+    ServiceDownError
+        None is configured and the embedded one does not run.
+    """
+    from evergreen.ops.local.airflow import find
+
+    if settings.airflow_api:
+        return AirflowClient(settings.airflow_api.rstrip("/"), secret("airflow"))
+    instance = find(settings)
+    if instance is None:
+        raise ServiceDownError(
+            f"Airflow does not run in {settings.home}. Start it with `make up`, or set "
+            "EVERGREEN_AIRFLOW_API and EVERGREEN_SECRET_AIRFLOW to one that runs elsewhere."
+        )
+    return AirflowClient(instance.url, f"{instance.username}:{instance.password}")
+
+
+class AirflowClient:
+    """Talks to one running Airflow.
+
+    Parameters
+    ----------
+    url
+        Base URL of UI and API, without a slash at the end.
+    login
+        `user:password`, or a bearer token.
+
+    Notes
+    -----
+    Every method raises `ServiceDownError` when Airflow does not answer and `PermanentError`, with
+    Airflow's own words, when it refuses.
+    """
+
+    def __init__(self, url: str, login: str) -> None:
+        self.url = url
+        # A proxy knows nothing of this machine's loopback.
+        local = httpx.URL(url).host in ("127.0.0.1", "localhost")
+        self._http = httpx.Client(
+            base_url=url, auth=_Login(url, login), timeout=60, trust_env=not local
+        )
+
+    # --- DAGs ---
+
+    def dag(self, dag_id: str) -> Dag:
+        """Return one DAG.
+
+        Raises
+        ------
+        ConfigError
+            There is none with this name.
+        """
+        try:
+            found = self._call("GET", f"/dags/{quote(dag_id, safe='')}/details")
+        except _MissingError as error:
+            known = ", ".join(self.dag_ids())
+            raise ConfigError(f"There is no DAG {dag_id!r}; Airflow knows {known}.") from error
+        return Dag(
+            dag_id=dag_id,
+            is_paused=found["is_paused"],
+            is_partitioned=found["timetable_partitioned"],
+            is_backfillable=found["is_backfillable"],
+            max_active_runs=found["max_active_runs"],
+            params={name: param["schema"] for name, param in (found["params"] or {}).items()},
+        )
+
+    def dag_ids(self) -> list[str]:
+        """Names of all DAGs, sorted."""
+        return sorted(dag["dag_id"] for dag in self._all("/dags", "dags"))
+
+    def wait_for_dags(self, *dag_ids: str, timeout_seconds: float = 120) -> None:
+        """Wait until the DAG processor has parsed all of these DAGs.
+
+        Raises
+        ------
+        NotReadyError
+            Some are missing at the end, or a file cannot be imported; the message tells which.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while missing := sorted(set(dag_ids) - set(known := self.dag_ids())):
+            if errors := self.import_errors():
+                raise NotReadyError(
+                    f"DAGs {missing} are missing and files cannot be imported: "
+                    + "\n".join(f"{name}:\n{trace}" for name, trace in errors.items())
+                )
+            if time.monotonic() > deadline:
+                raise NotReadyError(
+                    f"After {timeout_seconds:.0f} s Airflow knows no DAGs {missing}, "
+                    f"only {known}. Check the DAG folder."
+                )
+            time.sleep(0.5)
+
+    def import_errors(self) -> dict[str, str]:
+        """Stack traces of the DAG files that cannot be imported, by file name."""
+        errors = self._all("/importErrors", "import_errors")
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def set_paused(self, dag_id: str, *, paused: bool) -> None:
+        """Pause a DAG, or let it run; a paused one queues runs and receives no asset events."""
+        self._call("PATCH", f"/dags/{quote(dag_id, safe='')}", json={"is_paused": paused})
+
+    # --- runs ---
+
+    def trigger(
+        self, dag_id: str, *, conf: Json | None = None, partition_key: str | None = None
+    ) -> Run:
+        """Create a run by hand and return it, queued."""
+        body = {"logical_date": None, "conf": conf or {}, "partition_key": partition_key}
+        return _run(self._call("POST", _runs_path(dag_id), json=body))
+
+    def run(self, dag_id: str, run_id: str) -> Run:
+        """One run as it stands now."""
+        return _run(self._call("GET", _run_path(dag_id, run_id)))
+
+    def runs(self, dag_id: str = "~", **query: str) -> list[Run]:
+        """All runs of a DAG (of all DAGs by default), oldest first.
+
+        Parameters
+        ----------
+        query
+            Filters of Airflow's API, such as `state`, `partition_date_gte`, `start_date_gte`.
+        """
+        query = {"order_by": "id", **query}
+        return [_run(item) for item in self._all(_runs_path(dag_id), "dag_runs", query)]
+
+    def tasks(self, dag_id: str = "~", run_id: str = "~", **query: str) -> list[Task]:
+        """Task instances of a run (of all runs by default), mapped ones each on its own."""
+        path = f"{_run_path(dag_id, run_id)}/taskInstances"
+        return [
+            Task(
+                dag_id=item["dag_id"],
+                run_id=item["dag_run_id"],
+                task_id=item["task_id"],
+                map_index=item["map_index"],
+                state=item["state"],
+                try_number=item["try_number"],
+                duration_seconds=item["duration"],
+            )
+            for item in self._all(path, "task_instances", query)
+        ]
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """Return value of a task, as JSON values."""
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id)}/xcomEntries"
+        return self._call("GET", f"{path}/return_value")["value"]
+
+    def log(self, task: Task) -> str:
+        """Log of the newest try of a task, one event a line."""
+        path = f"{_run_path(task.dag_id, task.run_id)}/taskInstances/{quote(task.task_id)}/logs"
+        query = {"map_index": task.map_index}
+        content = self._call("GET", f"{path}/{task.try_number}", params=query)["content"]
+        if isinstance(content, str):
+            return content
+        return "\n".join(_log_line(item) for item in content)
+
+    # --- backfills, assets ---
+
+    def backfill(
+        self,
+        dag_id: str,
+        first: date,
+        last: date,
+        *,
+        max_active_runs: int,
+        reprocess: Reprocess = "none",
+        conf: Json | None = None,
+    ) -> int:
+        """Create a backfill over partition days, both ends included; returns its id.
+
+        Parameters
+        ----------
+        reprocess
+            What to do with days that have a run already.
+        """
+        # Bounds are instants, and a partition may begin at any hour of its day (nights at 02:00).
+        body = {
+            "dag_id": dag_id,
+            "from_date": f"{first}T00:00:00Z",
+            "to_date": f"{last}T23:59:59Z",
+            "max_active_runs": max_active_runs,
+            "reprocess_behavior": reprocess,
+            "dag_run_conf": conf,
+        }
+        return int(self._call("POST", "/backfills", json=body)["id"])
+
+    def asset_events(self, name_prefix: str = "", **query: str) -> list[AssetEvent]:
+        """Events of the assets whose name begins so, oldest first."""
+        query = {"order_by": "timestamp", **query}
+        if name_prefix:
+            query["name_prefix_pattern"] = name_prefix
+        return [
+            AssetEvent(
+                asset=item["name"] or item["uri"],
+                partition_key=item["partition_key"],
+                extra=item["extra"] or {},
+                source_dag_id=item["source_dag_id"],
+                source_run_id=item["source_run_id"],
+                runs=tuple((run["dag_id"], run["run_id"]) for run in item["created_dagruns"]),
+            )
+            for item in self._all("/assets/events", "asset_events", query)
+        ]
+
+    def consumers(self) -> dict[str, list[str]]:
+        """DAGs that each asset's events start, by the asset's name."""
+        assets = self._all("/assets", "assets")
+        return {a["name"]: [dag["dag_id"] for dag in a["scheduled_dags"]] for a in assets}
+
+    # --- plumbing ---
+
+    def _all(self, path: str, key: str, query: dict[str, str] | None = None) -> list[Json]:
+        found: list[Json] = []
+        while True:
+            page = {**(query or {}), "limit": _PAGE, "offset": len(found)}
+            items = self._call("GET", path, params=page)[key]
+            found += items
+            if len(items) < _PAGE:
+                return found
+
+    def _call(self, method: str, path: str, **request: Any) -> Json:
+        try:
+            answer = self._http.request(method, f"/api/v2{path}", **request)
+            if answer.is_success:
+                decoded: Json = answer.json()
+                return decoded
+        except (httpx.HTTPError, ValueError) as error:
+            raise ServiceDownError(
+                f"Airflow does not answer at {self.url}: {error}. Start it with `make up`."
+            ) from error
+        if answer.status_code == 401:
+            raise PermanentError(f"Airflow refused the login: {answer.text}")
+        kinds: dict[int, type[EvergreenError]] = {404: _MissingError, 409: ConflictError}
+        other = ServiceDownError if answer.is_server_error else PermanentError
+        raise kinds.get(answer.status_code, other)(
+            f"{method} {path}: Airflow answered {answer.status_code}: {answer.text}"
+        )
+
+
+class ConflictError(PermanentError):
+    """Something else stands in the way, such as another backfill of the DAG."""
+
+
+class _MissingError(PermanentError):
+    """What was asked for does not exist."""
+
+
+class _Login(httpx.Auth):
+    """Logs in for a token when there is none yet, and again when it is refused.
+
+    Tokens live for a day, an instance for longer.
+    """
+
+    requires_response_body = True
+
+    def __init__(self, url: str, login: str) -> None:
+        username, separator, password = login.partition(":")
+        self._request = (
+            httpx.Request(
+                "POST", f"{url}/auth/token", json={"username": username, "password": password}
+            )
+            if separator
+            else None
+        )
+        self._token = "" if separator else login
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        for renew in (not self._token, True):
+            if renew:
+                if self._request is None:
+                    return
+                answer = yield self._request
+                if not answer.is_success:
+                    return
+                self._token = answer.json()["access_token"]
+            request.headers["Authorization"] = f"Bearer {self._token}"
+            if (yield request).status_code != httpx.codes.UNAUTHORIZED:
+                return
+
+
+def _runs_path(dag_id: str) -> str:
+    return f"/dags/{quote(dag_id, safe='~')}/dagRuns"
+
+
+def _run_path(dag_id: str, run_id: str) -> str:
+    return f"{_runs_path(dag_id)}/{quote(run_id, safe='~')}"
+
+
+def _run(item: Json) -> Run:
+    return Run(
+        dag_id=item["dag_id"],
+        run_id=item["dag_run_id"],
+        run_type=item["run_type"],
+        state=item["state"],
+        partition_key=item["partition_key"],
+        started_at=datetime.fromisoformat(item["start_date"]) if item["start_date"] else None,
+        conf=item["conf"] or {},
+    )
+
+
+def _log_line(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    line = " ".join(str(item[key]) for key in ("timestamp", "level", "event") if item.get(key))
+    # An exception travels beside the event: one entry per link of its chain, the newest first.
+    for error in item.get("error_detail") or []:
+        line += f"\n{error.get('exc_type')}: {error.get('exc_value')}"
+    return line

@@ -1,0 +1,159 @@
+"""A look at the state of things: services, tables, champions, what failed, and what is stale."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import OperationalError
+
+from evergreen.contract import UseCase, broken_use_cases, list_use_cases, load_use_cases
+from evergreen.errors import DamagedError, EvergreenError, ServiceDownError
+from evergreen.settings import Settings
+
+if TYPE_CHECKING:
+    from evergreen.provenance.staleness import Stale
+
+
+def show_status(settings: Settings) -> None:
+    """Print which services run and, when the databases answer, tables and champions."""
+    from evergreen.ops.local import airflow, postgres
+
+    console = Console()
+    instance = airflow.find(settings)
+    console.print(f"Data directory  {settings.home}")
+    console.print(f"Postgres        {'running' if postgres.running(settings) else 'not running'}")
+    console.print(f"Airflow         {instance.url if instance else 'not running'}")
+    for name, broken in broken_use_cases().items():
+        console.print(f"Left out        {name}: {broken}", soft_wrap=True, highlight=False)
+    try:
+        tables = _tables()
+    except (ServiceDownError, OperationalError) as error:
+        console.print(str(error.orig if isinstance(error, OperationalError) else error).strip())
+        return
+    console.print(tables)
+    _print_failed(console, settings)
+    for use_case in load_use_cases():
+        _print_findings(console, use_case)
+
+
+def _print_findings(console: Console, use_case: UseCase) -> None:
+    from evergreen import lake
+    from evergreen.provenance.staleness import Stale, find_stale
+    from evergreen.provenance.verification import find_damage
+
+    damaged = []
+    try:
+        for table in lake.tables(use_case.name):
+            found = find_damage(use_case, table)
+            damaged += [Stale(table, day, reason) for day, reason in found.items()]
+        stale = find_stale(use_case)
+        _print_without_data(console, use_case)
+    except DamagedError as error:
+        console.print(f"{use_case.name}: {error}", soft_wrap=True, highlight=False)
+        return
+    if damaged:
+        _print_listed(console, use_case, f"Damaged in {use_case.name}", damaged)
+    if stale:
+        _print_listed(console, use_case, f"Stale in {use_case.name}", stale)
+    else:
+        console.print(f"{use_case.name}: nothing is stale.")
+
+
+def _print_listed(console: Console, use_case: UseCase, title: str, found: Sequence[Stale]) -> None:
+    from evergreen.provenance.staleness import mend_commands, summarise
+
+    table = Table("table", "days", "why", title=title)
+    for finding in summarise(use_case, found):
+        table.add_row(finding.table, finding.period.label, finding.reason)
+    console.print(table)
+    commands = mend_commands(use_case, found)
+    console.print(
+        "Mend it with, one after the other (DAGs unpaused):"
+        if commands
+        else "Only a backup has it: `evergreen restore`."
+    )
+    _print_commands(console, commands)
+
+
+def _print_failed(console: Console, settings: Settings) -> None:
+    """Print what failed in Airflow, if one answers: a day that has a failed run waits for ever."""
+    from evergreen.ops.local.airflow_client import connect
+    from evergreen.ops.local.runs import find_failed
+
+    try:
+        failures = find_failed(connect(settings))
+    except EvergreenError as error:
+        if settings.airflow_api or not isinstance(error, ServiceDownError):
+            console.print(f"Airflow says nothing of failed runs: {error}", soft_wrap=True)
+        return
+    if not failures:
+        console.print("No run has failed without being run again.")
+        return
+    table = Table("DAG", "days", title="Failed, and not run again")
+    for failure in failures:
+        table.add_row(failure.dag_id, failure.what)
+    console.print(table)
+    console.print("When the cause is mended (the log of the failed task names it):")
+    _print_commands(console, [command for failure in failures for command in failure.mend])
+
+
+def _print_without_data(console: Console, use_case: UseCase) -> None:
+    from evergreen import lake
+    from evergreen.provenance import receipts
+
+    published = receipts.latest(use_case.name, "publish_orders")
+    days = [day for day, receipt in published.items() if "without_data" in receipt.counts]
+    if not days:
+        return
+    decisions = lake.read(use_case.name, "decisions", days[0], columns=("day", "kind", "reasons"))
+    reasons = {
+        row["day"]: "; ".join(row["reasons"])
+        for row in decisions.to_pylist()
+        if row["kind"] == "delivery"
+    }
+    console.print(f"{use_case.name}: days without data, by decision:")
+    for day in days:
+        console.print(f"  {day}: {reasons[day]}", soft_wrap=True, highlight=False)
+
+
+def _print_commands(console: Console, commands: Iterable[str]) -> None:
+    program = "evergreen" if shutil.which("evergreen") else str(_program())
+    for command in commands:
+        # As it is: to be copied, not wrapped.
+        line = command.replace("evergreen", program, 1)
+        console.print(f"  {line}", soft_wrap=True, highlight=False)
+
+
+def _program() -> Path:
+    installed = Path(sys.executable).with_name("evergreen")
+    here = Path.cwd()
+    return installed.relative_to(here) if installed.is_relative_to(here) else installed
+
+
+def _tables() -> Table:
+    from evergreen import lake
+    from evergreen.release import ledger
+
+    table = Table("use case", "table", "days", "first", "last", "rows", title="The lake")
+    for name in list_use_cases():
+        for stored in lake.tables(name):
+            try:
+                days = lake.partitions(name, stored)
+            except DamagedError:
+                # Told below, with what to do.
+                table.add_row(name, stored, "unreadable", "", "", "")
+                continue
+            first, last = (min(days), max(days)) if days else ("-", "-")
+            table.add_row(
+                name, stored, str(len(days)), str(first), str(last), f"{sum(days.values()):,}"
+            )
+        champion = ledger.champion(ledger.engine(), name)
+        if champion is not None:
+            table.add_row(name, f"champion: version {champion.version}", "", "", "", "")
+    return table

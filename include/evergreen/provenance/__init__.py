@@ -1,0 +1,1 @@
+"""What was made of what: receipts, staging, staleness, replay."""

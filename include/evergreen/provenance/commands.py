@@ -1,0 +1,46 @@
+"""The commands that messages tell people to run, each written in one place."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Literal
+
+from evergreen.contract import Period
+
+Reprocess = Literal["none", "failed", "completed"]
+
+# So many days and more are loaded by one run of the history DAG instead of one run each.
+MANY_DAYS = 32
+
+
+def backfill(target: str, period: Period, reprocess: Reprocess = "failed") -> str:
+    """Run the days of a use case (ingestion and what follows) or of one DAG, one run each.
+
+    >>> backfill("churn", Period.parse("2026-03-01"))
+    'evergreen backfill churn 2026-03-01 2026-03-01'
+    """
+    # The default of the command.
+    how = "" if reprocess == "failed" else f" --reprocess {reprocess}"
+    return f"evergreen backfill {target} {period.start} {period.last}{how}"
+
+
+def load(use_case: str, period: Period) -> str:
+    """Load days that were never loaded."""
+    if len(period.days) < MANY_DAYS:
+        return backfill(use_case, period)
+    return load_history(use_case, period)
+
+
+def load_history(use_case: str, period: Period) -> str:
+    """Load many days in one run."""
+    return f"evergreen trigger {use_case}_history --from {period.start} --to {period.last}"
+
+
+def run_day(dag_id: str, day: date) -> str:
+    """Start one run of a DAG."""
+    return f"evergreen trigger {dag_id} --day {day}"
+
+
+def declare_without_data(use_case: str, day: date) -> str:
+    """Decide that there will be no data for a day."""
+    return f"{run_day(f'{use_case}_ingest', day)} --conf without_data='the reason'"

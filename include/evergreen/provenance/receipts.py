@@ -1,0 +1,342 @@
+"""What each step did, from what, with which code.
+
+A receipt is written twice: into the summary of the Iceberg snapshot it belongs to (in the same
+commit as the data, so it cannot be lost), and as one row per step and day into SQL, where it can be
+asked for. The SQL rows are append-only; the newest row of a step and day is the one that counts.
+
+`basis` and `content` tell whether an output is still true: the newest receipt there was when a step
+read its inputs, and a digest of what the step published. An input whose content is no longer the
+one that stood at the basis has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from evergreen.contract import UseCase
+from evergreen.databases import open_engine
+from evergreen.errors import BusyError, NotReadyError
+from evergreen.settings import PROJECT_ROOT, load_settings
+
+_METADATA = sa.MetaData()
+_RECEIPTS = sa.Table(
+    "receipts",
+    _METADATA,
+    sa.Column("sequence", sa.BigInteger, primary_key=True),
+    sa.Column("use_case", sa.Text, nullable=False),
+    sa.Column("step", sa.Text, nullable=False),
+    sa.Column("day", sa.Date, nullable=False),
+    sa.Column("run", sa.Text, nullable=False),
+    sa.Column("inputs", sa.Text, nullable=False),
+    sa.Column("output_table", sa.Text, nullable=False),
+    sa.Column("output_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("basis", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("content", sa.Text, nullable=False, server_default=""),
+    sa.Column("contract_digest", sa.Text, nullable=False, server_default=""),
+    sa.Column("code_digest", sa.Text, nullable=False),
+    sa.Column("lock_digest", sa.Text, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("recorded_at", sa.DateTime(timezone=True), server_default=sa.func.now()),
+    sa.Index("receipts_by_day", "use_case", "step", "day", "sequence"),
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One step's work on one day.
+
+    Parameters
+    ----------
+    step
+        Name of the step, for example `publish_features`.
+    day
+        The partition.
+    run
+        What the step ran for: a day, or a period such as `2024-01-01..2025-12-31`.
+    inputs
+        Snapshot id of each table that was read (0 for a table without a snapshot), and other
+        identities the output depends on (model version, source digest).
+    output_table, output_snapshot
+        What was committed.
+    counts
+        Rows in and out of the day, by kind.
+    basis
+        Sequence of the newest receipt there was before the step read its inputs.
+    content
+        Digest of what the day says; see `evergreen.lake.content`. Empty for a day without rows.
+    contract_digest
+        Digest of the part of the use case that the output depends on.
+    code_digest, lock_digest
+        Digests of the package with the whole use case, and of `requirements.txt`.
+    seconds
+        Wall time of the step, staging to commit, over the whole run.
+    """
+
+    use_case: str
+    step: str
+    day: date
+    run: str
+    inputs: Mapping[str, Any]
+    output_table: str
+    output_snapshot: int
+    counts: Mapping[str, int]
+    basis: int
+    content: str
+    contract_digest: str
+    code_digest: str
+    lock_digest: str
+    seconds: float
+    sequence: int = 0
+    recorded_at: datetime | None = field(default=None, compare=False)
+
+
+class Trace(NamedTuple):
+    """One receipt in short; see `Receipt`."""
+
+    sequence: int
+    basis: int
+    content: str
+    contract_digest: str
+    output_snapshot: int
+
+
+def create_tables() -> None:
+    """Create the table of receipts, or give an older one the columns it lacks; safe to repeat."""
+    engine = _engine()
+    _METADATA.create_all(engine)
+    present = {column["name"] for column in sa.inspect(engine).get_columns(_RECEIPTS.name)}
+    with engine.begin() as connection:
+        for column in _RECEIPTS.columns:
+            if column.name not in present:
+                definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
+                statement = f"ALTER TABLE {_RECEIPTS.name} ADD COLUMN IF NOT EXISTS {definition}"
+                connection.execute(sa.text(statement))
+
+
+@contextmanager
+def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
+    """Keep other publishers of a table out, and append receipts when the body ends.
+
+    Without it, of two commits to the same day the earlier might be receipted later, and the
+    receipt that counts would describe rows that are gone.
+
+    Parameters
+    ----------
+    table
+        `<namespace>.<table>`.
+
+    Yields
+    ------
+    Callable
+        Call it with the receipts of what was committed.
+
+    Raises
+    ------
+    BusyError
+        Another publisher held the table for ten minutes.
+    """
+    with _engine().begin() as connection:
+        connection.execute(sa.text("SET LOCAL lock_timeout = '600s'"))
+        try:
+            connection.execute(
+                sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+                {"name": f"evergreen publish {table}"},
+            )
+        except sa.exc.OperationalError as error:
+            if "lock timeout" not in str(error.orig):
+                raise
+            raise BusyError(
+                f"Somebody has been publishing to {table} for ten minutes. Find out who (a row of "
+                "pg_locks with locktype `advisory` names the process); this is tried again."
+            ) from error
+
+        def append(receipts: Iterable[Receipt]) -> None:
+            rows = [_to_row(receipt) for receipt in receipts]
+            if rows:
+                connection.execute(sa.insert(_RECEIPTS), rows)
+
+        yield append
+
+
+def newest_sequence(use_case: str) -> int:
+    """Sequence of the newest receipt; 0 without any. Ask before reading what it is the basis of.
+
+    A publish is receipted after its commit. So whatever stands at this sequence is in the tables
+    that are read afterwards; what they hold beyond it makes the output look stale, never current.
+    """
+    query = sa.select(sa.func.max(_RECEIPTS.c.sequence)).where(_RECEIPTS.c.use_case == use_case)
+    with _engine().connect() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
+    """Return in short what each step has published of each day, oldest first."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(
+            *(columns.step, columns.day, columns.sequence, columns.basis),
+            *(columns.content, columns.contract_digest, columns.output_snapshot),
+        )
+        .where(columns.use_case == use_case, columns.step.in_(steps))
+        .order_by(columns.day, columns.sequence)
+    )
+    found: dict[str, dict[date, list[Trace]]] = {step: {} for step in steps}
+    with _engine().connect() as connection:
+        for step, day, *values in connection.execute(query):
+            found[step].setdefault(day, []).append(Trace(*values))
+    return found
+
+
+def standing(use_case: str, table: str, day: date | None = None) -> dict[date, Trace]:
+    """Return in short what was last published of each day of a table (or one), by any step."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(
+            *(columns.day, columns.sequence, columns.basis),
+            *(columns.content, columns.contract_digest, columns.output_snapshot),
+        )
+        .distinct(columns.day)
+        .where(columns.use_case == use_case, columns.output_table == f"{use_case}.{table}")
+        .order_by(columns.day, columns.sequence.desc())
+    )
+    if day is not None:
+        query = query.where(columns.day == day)
+    with _engine().connect() as connection:
+        return {day: Trace(*values) for day, *values in connection.execute(query)}
+
+
+def by_sequence(sequence: int) -> Receipt:
+    """Return one receipt.
+
+    Raises
+    ------
+    NotReadyError
+        There is none with this sequence.
+    """
+    with _engine().connect() as connection:
+        row = connection.execute(
+            sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence == sequence)
+        ).one_or_none()
+    if row is None:
+        raise NotReadyError(
+            f"There is no receipt {sequence}. The table `receipts` in the database `ledger` lists "
+            "them."
+        )
+    return _from_row(row)
+
+
+def latest(
+    use_case: str, step: str, start: date | None = None, end: date | None = None
+) -> dict[date, Receipt]:
+    """Return the newest receipt of a step for each day of `[start, end)`, oldest day first."""
+    newest = (
+        sa.select(sa.func.max(_RECEIPTS.c.sequence))
+        .where(_RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step)
+        .group_by(_RECEIPTS.c.day)
+    )
+    # The bounds are in here, or every call would group the whole history.
+    if start is not None:
+        newest = newest.where(_RECEIPTS.c.day >= start)
+    if end is not None:
+        newest = newest.where(_RECEIPTS.c.day < end)
+    query = sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence.in_(newest)).order_by(_RECEIPTS.c.day)
+    with _engine().connect() as connection:
+        return {row.day: _from_row(row) for row in connection.execute(query)}
+
+
+def of_run(use_case: str, step: str, run: str, basis: int) -> dict[date, Receipt]:
+    """Return the newest receipt per day of a step that ran for `run` on that basis."""
+    query = (
+        sa.select(_RECEIPTS)
+        .where(
+            _RECEIPTS.c.use_case == use_case,
+            _RECEIPTS.c.step == step,
+            _RECEIPTS.c.run == run,
+            _RECEIPTS.c.basis == basis,
+        )
+        .order_by(_RECEIPTS.c.sequence)
+    )
+    with _engine().connect() as connection:
+        return {row.day: _from_row(row) for row in connection.execute(query)}
+
+
+def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]:
+    """Return the days of `[start, end)` that a step has no receipt for, oldest first."""
+    query = sa.select(_RECEIPTS.c.day).where(
+        _RECEIPTS.c.use_case == use_case,
+        _RECEIPTS.c.step == step,
+        _RECEIPTS.c.day >= start,
+        _RECEIPTS.c.day < end,
+    )
+    with _engine().connect() as connection:
+        present = set(connection.scalars(query.distinct()))
+    days = (start + timedelta(days=n) for n in range((end - start).days))
+    return [day for day in days if day not in present]
+
+
+def newest_day(use_case: str, step: str, before: datetime | None = None) -> date | None:
+    """Return the newest day a step has ever been receipted for, or had been by an instant."""
+    query = sa.select(sa.func.max(_RECEIPTS.c.day)).where(
+        _RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step
+    )
+    if before is not None:
+        query = query.where(_RECEIPTS.c.recorded_at < before)
+    with _engine().connect() as connection:
+        day: date | None = connection.execute(query).scalar()
+        return day
+
+
+def code_digest(use_case: UseCase) -> str:
+    """Return the digest of the package's code and the use case's declaration and SQL."""
+    return _digest_of(
+        *sorted((PROJECT_ROOT / "include" / "evergreen").rglob("*.py")),
+        *sorted(p for p in use_case.folder.iterdir() if p.suffix in (".yaml", ".sql")),
+    )
+
+
+def lock_digest() -> str:
+    """Return the digest of the lock file."""
+    return _digest_of(PROJECT_ROOT / "requirements.txt")
+
+
+def _digest_of(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _to_row(receipt: Receipt) -> dict[str, Any]:
+    return {
+        **{k: v for k, v in asdict(receipt).items() if k not in ("sequence", "recorded_at")},
+        "inputs": json.dumps(dict(receipt.inputs), sort_keys=True),
+        "counts": json.dumps(dict(receipt.counts), sort_keys=True),
+    }
+
+
+def _from_row(row: Any) -> Receipt:
+    values = dict(row._mapping)
+    values["inputs"] = json.loads(values["inputs"])
+    values["counts"] = json.loads(values["counts"])
+    return Receipt(**values)
+
+
+def _engine() -> sa.Engine:
+    return _engine_for(load_settings().database_url("ledger"))
+
+
+@lru_cache(maxsize=8)
+def _engine_for(url: str) -> sa.Engine:
+    return open_engine("ledger", url, lambda: sa.create_engine(url, pool_pre_ping=True))

@@ -1,0 +1,248 @@
+"""Make an output again from what its receipt says it was made of, and compare.
+
+What was recorded is used, never what is current: snapshots, pins, days, seed, threads, model
+version. A replay publishes and registers nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from evergreen import lake
+from evergreen.contract import Period, UseCase, load_use_case
+from evergreen.errors import PermanentError
+from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
+from evergreen.provenance import receipts
+from evergreen.provenance.receipts import Receipt
+from evergreen.settings import load_settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from evergreen.training.tracking import RunFacts
+
+_ONE_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One thing that was made again: digests of what was recorded and of what came out."""
+
+    what: str
+    recorded: str
+    replayed: str
+
+    @property
+    def equal(self) -> bool:
+        """Whether the replay gave what was recorded."""
+        return self.recorded == self.replayed
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replay's outcome.
+
+    Parameters
+    ----------
+    subject
+        What was replayed, for people.
+    compared
+        Everything that was compared; never empty.
+    notes
+        What differs between then and now and may explain a difference.
+    """
+
+    subject: str
+    compared: tuple[Compared, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether all of it came out as recorded."""
+        return all(item.equal for item in self.compared)
+
+
+def replay(target: str) -> Replay:
+    """Replay a receipt or a training run.
+
+    Parameters
+    ----------
+    target
+        A receipt's sequence number (`4711`), a registered version (`churn/3`), or the id of an
+        MLflow run.
+
+    Raises
+    ------
+    NotReadyError
+        It does not exist, or a snapshot it was made from has been expired.
+    PermanentError
+        It cannot be replayed here: another lock file, another declaration, or a step that is
+        not replayed. The message says which and what to do.
+    """
+    if target.isdigit():
+        return replay_receipt(receipts.by_sequence(int(target)))
+    from evergreen.training.tracking import describe_run, describe_version
+
+    name, slash, version = target.partition("/")
+    if slash:
+        run_id = describe_version(load_use_case(name), int(version)).run_id
+        return replay_training(describe_run(run_id))
+    return replay_training(describe_run(target))
+
+
+def replay_receipt(receipt: Receipt) -> Replay:
+    """Make one day of a table again from the inputs its receipt names."""
+    use_case = load_use_case(receipt.use_case)
+    make = _MAKERS.get(receipt.step)
+    if make is None:
+        raise PermanentError(
+            f"Receipt {receipt.sequence} is of {receipt.step}, which is not replayed; expected one "
+            f"of {', '.join(_MAKERS)}, or a training run."
+        )
+    _require_same_lock(f"receipt {receipt.sequence}", receipt.lock_digest)
+    table = receipt.output_table.removeprefix(f"{receipt.use_case}.")
+    if receipt.contract_digest != use_case.contract_digest(table):
+        raise PermanentError(
+            f"Receipt {receipt.sequence} was made by another declaration of {table} "
+            f"({receipt.contract_digest}; now it is {use_case.contract_digest(table)}). Check out "
+            "the commit that ran on the receipt's `recorded_at`, and replay there."
+        )
+    rows = make(use_case, receipt)
+    found = digest_by_day(rows, [receipt.day], STAMPS | ORIGINS)[receipt.day]
+    return Replay(
+        f"receipt {receipt.sequence}: {receipt.output_table} of {receipt.day}",
+        (Compared(f"content of {receipt.output_table}", receipt.content, found),),
+        _notes(receipt.code_digest, use_case),
+    )
+
+
+def replay_training(run: RunFacts) -> Replay:
+    """Assemble a run's training set again, fit again, and compare rows and model file."""
+    from evergreen.training.assemble import TrainingInputs, assemble
+    from evergreen.training.fit import fit_booster
+    from evergreen.training.frame import label_split
+
+    use_case = load_use_case(run.tags["use_case"])
+    if "inputs" not in run.tags or "lock_digest" not in run.tags:
+        raise PermanentError(
+            f"Run {run.run_id} does not say what it was trained on; it was made before runs did."
+        )
+    _require_same_lock(f"run {run.run_id}", run.tags["lock_digest"])
+    if run.reads and list(run.reads) != use_case.feature_names:
+        raise PermanentError(
+            f"Run {run.run_id} was trained on the features {', '.join(run.reads)}; declared are "
+            f"now {', '.join(use_case.feature_names)}. Check out the commit it was trained with "
+            f"(its tag code_digest is {run.tags['code_digest']}), and replay there."
+        )
+    plan = run.plan
+    inputs = TrainingInputs.from_dict(json.loads(run.tags["inputs"]))
+    split = label_split(assemble(use_case, plan, inputs).rows, plan, use_case)
+    fitted = fit_booster(
+        split, use_case, threads=int(run.parameters["nthread"]), seed=int(run.tags["seed"])
+    )
+    frames = {part: getattr(split, part) for part in run.frame_digests}
+    rows = tuple(
+        Compared(
+            f"rows of {part}",
+            recorded,
+            frames[part].digest[: len(recorded)] if frames[part] is not None else "",
+        )
+        for part, recorded in run.frame_digests.items()
+    )
+    model = Compared("model file", run.tags["model_digest"], fitted.digest)
+    told = {name: str(value) for name, value in fitted.parameters.items()}
+    differing = sorted(name for name in told if run.parameters.get(name) != told[name])
+    notes = [f"use_case.yaml now trains with another {name}" for name in differing]
+    return Replay(
+        f"run {run.run_id}: training of {use_case.name} for {run.tags['day']}",
+        (*rows, model),
+        (*_notes(run.tags["code_digest"], use_case), *notes),
+    )
+
+
+def _require_same_lock(what: str, recorded: str) -> None:
+    current = receipts.lock_digest()
+    if recorded != current:
+        raise PermanentError(
+            f"{what} was made with another lock file (digest {recorded}; requirements.txt here has "
+            f"{current}). Other versions of the libraries may give other bytes: check out the "
+            "commit it was made with, run `make setup`, and replay there."
+        )
+
+
+def _notes(code_digest: str, use_case: UseCase) -> tuple[str, ...]:
+    current = receipts.code_digest(use_case)
+    if code_digest == current:
+        return ()
+    return (f"the code has changed since (digest {code_digest}, now {current})",)
+
+
+# --- one maker per step that is replayed ---------------------------------------------------------
+
+
+def _orders(use_case: UseCase, receipt: Receipt) -> pa.Table:
+    from evergreen.quality.delivery import read_and_split
+    from evergreen.sources import open_source
+
+    without_data = [receipt.day] if "without_data" in receipt.counts else []
+    day = Period(receipt.day, receipt.day + _ONE_DAY)
+    split = read_and_split(use_case, open_source(use_case), day, without_data)
+    return split.accepted if receipt.step == "publish_orders" else split.quarantined
+
+
+def _features(use_case: UseCase, receipt: Receipt) -> pa.Table:
+    from evergreen.features.compute.run import compute_features
+
+    settings = load_settings()
+    return compute_features(
+        use_case,
+        _orders_paths(use_case, receipt, receipt.day + _ONE_DAY),
+        [receipt.day],
+        threads=settings.threads,
+        memory_mb=settings.memory_mb,
+    )
+
+
+def _labels(use_case: UseCase, receipt: Receipt) -> pa.Table:
+    from evergreen.features.compute.run import compute_labels
+
+    settings = load_settings()
+    end = receipt.day + _ONE_DAY + timedelta(days=use_case.label.horizon_days)
+    return compute_labels(
+        use_case,
+        _orders_paths(use_case, receipt, end),
+        [receipt.day],
+        threads=settings.threads,
+        memory_mb=settings.memory_mb,
+    )
+
+
+def _predictions(use_case: UseCase, receipt: Receipt) -> pa.Table:
+    from evergreen.scoring.score import score
+    from evergreen.training.tracking import load_version
+
+    features = lake.read_day(
+        use_case.name, "features", receipt.day, snapshot_id=int(receipt.inputs["features"])
+    )
+    model = load_version(use_case, int(receipt.inputs["model_version"]))
+    return score(model, features, use_case, threads=load_settings().threads)
+
+
+def _orders_paths(use_case: UseCase, receipt: Receipt, end: date) -> tuple[str, ...]:
+    snapshot = int(receipt.inputs["orders"])
+    if not snapshot:
+        return ()
+    return lake.scan(use_case.name, "orders", end=end, snapshot_id=snapshot).paths
+
+
+_MAKERS: Mapping[str, Callable[[UseCase, Receipt], pa.Table]] = {
+    "publish_orders": _orders,
+    "publish_quarantine": _orders,
+    "publish_features": _features,
+    "publish_labels": _labels,
+    "publish_predictions": _predictions,
+}

@@ -1,0 +1,329 @@
+import json
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evergreen.contract import Monitoring
+from evergreen.decisions.governor import (
+    Champion,
+    Evidence,
+    Night,
+    Performance,
+    Training,
+    Verdict,
+    decide_retraining,
+    record_retraining_decision,
+    replay_retraining,
+    summarise_nights,
+)
+from evergreen.decisions.stored import DECISIONS
+
+DAY = date(2026, 3, 20)
+MONITORING = Monitoring(persistence=(2, 3), cooldown_days=7, weekly_budget=1, max_model_age_days=90)
+
+
+def ago(days):
+    return DAY - timedelta(days)
+
+
+def night(days, drift=True, version=3):
+    drifted = ("spent_30d",) if drift else ()
+    return Night(ago(days), version, 5, drifted, (), False, 0.4 if drift else 0.0, drift)
+
+
+CALM = Evidence(
+    use_case="churn",
+    day=DAY,
+    newest_day=DAY,
+    nights=(night(2, False), night(1, False), night(0, False)),
+    performance=Performance(ago(90), 3, 5_000, 0.78, 0.8, False),
+    champion=Champion(3, ago(30)),
+)
+DRIFTING = replace(CALM, nights=(night(2, False), night(1), night(0)))
+DEGRADED = replace(CALM, performance=Performance(ago(90), 3, 5_000, 0.7, 0.8, True))
+OLD = replace(CALM, champion=Champion(3, ago(91)))
+
+
+def decide(evidence, monitoring=MONITORING):
+    return decide_retraining(evidence, monitoring)
+
+
+def test_a_calm_night_waits_and_says_so():
+    verdict = decide(CALM)
+    assert (verdict.decision, verdict.trigger, verdict.blocks) == ("wait", None, ())
+    assert verdict.reasons == ("nothing calls for retraining",)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "trigger", "text"),
+    [
+        (DRIFTING, "drift", "2 of the last 3 nights drifted (needed 2)"),
+        (DEGRADED, "degradation", "0.7000 over 5000 rows, against 0.8000"),
+        (OLD, "schedule", "91 days old; the limit is 90"),
+    ],
+)
+def test_each_trigger_alone_retrains(evidence, trigger, text):
+    verdict = decide(evidence)
+    assert (verdict.decision, verdict.trigger, verdict.triggers) == ("retrain", trigger, (trigger,))
+    assert text in verdict.reasons[0]
+
+
+def test_all_triggers_are_stated():
+    both = replace(DRIFTING, performance=DEGRADED.performance, champion=OLD.champion)
+    verdict = decide(both)
+    assert verdict.triggers == ("degradation", "drift", "schedule")
+    assert verdict.trigger == "degradation"
+    assert len(verdict.reasons) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "block"),
+    [
+        ({"incidents": ("features ends 3 days before",)}, "incident"),
+        ({"newest_day": DAY + timedelta(1)}, "not_newest"),
+        ({"newest_day": None}, "not_newest"),
+        ({"training_in_progress": True}, "in_progress"),
+        ({"trainings": (Training(ago(1), "asked"),)}, "in_progress"),
+        ({"trainings": (Training(ago(9), "started"), Training(ago(6), "started"))}, "in_progress"),
+        ({"champion": Champion(3, DAY)}, "already_trained"),
+        ({"requests": (ago(6),)}, "cooldown"),
+    ],
+)
+def test_each_block_alone_waits_and_still_states_the_trigger(changes, block):
+    verdict = decide(replace(DRIFTING, **changes))
+    assert (verdict.decision, verdict.trigger) == ("wait", None)
+    assert block in verdict.blocks
+    assert verdict.triggers == ("drift",)
+    assert any(reason.startswith("blocked, ") for reason in verdict.reasons)
+    assert any(reason.startswith("drift: ") for reason in verdict.reasons)
+
+
+def test_without_a_champion_the_first_training_is_by_hand():
+    verdict = decide(replace(DRIFTING, champion=None))
+    assert (verdict.decision, verdict.blocks, verdict.triggers) == ("wait", ("no_champion",), ())
+
+
+@pytest.mark.parametrize(
+    ("nights", "decision"),
+    [
+        ((night(0),), "wait"),
+        ((night(1), night(0)), "retrain"),
+        ((night(2), night(0)), "retrain"),
+        ((night(2), night(1)), "retrain"),
+        # Outside the window, doubled, in the future, or against a former champion's reference.
+        ((night(3), night(0)), "wait"),
+        ((night(0), night(0)), "wait"),
+        ((night(-1), night(0)), "wait"),
+        ((night(1, version=2), night(0)), "wait"),
+    ],
+)
+def test_drift_must_persist(nights, decision):
+    assert decide(replace(CALM, nights=nights)).decision == decision
+
+
+def test_degradation_of_a_former_champion_is_history():
+    former = replace(DEGRADED.performance, model_version=2)
+    assert decide(replace(CALM, performance=former)).decision == "wait"
+
+
+def test_cooldown_and_budget_end_on_time():
+    assert decide(replace(DRIFTING, requests=(ago(7),))).decision == "retrain"
+    lenient = MONITORING.model_copy(update={"cooldown_days": 0})
+    assert decide(replace(DRIFTING, requests=(ago(6),)), lenient).blocks == ("budget",)
+    assert decide(replace(DRIFTING, requests=(ago(7),)), lenient).decision == "retrain"
+    two = lenient.model_copy(update={"weekly_budget": 2})
+    assert decide(replace(DRIFTING, requests=(ago(6),)), two).decision == "retrain"
+    assert decide(replace(DRIFTING, requests=(ago(6), ago(1))), two).blocks == ("budget",)
+    # The same request twice is one.
+    assert decide(replace(DRIFTING, requests=(ago(6), ago(6))), two).decision == "retrain"
+
+
+def test_a_training_that_never_ended_is_not_waited_for_for_ever():
+    found = decide(replace(DRIFTING, trainings=(Training(ago(7), "asked"),)))
+    assert found.decision == "retrain"
+    assert found.reasons[-1] == (
+        f"no longer waited for: the training of {ago(7)} was requested and has not started, within "
+        "7 days (see the runs of churn_train)"
+    )
+    patient = MONITORING.model_copy(update={"request_expires_days": 8})
+    found = decide(replace(DRIFTING, trainings=(Training(ago(7), "started"),)), patient)
+    assert found.blocks == ("in_progress",)
+    assert "waited for until 2026-03-21" in found.reasons[0]
+    # Nothing calls for retraining, so nobody misses the one that got lost.
+    assert decide(replace(CALM, trainings=(Training(ago(7), "asked"),))) == decide(CALM)
+
+
+def test_what_an_earlier_version_stored_is_replayed():
+    stored = json.dumps(
+        {
+            "demands": MONITORING.model_dump(mode="json", exclude={"request_expires_days"}),
+            "evidence": {
+                "champion": {"trained_on": "2025-12-01", "version": 3},
+                "day": "2026-03-20",
+                "incidents": [],
+                "newest_day": "2026-03-20",
+                "nights": [],
+                "performance": None,
+                "requests": ["2026-03-20", "2026-01-02"],
+                "training_in_progress": True,
+                "use_case": "churn",
+            },
+        }
+    )
+    assert replay_retraining(stored) == Verdict(
+        decision="wait",
+        trigger=None,
+        triggers=("schedule",),
+        blocks=("in_progress",),
+        reasons=(
+            "blocked, in_progress: a training is under way; there is one at a time",
+            "schedule: champion 3 is 109 days old; the limit is 90",
+        ),
+    )
+
+
+def test_no_age_limit_means_no_schedule():
+    never = MONITORING.model_copy(update={"max_model_age_days": None})
+    assert decide(replace(OLD, champion=Champion(3, ago(5_000))), never).decision == "wait"
+    assert decide(replace(CALM, champion=Champion(3, ago(90)))).decision == "wait"
+
+
+def row(feature, drifted, importance=0.5, day=DAY, version=3):
+    return {
+        "day": day,
+        "model_version": version,
+        "feature": feature,
+        "drifted": drifted,
+        "importance": importance,
+    }
+
+
+def test_nights_are_summarised_per_day_and_model():
+    rows = [
+        row("a", True, 0.3),
+        row("b", False, 0.6),
+        row("c", True, 0.0),
+        row("score", False, None),
+        row("a", False, day=ago(1), version=2),
+    ]
+    yesterday, today = summarise_nights(rows, MONITORING)
+    assert (yesterday.day, yesterday.model_version, yesterday.is_drift) == (ago(1), 2, False)
+    assert today.drifted == ("a",)
+    assert today.unused == ("c",)
+    assert today.tested == 4
+    assert today.weight == pytest.approx(1 / 3)
+    assert today.is_drift
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_drift"),
+    [
+        ([row("a", True, 0.0), row("b", False)], False),
+        ([row("a", True, None)], True),
+        ([row("a", False), row("score", True, None)], True),
+        ([], None),
+    ],
+)
+def test_what_makes_a_drift_night(rows, is_drift):
+    found = [night.is_drift for night in summarise_nights(rows, MONITORING)]
+    assert found == ([] if is_drift is None else [is_drift])
+
+
+def test_more_features_may_be_demanded():
+    strict = MONITORING.model_copy(update={"min_drifted": 2})
+    one = [row("a", True), row("b", False)]
+    assert not summarise_nights(one, strict)[0].is_drift
+    assert summarise_nights([*one, row("c", True)], strict)[0].is_drift
+
+
+days = st.integers(-3, 20).map(ago)
+nights = st.builds(
+    lambda back, drift, version: night(back, drift, version),
+    st.integers(-2, 6),
+    st.booleans(),
+    st.sampled_from([3, 3, 3, 2]),
+)
+evidences = st.builds(
+    Evidence,
+    use_case=st.just("churn"),
+    day=st.just(DAY),
+    newest_day=st.sampled_from([DAY, DAY, DAY, ago(-1), None]),
+    nights=st.lists(nights, max_size=6).map(tuple),
+    performance=st.none() | st.just(CALM.performance) | st.just(DEGRADED.performance),
+    champion=st.none() | st.builds(Champion, st.just(3), st.integers(-1, 120).map(ago)),
+    training_in_progress=st.sampled_from([False, False, True]),
+    requests=st.lists(days, max_size=3).map(tuple),
+    trainings=st.lists(
+        st.builds(Training, days, st.sampled_from(["asked", "started"])), max_size=2
+    ).map(tuple),
+    incidents=st.sampled_from([(), (), ("orders is stale",)]),
+)
+demands = st.builds(
+    Monitoring,
+    persistence=st.sampled_from([(1, 1), (2, 3), (3, 5)]),
+    cooldown_days=st.integers(0, 10),
+    weekly_budget=st.integers(1, 3),
+    max_model_age_days=st.none() | st.integers(1, 100),
+)
+
+
+@given(evidences, demands)
+@settings(deadline=None)
+def test_retraining_only_ever_happens_when_it_may(evidence, monitoring):
+    verdict = decide(evidence, monitoring)
+    assert (verdict.trigger is not None) == (verdict.decision == "retrain")
+    assert verdict.reasons
+    if verdict.decision == "retrain":
+        earlier = [request for request in evidence.requests if request != DAY]
+        assert not evidence.incidents
+        assert not evidence.training_in_progress
+        assert all((DAY - training.day).days >= 7 for training in evidence.trainings)
+        assert evidence.newest_day == DAY
+        assert evidence.champion is not None
+        assert evidence.champion.trained_on < DAY
+        assert all((DAY - request).days >= monitoring.cooldown_days for request in earlier)
+        week = {request for request in earlier if request > ago(7)}
+        assert len(week) < monitoring.weekly_budget
+
+
+@given(
+    st.sampled_from([DRIFTING, DEGRADED, OLD]) | evidences,
+    demands,
+    st.lists(st.integers(0, 5), max_size=5),
+)
+@settings(deadline=None)
+def test_more_drift_never_calms_the_governor(evidence, monitoring, more):
+    if decide(evidence, monitoring).decision == "wait":
+        return
+    worse = replace(evidence, nights=evidence.nights + tuple(night(back) for back in more))
+    assert decide(worse, monitoring).decision == "retrain"
+
+
+@given(evidences, demands, st.permutations(range(6)))
+@settings(deadline=None)
+def test_the_order_of_nights_and_requests_does_not_matter(evidence, monitoring, order):
+    shuffled = replace(
+        evidence,
+        nights=tuple(evidence.nights[n] for n in order if n < len(evidence.nights)),
+        requests=evidence.requests[::-1],
+        trainings=evidence.trainings[::-1],
+    )
+    found, expected = decide(shuffled, monitoring), decide(evidence, monitoring)
+    assert found == expected
+
+
+@given(evidences, demands)
+@settings(deadline=None)
+def test_a_stored_decision_can_be_replayed(evidence, monitoring):
+    text = json.dumps(evidence.to_dict(), allow_nan=False)
+    assert Evidence.from_dict(json.loads(text)) == evidence
+    verdict = decide(evidence, monitoring)
+    assert Verdict.from_dict(json.loads(json.dumps(verdict.to_dict()))) == verdict
+    table = record_retraining_decision(evidence, monitoring, verdict)
+    assert table.schema == DECISIONS
+    stored = table.to_pylist()[0]
+    assert (stored["kind"], stored["trigger"]) == ("governor", verdict.trigger)
+    assert replay_retraining(stored["evidence"]) == verdict

@@ -1,0 +1,67 @@
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+from evergreen.contract import Monitoring
+from evergreen.decisions.governor import (
+    Champion,
+    Evidence,
+    decide_retraining,
+    summarise_nights,
+)
+from evergreen.monitoring.drift import measure_drift
+from evergreen.monitoring.freshness import measure_freshness
+from evergreen.monitoring.night import render_night
+from evergreen.monitoring.performance import judge_performance, realised_performance
+from evergreen.monitoring.reference import build_reference
+
+DAY = date(2026, 3, 20)
+MONITORING = Monitoring(persistence=(1, 1))
+
+
+def test_a_night_from_end_to_end():
+    generator = np.random.default_rng(1)
+    names = ["calm", "moved", "score"]
+    reference = build_reference(
+        pa.table({name: generator.normal(size=800) for name in names}), names
+    )
+    current = pa.table({name: generator.normal(name == "moved", 1, 800) for name in names})
+    drift = measure_drift(reference, current, MONITORING, {"calm": 0.4, "moved": 0.6})
+    keys = [str(n) for n in range(400)]
+    performance = judge_performance(
+        realised_performance(
+            pa.table({"k": keys, "score": generator.random(400), "model_version": [3] * 400}),
+            pa.table({"k": keys, "label": generator.integers(0, 2, 400)}),
+            "k",
+        ),
+        {3: 0.9},
+        MONITORING,
+    )
+    freshness = measure_freshness({"features": DAY, "predictions": None}, DAY, 1)
+    nights = summarise_nights(
+        [{"day": DAY, "model_version": 3, **row.to_dict()} for row in drift], MONITORING
+    )
+    evidence = Evidence("churn", DAY, DAY, nights=nights, champion=Champion(3, date(2026, 3, 1)))
+    text = render_night(
+        evidence, decide_retraining(evidence, MONITORING), drift, performance, freshness
+    )
+    lines = text.splitlines()
+    assert lines[0] == "# churn, night of 2026-03-20"
+    assert lines[2] == "**retrain**, because of drift. Champion: version 3."
+    assert "1 of 3 columns drifted." in lines
+    # What drifted comes first.
+    table = [line for line in lines if line.startswith(("| moved", "| calm", "| score"))]
+    assert table[0].startswith("| moved | ")
+    assert table[0].endswith("| 0.600 | **drifted** |")
+    assert "| predictions | none |  | **stale** |" in lines
+    assert any(line.startswith("| 3 | all | 400 |") and "degraded" in line for line in lines)
+
+
+def test_parts_that_were_not_measured_say_so():
+    evidence = Evidence("churn", DAY, None, incidents=("a | b",))
+    text = render_night(evidence, decide_retraining(evidence, MONITORING))
+    assert "**wait**. Champion: none." in text
+    assert text.count("Not measured.") == 2
+    assert "No labels have matured." in text
+    assert "- blocked, incident: a | b" in text
