@@ -4,12 +4,13 @@ Every DAG file imports this room each time Airflow parses it, so it imports noth
 pydantic and PyYAML.
 """
 
-from evergreen.contract.base import KEY_DTYPES, Bounds, Day, Dtype, FeatureDtype, Identifier, Ratio
-from evergreen.contract.days import Period, as_of, join_days, parse_day
-from evergreen.contract.features import Daily, DailyColumn, Feature, Features, Label
+from evergreen.contract.base import Bounds, Day, Identifier, Ratio, Zone
+from evergreen.contract.days import Period, as_of, day_of, join_days, parse_day
+from evergreen.contract.dtypes import KEY_DTYPES, NAMES, Dtype, FeatureDtype, arrow
+from evergreen.contract.features import Feature, Features
 from evergreen.contract.load import (
-    broken_use_cases,
     list_use_cases,
+    load_all,
     load_use_case,
     load_use_case_file,
     load_use_cases,
@@ -27,11 +28,25 @@ from evergreen.contract.sources import (
     SqlSource,
     expand_variables,
 )
-from evergreen.contract.tables import BatchRules, Column, Orders, RollUp, RowRule
+from evergreen.contract.tables import (
+    AnyTable,
+    Attributes,
+    BatchRules,
+    Column,
+    Daily,
+    DailyColumn,
+    Events,
+    References,
+    RollUp,
+    RowRule,
+)
 from evergreen.contract.use_case import Entity, UseCase
 
 __all__ = [
     "KEY_DTYPES",
+    "NAMES",
+    "AnyTable",
+    "Attributes",
     "BatchRules",
     "Booster",
     "Bounds",
@@ -43,6 +58,7 @@ __all__ = [
     "Dirt",
     "Dtype",
     "Entity",
+    "Events",
     "Feature",
     "FeatureDtype",
     "Features",
@@ -50,11 +66,10 @@ __all__ = [
     "Gate",
     "GeneratorSource",
     "Identifier",
-    "Label",
     "Monitoring",
-    "Orders",
     "Period",
     "Ratio",
+    "References",
     "RegimeChange",
     "RollUp",
     "RowRule",
@@ -64,11 +79,14 @@ __all__ = [
     "SqlSource",
     "Training",
     "UseCase",
+    "Zone",
+    "arrow",
     "as_of",
-    "broken_use_cases",
+    "day_of",
     "expand_variables",
     "join_days",
     "list_use_cases",
+    "load_all",
     "load_use_case",
     "load_use_case_file",
     "load_use_cases",

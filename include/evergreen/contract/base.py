@@ -4,28 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 # The only identifiers that ever reach SQL, table names, paths and DAG ids.
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Dtype = Literal["string", "int64", "float64", "bool", "timestamp", "date"]
-FeatureDtype = Literal["int64", "float64", "bool"]
-# What Feast can look up.
-KEY_DTYPES = ("string", "int64")
 Ratio = Annotated[float, Field(ge=0, le=1)]
-Bounds = tuple[float | None, float | None]
 # Far enough from the ends of the calendar for every instant that is derived from it.
 Day = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2999, 12, 31))]
 
 
-def ordered(bounds: Bounds) -> Bounds:
-    """Return the bounds, if the lower is not above the upper."""
+def _ordered(bounds: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     low, high = bounds
     if low is not None and high is not None and low > high:
         raise ValueError("the lower bound lies above the upper one")
     return bounds
+
+
+def _known(zone: str) -> str:
+    try:
+        ZoneInfo(zone)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+        raise ValueError("expected the name of a time zone, such as Europe/Berlin") from error
+    return zone
+
+
+Bounds = Annotated[tuple[float | None, float | None], AfterValidator(_ordered)]
+Zone = Annotated[str, AfterValidator(_known)]
 
 
 class Model(BaseModel):

@@ -6,17 +6,33 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Self
+from zoneinfo import ZoneInfo
 
 from evergreen.errors import ConfigError
 
+_ONE_DAY = timedelta(days=1)
 
-def as_of(day: date) -> datetime:
-    """Return the instant up to which features of `day` may know: the end of that day, UTC.
 
-    >>> as_of(date(2026, 3, 1))
-    datetime.datetime(2026, 3, 2, 0, 0, tzinfo=datetime.timezone.utc)
+def as_of(day: date, zone: str = "UTC") -> datetime:
+    """Return the instant up to which features of `day` may know: the next local midnight, in UTC.
+
+    Where clocks skip that midnight it is the instant of the change; where it comes twice, the
+    first. So what lies before it has the local date `day` or an earlier one, and nothing else has.
+
+    >>> as_of(date(2026, 3, 28), "Europe/Berlin"), as_of(date(2026, 3, 29), "Europe/Berlin")
+    (datetime.datetime(2026, 3, 28, 23, 0, tzinfo=datetime.timezone.utc), \
+datetime.datetime(2026, 3, 29, 22, 0, tzinfo=datetime.timezone.utc))
     """
-    return datetime.combine(day + timedelta(days=1), time(), UTC)
+    return datetime.combine(day + _ONE_DAY, time(), ZoneInfo(zone)).astimezone(UTC)
+
+
+def day_of(instant: datetime, zone: str = "UTC") -> date:
+    """Return the local day that lies before an instant: of an as-of, its day.
+
+    >>> day_of(as_of(date(2026, 3, 29), "Europe/Berlin"), "Europe/Berlin")
+    datetime.date(2026, 3, 29)
+    """
+    return (instant - timedelta(microseconds=1)).astimezone(ZoneInfo(zone)).date()
 
 
 def parse_day(text: str, use_case: str | None = None) -> date:
@@ -37,12 +53,12 @@ def parse_day(text: str, use_case: str | None = None) -> date:
     """
     if text in ("", "None"):
         raise ConfigError(
-            "The run has no day. Start it with a partition key (a UTC day, YYYY-MM-DD): with "
+            "The run has no day. Start it with a partition key (a day, YYYY-MM-DD): with "
             "`evergreen trigger <dag> --day`, or in the form's field for the partition key."
         )
     if ".." in text:
         raise ConfigError(
-            f"The day is {text!r}, a range; runs of this DAG work for one UTC day each. Give one "
+            f"The day is {text!r}, a range; runs of this DAG work for one day each. Give one "
             f"day (YYYY-MM-DD), or load the range with {use_case or '<use case>'}_history, the DAG "
             "that takes ranges (fields `from` and `to`)."
         )
@@ -53,7 +69,7 @@ def parse_day(text: str, use_case: str | None = None) -> date:
     if day is None or day.isoformat() != text or not 1900 <= day.year < 3000:
         # Beyond those years, windows and horizons would leave the calendar.
         raise ConfigError(
-            f"The day is {text!r}; expected a UTC day written YYYY-MM-DD in ASCII digits, of the "
+            f"The day is {text!r}; expected a day written YYYY-MM-DD in ASCII digits, of the "
             "years 1900 to 2999."
         )
     return day
@@ -61,7 +77,7 @@ def parse_day(text: str, use_case: str | None = None) -> date:
 
 @dataclass(frozen=True)
 class Period:
-    """Days `[start, end)`, UTC.
+    """Days `[start, end)`.
 
     >>> Period.parse("2026-01-05")
     Period(start=datetime.date(2026, 1, 5), end=datetime.date(2026, 1, 6))

@@ -1,30 +1,13 @@
-"""What is computed and what is predicted."""
+"""What is computed of every entity, every day."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
-from evergreen.contract.base import Bounds, FeatureDtype, Identifier, Model, ordered
-
-
-class DailyColumn(Model):
-    """What one column of `daily` says of an entity's day, and how days become one row.
-
-    `sql` is one DuckDB aggregate over the published columns of the orders.
-    """
-
-    sql: str
-    merge: Literal["sum", "min", "max"]
-
-
-class Daily(Model):
-    """Orders by entity and day: what the SQL reads where it must not read the whole history."""
-
-    # Days further than this before an as-of may stand merged into one row per entity.
-    lookback_days: Annotated[int, Field(ge=1)]
-    columns: Annotated[dict[Identifier, DailyColumn], Field(min_length=1)]
+from evergreen.contract.base import Bounds, Identifier, Model, raise_if
+from evergreen.contract.dtypes import NUMBER_DTYPES, FeatureDtype
 
 
 class Feature(Model):
@@ -34,16 +17,26 @@ class Feature(Model):
     description: str
     unit: str = ""
     nullable: bool = False
+    # Inclusive bounds of a number.
     range: Bounds = (None, None)
+    # The values a category may have; all of them are allowed if none is named.
+    values: tuple[str, ...] | None = None
     # How the score may move when the feature grows; the model is constrained to it.
     monotone: Literal["increasing", "decreasing", "none"] = "none"
     # Whether a shift of its distribution counts as drift. Clocks (tenure) move by themselves.
     drift: bool = True
 
-    @field_validator("range")
-    @classmethod
-    def _ascending(cls, bounds: Bounds) -> Bounds:
-        return ordered(bounds)
+    @model_validator(mode="after")
+    def _fits_dtype(self) -> Self:
+        problems = []
+        if self.dtype not in NUMBER_DTYPES and self.range != (None, None):
+            problems.append(f"range: found {list(self.range)}, expected none of a {self.dtype}")
+        if self.dtype == "category" and self.monotone != "none":
+            problems.append(f"monotone: found {self.monotone!r}; categories have no order")
+        if self.dtype != "category" and self.values is not None:
+            problems.append(f"values: expected only of a category, found them of a {self.dtype}")
+        raise_if(problems)
+        return self
 
 
 class Features(Model):
@@ -52,13 +45,3 @@ class Features(Model):
     columns: Annotated[dict[Identifier, Feature], Field(min_length=1)]
     # How many days an as-of value stays usable in a point-in-time join.
     ttl_days: Annotated[int, Field(ge=1)] = 1
-    # The feature that ranks customers on its own: the first baseline.
-    recency: Identifier
-
-
-class Label(Model):
-    """What is predicted: `labels.sql` gives one row per entity and as-of with column `label`."""
-
-    name: Identifier
-    description: str
-    horizon_days: Annotated[int, Field(ge=1)]

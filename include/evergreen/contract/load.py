@@ -9,9 +9,29 @@ from typing import Any
 import yaml
 from pydantic import ValidationError as PydanticError
 
+from evergreen.contract.sources import FilesSource
 from evergreen.contract.use_case import UseCase, read_sql
 from evergreen.errors import ConfigError
 from evergreen.settings import load_settings
+
+# What a use case has from the one it builds on, and may not declare itself.
+_INHERITED = (
+    *("first_day", "last_day", "zone", "entity"),
+    *("events", "attributes", "references"),
+)
+# Keys of earlier contracts, and what to write instead.
+_FORMER = {
+    "source": "moved into its table: events.<table>.source",
+    "orders": "moved: write events: and below it orders: with source, key, timestamp, columns",
+    "orders.time": "renamed: timestamp",
+    "daily": "moved into its table: events.<table>.daily; the SQL reads it as <table>_daily",
+    "label": "renamed: target",
+    "features.recency": "optional, and moved: training.baselines: [<feature>]",
+    "gate.min_holdout_minority": "dropped; the target knows how few of the rarer class say nothing",
+    "monitoring.max_auc_drop": "renamed: max_performance_drop",
+}
+_PROBLEM = re.compile("Value error, contradictions:\n")
+_TAGS = re.compile(r"^(files|sql|generator|binary|number)$")
 
 
 def list_use_cases() -> list[str]:
@@ -20,17 +40,26 @@ def list_use_cases() -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/use_case.yaml"))
 
 
-def load_use_cases() -> list[UseCase]:
-    """Load every use case that can be loaded, sorted by name; a broken one disturbs no other.
+def load_all() -> tuple[list[UseCase], dict[str, ConfigError]]:
+    """Load every use case, sorted by name; a broken one disturbs no other.
 
-    See `broken_use_cases` for the rest.
+    Returns
+    -------
+    tuple
+        Those that can be loaded, and why the others cannot.
     """
-    return [found for found in _load_all().values() if isinstance(found, UseCase)]
+    found, broken = [], {}
+    for name in list_use_cases():
+        try:
+            found.append(load_use_case(name))
+        except ConfigError as error:
+            broken[name] = error
+    return found, broken
 
 
-def broken_use_cases() -> dict[str, ConfigError]:
-    """Say of every use case that cannot be loaded why not, by name."""
-    return {name: found for name, found in _load_all().items() if isinstance(found, ConfigError)}
+def load_use_cases() -> list[UseCase]:
+    """Load the use cases that can be loaded, sorted by name; see `load_all`."""
+    return load_all()[0]
 
 
 def require_whole_use_cases() -> None:
@@ -41,7 +70,7 @@ def require_whole_use_cases() -> None:
     ConfigError
         Folders are broken; the message names each with file and key.
     """
-    if broken := broken_use_cases():
+    if broken := load_all()[1]:
         raise ConfigError(
             f"Left out until mended: {', '.join(broken)}. All other use cases run on.\n"
             + "\n".join(str(error) for error in broken.values())
@@ -69,15 +98,10 @@ def load_use_case(name: str) -> UseCase:
 
 def load_use_case_file(path: Path) -> UseCase:
     """Load one `use_case.yaml` from anywhere; the folder's name must be the use case's name."""
-    try:
-        declared: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # Also dates that do not exist (2026-02-30): YAML has a type for dates.
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(declared, dict):
-        raise ConfigError(f"{path} holds {type(declared).__name__}; expected a mapping of keys.")
+    declared = _read(path)
+    base = _base_of(path, declared)
+    if base is not None:
+        declared = _with_base(path, declared, base)
     try:
         use_case = UseCase.model_validate(declared)
     except PydanticError as error:
@@ -87,20 +111,77 @@ def load_use_case_file(path: Path) -> UseCase:
             f"{path}: name: found {use_case.name!r}, expected {path.parent.name!r}, "
             "the name of the folder."
         )
-    use_case._folder = path.parent
-    for sql in ("features.sql", "labels.sql"):
-        read_sql(path.parent / sql)
+    _require_zone(path, declared, use_case)
+    use_case._folder, use_case._base = path.parent, base
+    for sql in (use_case.features_path, path.parent / "labels.sql"):
+        read_sql(sql)
     return use_case
 
 
-def _load_all() -> dict[str, UseCase | ConfigError]:
-    found: dict[str, UseCase | ConfigError] = {}
-    for name in list_use_cases():
-        try:
-            found[name] = load_use_case(name)
-        except ConfigError as error:
-            found[name] = error
-    return found
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        declared: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Also dates that do not exist (2026-02-30): YAML has a type for dates.
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(declared, dict):
+        raise ConfigError(f"{path} holds {type(declared).__name__}; expected a mapping of keys.")
+    return declared
+
+
+def _base_of(path: Path, declared: dict[str, Any]) -> str | None:
+    features = declared.get("features")
+    if not isinstance(features, dict) or "of" not in features:
+        return None
+    base = features["of"]
+    problems = [f"features.{key}: not beside `of`" for key in features if key != "of"]
+    problems += [f"{key}: declared by {base}, not here" for key in _INHERITED if key in declared]
+    if not isinstance(base, str) or base == declared.get("name"):
+        problems.append(f"features.of: found {base!r}, expected the name of another use case")
+    if (path.parent / "features.sql").exists():
+        problems.append(f"features.sql: the features are those of {base}; remove the file")
+    if problems:
+        raise ConfigError(_listed(path, problems))
+    return str(base)
+
+
+def _with_base(path: Path, declared: dict[str, Any], base: str) -> dict[str, Any]:
+    """Return the declaration with all that it has from the use case it builds on."""
+    other = path.parent.parent / base / "use_case.yaml"
+    if not other.is_file():
+        raise ConfigError(
+            _listed(path, [f"features.of: found {base!r}, but {other} does not exist"])
+        )
+    theirs = _read(other)
+    if _base_of(other, theirs) is not None:
+        further = theirs["features"]["of"]
+        raise ConfigError(
+            _listed(path, [f"features.of: {base} builds on {further} itself; name {further}"])
+        )
+    inherited = {key: theirs[key] for key in (*_INHERITED, "features") if key in theirs}
+    return {**declared, **inherited}
+
+
+def _require_zone(path: Path, declared: dict[str, Any], use_case: UseCase) -> None:
+    """Refuse files of one day each, in a zone of their own, where nobody says whose days they are.
+
+    Rows around midnight would lie outside of their file's day, few enough to go unnoticed.
+    """
+    if "zone" in declared:
+        return
+    for table in use_case.tables.values():
+        if not isinstance(table.source, FilesSource) or "{day" not in table.source.path:
+            continue
+        column = table.columns.get(table.time or "")
+        if column is not None and column.zone not in (None, use_case.zone):
+            problem = (
+                f"zone: missing; {table.kind}.{table.name} has a file for each day and its times "
+                f"are of {column.zone}. Write whose midnights begin the days: zone: {column.zone}, "
+                "or zone: UTC if the files are cut there"
+            )
+            raise ConfigError(_listed(path, [problem]))
 
 
 def _explain(path: Path, error: PydanticError) -> str:
@@ -109,34 +190,46 @@ def _explain(path: Path, error: PydanticError) -> str:
     for item in error.errors(include_url=False):
         kind, found, said = item["type"], item["input"], item["msg"]
         steps = [str(step) for step in item["loc"]]
-        if steps[:1] == ["source"]:
-            # The kind of source is a step of its own there, and no key of the file.
-            del steps[1:2]
+        # The kind of a source or target is a step of its own there, and no key of the file.
+        steps = [
+            step
+            for before, step in zip(["", *steps], steps, strict=False)
+            if not (before in ("source", "target") and _TAGS.match(step))
+        ]
         where = ".".join(steps) or "(top level)"
+        former = _FORMER.get(where)
         if kind == "extra_forbidden":
-            lines.append(f"{where}: unknown key (found {_short(found)}); remove or rename it")
+            instead = former or "remove or rename it"
+            lines.append(f"{where}: unknown key (found {_short(found)}); {instead}")
         elif kind == "missing":
             lines.append(f"{where}: missing; this key is required")
         elif kind.startswith("union_tag"):
-            choice = item["ctx"]["discriminator"].strip("'")
+            choice = item["ctx"]["discriminator"].strip("'").removesuffix("()").lstrip("_")
             tag = f"found {found[choice]!r}" if choice in found else "missing"
             expected = item["ctx"].get("expected_tags", "'files', 'sql' or 'generator'")
             lines.append(f"{where}.{choice}: {tag}; expected one of {expected}")
         elif kind == "value_error" and isinstance(found, dict) and _PROBLEM.match(said):
             # Contradictions between keys, each told with its key; the whole section is no help.
             above = [*steps, ""]
-            lines += [".".join(above) + problem for problem in said.splitlines()[1:]]
+            for problem in said.splitlines()[1:]:
+                key = (".".join(above) + problem).partition(":")[0]
+                lines.append(".".join(above) + problem + _formerly(key))
         else:
             said = said.removeprefix("Value error, ").replace("Input should be", "expected")
             lines.append(f"{where}: found {_short(found)}; {said}")
+    return _listed(path, lines)
+
+
+def _formerly(key: str) -> str:
+    return f" ({_FORMER[key]})" if key in _FORMER else ""
+
+
+def _listed(path: Path, lines: list[str]) -> str:
     return (
         f"{path} is not a valid use case:\n"
         + "\n".join(f"  - {line}" for line in lines)
         + "\nEvery key is explained in docs/use_case.md; `evergreen check` looks again."
     )
-
-
-_PROBLEM = re.compile("Value error, contradictions:\n")
 
 
 def _short(value: Any) -> str:

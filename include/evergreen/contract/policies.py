@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from evergreen.contract.base import Identifier, Model, Ratio
+from evergreen.contract.base import Identifier, Model, Ratio, raise_if
 
 
 class Booster(Model):
@@ -31,43 +32,62 @@ class Training(Model):
     # enough to make the most of one year, many enough to see nearly all seasons of a longer past.
     cutoff_every_days: Annotated[int, Field(ge=1)] = 14
     max_cutoffs: Annotated[int, Field(ge=1)] = 24
-    # Days of orders that must lie before the first cut-off.
+    # Days of events that must lie before the first cut-off.
     min_history_days: Annotated[int, Field(ge=1)] = 60
     seed: Annotated[int, Field(ge=0)] = 13
     booster: Booster = Booster()
+    # Features that each alone, as a rule of thumb, must be beaten; for churn, recency.
+    baselines: tuple[Identifier, ...] = ()
 
 
 class Gate(Model):
-    """What a challenger must show on the holdout."""
+    """What a challenger must show on the holdout.
 
-    min_auc: Ratio = 0.6
-    max_logloss: Annotated[float, Field(gt=0)] = 0.69
+    Beside the keys below, `min_<metric>` and `max_<metric>` of any metric of the target; what the
+    target demands by itself is in `evergreen.targets`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
     # Scoring latency, per 1,000 rows, median of several repetitions.
     max_latency_ms_per_1k: Annotated[float, Field(gt=0)] = 250.0
-    # The challenger must exceed each baseline's AUC by more than this.
+    # The challenger must exceed each baseline in the target's main metric by more than this.
     min_baseline_margin: Annotated[float, Field(ge=0)] = 0.0
-    # and may lie at most this far below the champion's AUC on the same holdout.
+    # and may lie at most this far below the champion on the same holdout.
     max_champion_deficit: Annotated[float, Field(ge=0)] = 0.0
     min_holdout_rows: Annotated[int, Field(ge=1)] = 200
-    # The rarer class must have at least this many holdout rows, or AUC says little.
-    min_holdout_minority: Annotated[int, Field(ge=1)] = 30
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Bounds of metrics, as declared: `{"min_auc": 0.65}`."""
+        return {name: float(bound) for name, bound in (self.__pydantic_extra__ or {}).items()}
+
+    @model_validator(mode="after")
+    def _only_bounds(self) -> Self:
+        problems = []
+        for name, bound in (self.__pydantic_extra__ or {}).items():
+            if not re.match(r"(min|max)_[a-z]", name):
+                problems.append(f"{name}: unknown key (found {bound!r}); remove or rename it")
+            elif isinstance(bound, bool) or not isinstance(bound, int | float):
+                problems.append(f"{name}: found {bound!r}, expected a number")
+        raise_if(problems)
+        return self
 
 
 class Scoring(Model):
     """How scores are presented."""
 
-    # Lower score bounds, highest first; the last must be 0.
-    bands: Annotated[dict[Identifier, Ratio], Field(min_length=1)] = Field(
-        default={"high": 0.7, "medium": 0.4, "low": 0.0}
-    )
+    # Lower score bounds, highest first. The lowest band takes all that is lower, too, so its bound
+    # is the least a score can be. By default those of the target.
+    bands: Annotated[dict[Identifier, float], Field(min_length=1)] | None = None
     reasons: Annotated[int, Field(ge=0, le=10)] = 3
 
     @field_validator("bands")
     @classmethod
-    def _descending(cls, bands: dict[str, float]) -> dict[str, float]:
-        bounds = list(bands.values())
-        if bounds != sorted(set(bounds), reverse=True) or bounds[-1] != 0.0:
-            raise ValueError(f"bounds must descend to 0.0, found {bounds}")
+    def _descending(cls, bands: dict[str, float] | None) -> dict[str, float] | None:
+        bounds = list((bands or {}).values())
+        if bounds != sorted(set(bounds), reverse=True):
+            raise ValueError(f"bands must descend, found {bounds}")
         return bands
 
 
@@ -83,8 +103,9 @@ class Monitoring(Model):
     min_drifted: Annotated[int, Field(ge=1)] = 1
     # Drift must show on `persistence[0]` of the last `persistence[1]` nights.
     persistence: tuple[int, int] = (2, 3)
-    # Realised AUC may fall at most this far below the champion's holdout AUC.
-    max_auc_drop: Ratio = 0.05
+    # The target's main metric may fall at most this far below the champion's on its holdout; by
+    # default as the target says.
+    max_performance_drop: Annotated[float, Field(ge=0)] | None = None
     # Retrain by schedule when the champion is older than this; None never does.
     max_model_age_days: Annotated[int, Field(ge=1)] | None = 90
     cooldown_days: Annotated[int, Field(ge=0)] = 7

@@ -4,23 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
-from evergreen.contract.base import KEY_DTYPES, Day, Identifier, Model, raise_if, some
-from evergreen.contract.features import Daily, Features, Label
+from evergreen.contract import days
+from evergreen.contract.base import Day, Identifier, Model, Zone, raise_if, some
+from evergreen.contract.dtypes import KEY_DTYPES, Dtype
+from evergreen.contract.features import Features
 from evergreen.contract.policies import Gate, Monitoring, Scoring, Training
-from evergreen.contract.sources import Source
-from evergreen.contract.tables import Orders
+from evergreen.contract.tables import (
+    AnyTable,
+    Attributes,
+    Events,
+    References,
+    Setting,
+    TableKind,
+    unbound,
+)
 from evergreen.errors import ConfigError
+from evergreen.targets import Target
+
+# Tables of the lake that are not delivered, and what the SQL sees beside the delivered ones.
+_RESERVED_TABLES = {
+    *("features", "labels", "predictions", "quarantine", "refused", "decisions"),
+    *("drift", "performance", "freshness", "staleness", "receipts", "as_of_days"),
+}
+_DERIVED_TABLE = re.compile(r"_(daily|totals)$")
 
 
 class Entity(Model):
-    """Whom we predict for: the Feast entity and the key of every table but `orders`."""
+    """Whom we predict for: the Feast entity and the key of every table but the events'."""
 
     name: Identifier
     key: Identifier
@@ -28,7 +47,11 @@ class Entity(Model):
 
 
 class UseCase(Model):
-    """One use case: everything the DAGs, tables, models and monitors of it are derived from."""
+    """One use case: everything the DAGs, tables, models and monitors of it are derived from.
+
+    One that builds on another (`features: {of: <name>}`) holds the other's tables and features as
+    if they were its own; `owner_of` says whose they are.
+    """
 
     name: Identifier
     title: str
@@ -39,13 +62,14 @@ class UseCase(Model):
     # The last day there will ever be data for, where the source is closed (an archive, a
     # simulation); the schedule ends with it.
     last_day: Day | None = None
+    # Whose midnights begin the days.
+    zone: Zone = "UTC"
     entity: Entity
-    source: Source
-    orders: Orders
-    # With it the SQL reads `daily`; without it, `orders`.
-    daily: Daily | None = None
+    events: dict[Identifier, Events] = Field(min_length=1)
+    attributes: dict[Identifier, Attributes] = Field(default={})
+    references: dict[Identifier, References] = Field(default={})
     features: Features
-    label: Label
+    target: Target
     training: Training = Training()
     gate: Gate = Gate()
     scoring: Scoring = Scoring()
@@ -54,64 +78,175 @@ class UseCase(Model):
     approval: bool = False
 
     _folder: Path = PrivateAttr()
+    _base: str | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _references(self) -> Self:
-        problems = []
-        if self.entity.key not in self.orders.published:
-            problems.append(
-                f"entity.key: found {self.entity.key!r}, expected a published column of orders "
-                f"({some(self.orders.published)})"
-            )
-        elif (dtype := self.orders.published[self.entity.key].dtype) not in KEY_DTYPES:
-            problems.append(
-                f"orders.columns.{self.entity.key}.dtype: found {dtype!r}, expected one of "
-                f"{KEY_DTYPES} of the column that entity.key names"
-            )
-        if self.features.recency not in self.features.columns:
-            problems.append(
-                f"features.recency: found {self.features.recency!r}, expected one of "
-                f"features.columns ({some(self.features.columns)})"
-            )
+    def _contradictions(self) -> Self:
+        setting = Setting(self.name, self.zone, self.first_day, self.last_day, self.entity.key)
+        for name, table in self.tables.items():
+            table.bind(name, setting)
+        problems = [*self._table_problems(), *self._name_problems(), *self._policy_problems()]
         if self.last_day is not None and self.last_day < self.first_day:
             problems.append(
                 f"last_day: found {self.last_day}, expected first_day ({self.first_day}) or later"
             )
+        raise_if(problems)
+        return self
+
+    def _table_problems(self) -> list[str]:
+        key, found, dtypes = self.entity.key, [], {}
+        for name, table in self.tables.items():
+            where = f"{table.kind}.{name}"
+            found += [f"{where}.{problem}" for problem in unbound(table)]
+            if table.entity_key is None:
+                continue
+            if key not in table.published:
+                found.append(
+                    f"entity.key: found {key!r}, expected a published column of {where} "
+                    f"({some(table.published)})"
+                )
+                continue
+            dtypes[where] = table.published[key].dtype
+            if dtypes[where] not in KEY_DTYPES:
+                found.append(
+                    f"{where}.columns.{key}.dtype: found {dtypes[where]!r}, expected one of "
+                    f"{KEY_DTYPES} of the column that entity.key names"
+                )
+        if len(set(dtypes.values())) > 1:
+            listed = ", ".join(f"{dtype} in {where}" for where, dtype in dtypes.items())
+            found.append(f"entity.key: {key} is {listed}; expected one dtype in all tables")
+        return found
+
+    def _name_problems(self) -> list[str]:
+        found = []
+        sections: dict[TableKind, Mapping[str, AnyTable]] = {
+            "events": self.events,
+            "attributes": self.attributes,
+            "references": self.references,
+        }
+        taken: set[str] = set()
+        for section, tables in sections.items():
+            for name in tables:
+                if name in _RESERVED_TABLES or _DERIVED_TABLE.search(name):
+                    found.append(f"{section}.{name}: this name is reserved; rename the table")
+                if name in taken:
+                    found.append(f"{section}.{name}: another table has this name; rename one")
+                taken.add(name)
         key = self.entity.key
         reserved: dict[str, tuple[set[str], Collection[str]]] = {
-            "orders.columns": ({"day", "row_id", "source", "rowid"}, self.orders.columns),
-            "orders.rollup.columns": (
-                {"day", "row_id", "source", "rowid"},
-                self.orders.rollup.columns if self.orders.rollup else (),
-            ),
             "features.columns": (
                 {key, "as_of", "created_at", "day", "label", "score"},
                 self.features.columns,
             ),
-            "daily.columns": ({key, "day", "last_day"}, self.daily.columns if self.daily else ()),
+            **{
+                f"events.{name}.daily.columns": ({key}, table.daily.columns)
+                for name, table in self.events.items()
+                if table.daily
+            },
+            **{
+                f"{section}.{name}.columns": ({"as_of"}, table.columns)
+                for section in ("attributes", "references")
+                for name, table in getattr(self, section).items()
+            },
         }
-        problems += [
+        return found + [
             f"{where}.{name}: this name is reserved; rename the column"
             for where, (names, columns) in reserved.items()
             for name in sorted(names & {*columns})
         ]
-        raise_if(problems)
-        return self
+
+    def _policy_problems(self) -> list[str]:
+        found = [
+            f"training.baselines: found {name!r}, expected features that are declared "
+            f"({some(self.features.columns)})"
+            for name in self.training.baselines
+            if name not in self.features.columns
+        ]
+        known = {f"{bound}_{name}" for bound in ("min", "max") for name in self.target.metrics}
+        found += [
+            f"gate.{name}: unknown key; expected a bound of a metric of the target "
+            f"({some(self.target.metrics)}), such as min_{self.target.metrics[0]}"
+            for name in sorted(self.gate.limits.keys() - known)
+        ]
+        lowest = self.target.lowest_score
+        if self.scoring.bands and lowest is not None:
+            least = list(self.scoring.bands.values())[-1]
+            if least != lowest:
+                found.append(
+                    f"scoring.bands: the lowest begins at {least:g}, expected {lowest:g}, the least "
+                    "a score can be"
+                )
+        return found
 
     @property
     def folder(self) -> Path:
         """The folder the use case was loaded from."""
         return self._folder
 
+    @property
+    def base(self) -> str | None:
+        """The use case whose tables and features this one uses; None if it has its own."""
+        return self._base
+
+    @property
+    def tables(self) -> dict[str, AnyTable]:
+        """The tables that are delivered, by name."""
+        return {**self.events, **self.attributes, **self.references}
+
+    @property
+    def key_dtype(self) -> Dtype:
+        """Dtype of the entity's key."""
+        return next(iter(self.events.values())).published[self.entity.key].dtype
+
+    @property
+    def bands(self) -> dict[str, float]:
+        """Lower bounds of the score's bands, highest first."""
+        return dict(self.scoring.bands or self.target.default_bands)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """What the gate demands of metrics: what is declared, else what the target demands."""
+        return {**self.target.limits, **self.gate.limits}
+
+    def as_of(self, day: date) -> datetime:
+        """Return the instant up to which features of `day` may know; see `days.as_of`."""
+        return days.as_of(day, self.zone)
+
+    def day_of(self, as_of: datetime) -> date:
+        """Return the day that an as-of ends."""
+        return days.day_of(as_of, self.zone)
+
+    def owner_of(self, table: str) -> str:
+        """Return the use case in whose namespace a table of the lake lies."""
+        own = table in _RESERVED_TABLES - {"features", "quarantine", "refused"}
+        return self.name if own or self.base is None else self.base
+
     @cached_property
     def features_sql(self) -> str:
         """Text of `features.sql`."""
-        return read_sql(self._folder / "features.sql")
+        return read_sql(self.features_path)
 
     @cached_property
     def labels_sql(self) -> str:
         """Text of `labels.sql`."""
         return read_sql(self._folder / "labels.sql")
+
+    @property
+    def features_path(self) -> Path:
+        """Where `features.sql` is."""
+        return (self._folder.parent / self.base if self.base else self._folder) / "features.sql"
+
+    def relations(self) -> dict[str, AnyTable]:
+        """Return the tables by the name under which SQL sees them."""
+        return {
+            f"{name}_daily" if isinstance(table, Events) and table.daily else name: table
+            for name, table in self.tables.items()
+        }
+
+    def read_by(self, sql: str) -> list[AnyTable]:
+        """Return the tables that a SQL text names, and perhaps some it only mentions."""
+        words = set(re.findall(r"\w+", sql.lower()))
+        return [table for relation, table in self.relations().items() if relation in words]
 
     def contract_digest(self, table: str) -> str:
         """Digest of all that is declared about the content of a table.
@@ -120,46 +255,68 @@ class UseCase(Model):
         rules, thresholds) are no part of it. Empty for tables whose content follows from other
         tables alone.
         """
-        orders = {
-            "source": self.source.model_dump(mode="json"),
-            "orders": self.orders.model_dump(mode="json", exclude={"batch"}),
-        }
-        # How far back days stay single is proved to make no difference.
-        daily = self.daily.model_dump(mode="json")["columns"] if self.daily else None
-        declared: Any = {
-            "orders": orders,
-            "quarantine": orders,
-            "totals": {
-                "key": self.entity.key,
-                "time": self.orders.time,
-                "types": {name: c.dtype for name, c in self.orders.published.items()},
-                "columns": daily,
-            },
-            "features": {
-                "orders": orders,
-                "daily": daily,
-                "key": self.entity.key,
-                "columns": {name: f.dtype for name, f in self.features.columns.items()},
-                "sql": self.features_sql,
-            },
-            "labels": {
-                "orders": orders,
-                "daily": daily,
-                "key": self.entity.key,
-                "horizon_days": self.label.horizon_days,
-                "sql": self.labels_sql,
-            },
-            "predictions": {"scoring": self.scoring.model_dump(mode="json")},
-        }.get(table)
+        declared = self._declared(table)
         if declared is None:
             return ""
         text = json.dumps(_without_words(declared), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def _declared(self, table: str) -> Any:
+        if table in self.tables:
+            return self._of_rows(self.tables[table])
+        if table in ("quarantine", "refused"):
+            return [self._of_rows(delivered) for delivered in self.tables.values()]
+        if table.endswith("_totals"):
+            events = self.events[table.removesuffix("_totals")]
+            return {
+                "key": self.entity.key,
+                "time": events.timestamp,
+                "zone": self.zone,
+                "types": {name: column.dtype for name, column in events.published.items()},
+                "columns": _columns_of_daily(events),
+            }
+        common = {"key": self.entity.key, "zone": self.zone}
+        if table == "features":
+            return {
+                **common,
+                "tables": self._of_sql(self.features_sql),
+                "columns": {name: f.dtype for name, f in self.features.columns.items()},
+                "sql": self.features_sql,
+            }
+        if table == "labels":
+            return {
+                **common,
+                "tables": self._of_sql(self.labels_sql),
+                "horizon_days": self.target.horizon_days,
+                "dtype": self.target.label_dtype,
+                "sql": self.labels_sql,
+            }
+        if table == "predictions":
+            return {"bands": self.bands, "reasons": self.scoring.reasons}
+        return None
+
+    def _of_rows(self, table: AnyTable) -> Any:
+        contract = table.model_dump(mode="json", exclude={"batch", "daily"})
+        return {"contract": contract, "zone": self.zone, "kind": table.kind}
+
+    def _of_sql(self, sql: str) -> dict[str, Any]:
+        # How far back days stay single is proved to make no difference.
+        return {
+            table.name: {
+                **self._of_rows(table),
+                "daily": _columns_of_daily(table) if isinstance(table, Events) else None,
+            }
+            for table in self.read_by(sql)
+        }
+
     @property
     def feature_names(self) -> list[str]:
         """Model inputs, in the declared order; the order is part of the model."""
         return list(self.features.columns)
+
+
+def _columns_of_daily(events: Events) -> Any:
+    return events.daily.model_dump(mode="json")["columns"] if events.daily else None
 
 
 def _without_words(declared: Any) -> Any:

@@ -1,7 +1,7 @@
 -- One row per as-of and customer with an order in the 180 days before it: all it had done by then.
---   daily       one row per customer and day with orders; days more than 180 days before an as_of
+--   orders_daily  one row per customer and day with orders; days more than 180 days before an as_of
 --               may stand merged into one row per customer (see `daily` in use_case.yaml)
---   as_of_days  column as_of (UTC instant), one row per day asked for
+--   as_of_days    column as_of (UTC instant), one row per day asked for
 -- as_of and the windows before it all begin at midnight, so whole days are enough.
 SELECT
     c.customer_id,
@@ -20,6 +20,6 @@ SELECT
         AS mean_gap_days,
     days_since_last_order / nullif(mean_gap_days, 0) AS recency_to_gap_ratio
 FROM as_of_days AS d
-INNER JOIN daily AS c ON c.day < d.as_of
+INNER JOIN orders_daily AS c ON c.day < d.as_of
 GROUP BY c.customer_id, d.as_of
 HAVING max(c.day) >= d.as_of - INTERVAL 180 DAY

@@ -1,7 +1,7 @@
 -- One row per customer and as-of: everything a customer had done before `as_of`.
---   daily       one row per customer and day with invoices; days more than 90 days before an as_of
+--   orders_daily  one row per customer and day with invoices; days more than 90 days before an as_of
 --               may stand merged into one row per customer (see `daily` in use_case.yaml)
---   as_of_days  column as_of (UTC instant), one row per day asked for
+--   as_of_days    column as_of (UTC instant), one row per day asked for
 SELECT
     c.customer_id,
     d.as_of,
@@ -21,5 +21,5 @@ SELECT
         AS mean_gap_days,
     days_since_last_order / nullif(mean_gap_days, 0) AS recency_to_gap_ratio
 FROM as_of_days AS d
-INNER JOIN daily AS c ON c.day < d.as_of
+INNER JOIN orders_daily AS c ON c.day < d.as_of
 GROUP BY c.customer_id, d.as_of

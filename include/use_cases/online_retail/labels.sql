@@ -1,11 +1,11 @@
 -- One row per customer and as-of, for as-of days whose horizon has passed.
---   daily       one row per customer and day with invoices, as in features.sql
---   as_of_days  columns as_of and horizon_end (UTC instants, horizon_end excluded)
+--   orders_daily  one row per customer and day with invoices, as in features.sql
+--   as_of_days    columns as_of and horizon_end (UTC instants, horizon_end excluded)
 SELECT
     c.customer_id,
     d.as_of,
     count(*) FILTER (c.day >= d.as_of) = 0 AS label
 FROM as_of_days AS d
-INNER JOIN daily AS c ON c.day < d.horizon_end
+INNER JOIN orders_daily AS c ON c.day < d.horizon_end
 GROUP BY c.customer_id, d.as_of
 HAVING min(c.day) < d.as_of
