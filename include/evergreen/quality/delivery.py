@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 import pyarrow as pa
 
-from evergreen.contract import Period, UseCase
+from evergreen.contract import AnyTable, Period
 from evergreen.decisions.stored import Stored, decision_table
 from evergreen.errors import SourceMissingError
 from evergreen.quality.split import Split, select_days, split_rows
@@ -19,7 +19,7 @@ from evergreen.sources.base import empty_raw, required_columns
 
 @dataclass(frozen=True)
 class WithoutData(Stored):
-    """Somebody's decision that a day has no data and never will.
+    """Somebody's decision that a table has no data for a day and never will.
 
     Parameters
     ----------
@@ -28,6 +28,7 @@ class WithoutData(Stored):
     """
 
     day: date
+    table: str
     reason: str
     decided_by: str
     decided_at: str
@@ -39,7 +40,7 @@ class WithoutData(Stored):
             use_case=use_case,
             kind="delivery",
             decision="without_data",
-            trigger=None,
+            trigger=self.table,
             version=None,
             reasons=(f"{self.reason} ({self.decided_by})",),
             evidence=self,
@@ -49,7 +50,7 @@ class WithoutData(Stored):
 
 
 def read_and_split(
-    use_case: UseCase, source: Source, period: Period, without_data: Collection[date] = ()
+    table: AnyTable, source: Source, period: Period, without_data: Collection[date] = ()
 ) -> Split:
     """Read the source's rows of a period and split them; see `split_rows`.
 
@@ -59,8 +60,8 @@ def read_and_split(
         Days the source need not have; it is asked for them all the same.
     """
     return split_rows(
-        use_case,
-        pa.concat_tables(_read(use_case, source, period, without_data), promote_options="default"),
+        table,
+        pa.concat_tables(_read(table, source, period, without_data), promote_options="default"),
         period.start,
         period.end,
         threads=load_settings().threads,
@@ -69,7 +70,7 @@ def read_and_split(
 
 
 def _read(
-    use_case: UseCase, source: Source, period: Period, without_data: Collection[date]
+    table: AnyTable, source: Source, period: Period, without_data: Collection[date]
 ) -> Iterator[pa.Table]:
     threads = load_settings().threads
     excused = [day for day in period.days if day in without_data]
@@ -77,12 +78,12 @@ def _read(
     for day in (*excused, period.end):
         if start < day:
             for rows in source.read(start, day):
-                yield select_days(use_case, rows, start, day, threads=threads)
+                yield select_days(table, rows, start, day, threads=threads)
         start = day + timedelta(days=1)
         if day < period.end:
             try:
                 delivered = list(source.read(day, start))
             except SourceMissingError:
-                delivered = [empty_raw(required_columns(use_case))]
+                delivered = [empty_raw(required_columns(table))]
             for rows in delivered:
-                yield select_days(use_case, rows, day, start, threads=threads)
+                yield select_days(table, rows, day, start, threads=threads)
