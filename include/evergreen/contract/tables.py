@@ -310,6 +310,11 @@ class Events(Table):
         return self.timestamp
 
     @property
+    def entity_key(self) -> str:
+        """To whom it happened."""
+        return self._setting.entity_key
+
+    @property
     def required(self) -> set[str]:
         """Columns that may not be empty because of their role."""
         return super().required | ({self.key} - {_NO_KEY})
@@ -374,6 +379,11 @@ class Attributes(Table):
     def time(self) -> str | None:
         """From when on the row is true."""
         return self.valid_from
+
+    @property
+    def entity_key(self) -> str:
+        """Of whom it is true."""
+        return self._setting.entity_key
 
     def problems(self) -> list[str]:
         """Return contradictions between the table's keys."""

@@ -66,7 +66,7 @@ class DailyRows:
         if table.daily is None:
             raise ValueError(f"{table.where} declares no daily")
         self.table, self._columns = table, table.daily.columns
-        self._key = table.setting.entity_key
+        self._key = table.entity_key
         self._given, self._end = given, end
         self.relation, self.stored = f"{table.name}_daily", f"{table.name}_days"
         self._merged_table = f"{table.name}_merged"
@@ -91,7 +91,8 @@ class DailyRows:
         self._run(
             connection,
             f'INSERT INTO {self.stored} SELECT "{self._key}", day, {listed} FROM rows_read '
-            f"WHERE day >= '{self._before}' GROUP BY \"{self._key}\", day ORDER BY ALL",
+            f"WHERE day >= '{self._before}' "
+            + f'GROUP BY "{self._key}", day ORDER BY day, "{self._key}"',
         )
         connection.execute("DROP VIEW rows_read")
         if self._given.totals is not None:
@@ -103,9 +104,7 @@ class DailyRows:
             connection.execute(f"INSERT INTO {self._merged_table} SELECT {stored} FROM totals_read")
             connection.unregister("totals_read")
 
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None
-    ) -> None:
+    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
         """Point the relation at the days before `end`, those before `boundary` merged."""
         boundary = self._checked(boundary)
         connection.execute(
@@ -153,15 +152,13 @@ class DailyRows:
             for name, kind in self._types.items()
         )
         return (
-            f'SELECT "{self._key}", max(day) AS day, {merges} FROM (SELECT * FROM {self._merged_table} '
-            f"UNION ALL SELECT * FROM {self.stored} WHERE day >= '{self._before}' "
-            f"AND day < '{boundary}') GROUP BY \"{self._key}\""
+            f'SELECT "{self._key}", max(day) AS day, {merges} FROM '
+            f"(SELECT * FROM {self._merged_table} UNION ALL SELECT * FROM {self.stored} "
+            f"WHERE day >= '{self._before}' AND day < '{boundary}') GROUP BY \"{self._key}\""
         )
 
 
-def iter_totals(
-    table: Events, given: Given, boundaries: Sequence[date], *, threads: int, memory_mb: int
-) -> Iterator[Totals]:
+def iter_totals(table: Events, given: Given, boundaries: Sequence[date]) -> Iterator[Totals]:
     """Compute the totals at some boundaries, each from the one before.
 
     Parameters
@@ -172,7 +169,7 @@ def iter_totals(
         Ascending, after the totals to start from.
     """
     past = DailyRows(table, given, boundaries[-1])
-    with Engine([past], threads=threads, memory_mb=memory_mb) as engine:
+    with Engine([past]) as engine:
         for boundary in boundaries:
             past.merge(engine.connection, boundary)
             yield past.totals(engine.connection)
@@ -180,7 +177,7 @@ def iter_totals(
 
 def totals_schema(table: Events, types: dict[str, str]) -> pa.Schema:
     """Arrow schema of `Totals.rows`, from what `column_types` returned."""
-    key = table.setting.entity_key
+    key = table.entity_key
     return pa.schema(
         [
             (key, arrow(table.published[key].dtype)),
@@ -205,7 +202,7 @@ def column_types(connection: duckdb.DuckDBPyConnection, table: Events) -> dict[s
         f'"{name}" {NAMES[column.dtype].sql}' for name, column in table.published.items()
     )
     connection.execute(f"CREATE OR REPLACE TEMP TABLE rows_shape ({shape}, day DATE)")
-    grouped = f'"{table.setting.entity_key}", day'
+    grouped = f'"{table.entity_key}", day'
     aggregates = {
         name
         for (name,) in connection.execute(

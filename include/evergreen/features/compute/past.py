@@ -1,9 +1,9 @@
-"""The past as the SQL of a use case sees it: one relation per table, and nothing at or after an end.
+"""The past as the SQL of a use case sees it: one relation per table, nothing at or after an end.
 
-Inside DuckDB every timestamp is the wall clock of the use case's zone, without a zone: days begin at
-midnight, `as_of` is a midnight, and arithmetic on such timestamps is fast. What lies before an end is
-decided by days, which follow from instants (`contract.days`), so an hour that clocks repeat or skip
-changes nothing about who knows what.
+Inside DuckDB every timestamp is the wall clock of the use case's zone, without a zone: days begin
+at midnight, `as_of` is a midnight, and arithmetic on such timestamps is fast. What lies before an
+end is decided by days, which follow from instants (`contract.days`), so an hour that clocks repeat
+or skip changes nothing about who knows what.
 """
 
 # Names come from the validated contract and are quoted.
@@ -19,7 +19,7 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
-from evergreen.contract import NAMES, AnyTable, Attributes, Events, References
+from evergreen.contract import NAMES, AnyTable
 from evergreen.errors import ConfigError
 from evergreen.lake.opening import open_files
 from evergreen.sql.text import literal, quote
@@ -76,17 +76,15 @@ class Past(Protocol):
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read the files; called once, while they can still be read."""
 
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None
-    ) -> None:
+    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
         """Let the relation hold the days before `end`; see `Engine.query`."""
 
     def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
         """Days before `boundary` will never be asked for by themselves again."""
 
 
-class SingleRows:
-    """A table of events, row by row: its published columns and `day`.
+class _Rows:
+    """A table, row by row: its published columns and `day`.
 
     Parameters
     ----------
@@ -95,31 +93,33 @@ class SingleRows:
 
     Notes
     -----
-    Loading sorts by all columns, time first, so that what the SQL sees does not depend on how the
-    table happens to be cut into files. Cost O(n log n) in the number of rows, for every call.
+    Loading sorts by all columns, so that what the SQL sees does not depend on how the table happens
+    to be cut into files. Cost O(n log n) in the number of rows, for every call.
     """
 
-    def __init__(self, table: Events, given: Given, end: date) -> None:
+    def __init__(self, table: AnyTable, given: Given, end: date) -> None:
         self.table, self._given, self._end = table, given, end
         self.relation, self.stored = table.name, f"{table.name}_rows"
 
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Sort the rows into a table."""
         rows = read_table(connection, self.table, self._given.paths, self._end)
-        order = ", ".join(map(quote, [self.table.timestamp, *rows.columns]))
-        rows.order(order).create(self.stored)
+        first = [self.table.time] if self.table.time else []
+        rows.order(", ".join(map(quote, [*first, *rows.columns]))).create(self.stored)
 
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None
-    ) -> None:
+    def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
+        """Do nothing: rows are never merged."""
+
+
+class SingleRows(_Rows):
+    """A table of events: every row of the days before an end."""
+
+    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
         """Point the relation at the days before `end`."""
         _view(connection, self.relation, f"SELECT * FROM {self.stored} WHERE day < '{end}'")
 
-    def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
-        """Single rows are never merged."""
 
-
-class ValidRows:
+class ValidRows(_Rows):
     """A table of attributes: for each as-of and entity, the row that was valid then.
 
     Of what had been delivered by the end of the as-of's day, the newest `valid_from` before the
@@ -127,19 +127,9 @@ class ValidRows:
     not known before.
     """
 
-    def __init__(self, table: Attributes, given: Given, end: date) -> None:
-        self.table, self._given, self._end = table, given, end
-        self.relation, self.stored = table.name, f"{table.name}_rows"
-
-    def load(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Read the rows into a table."""
-        read_table(connection, self.table, self._given.paths, self._end).create(self.stored)
-
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None
-    ) -> None:
+    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
         """Point the relation at what was valid at each as-of."""
-        key, since = self.table.setting.entity_key, self.table.valid_from
+        key, since = quote(self.table.entity_key or ""), self.table.time
         valid = f"AND r.{quote(since)} < d.as_of" if since else ""
         newest = f"r.{quote(since)} DESC, " if since else ""
         _view(
@@ -147,27 +137,14 @@ class ValidRows:
             self.relation,
             f"SELECT d.as_of, r.* EXCLUDE (day) FROM as_of_days AS d INNER JOIN {self.stored} AS r "
             f"ON r.day < '{end}' AND r.day < d.as_of {valid} QUALIFY row_number() OVER "
-            f"(PARTITION BY d.as_of, r.{quote(key)} ORDER BY {newest}r.day DESC) = 1",
+            f"(PARTITION BY d.as_of, r.{key} ORDER BY {newest}r.day DESC) = 1",
         )
 
-    def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
-        """Attributes are never merged."""
 
-
-class NewestDelivery:
+class NewestDelivery(_Rows):
     """A table of references: for each as-of, the newest delivery up to the end of its day."""
 
-    def __init__(self, table: References, given: Given, end: date) -> None:
-        self.table, self._given, self._end = table, given, end
-        self.relation, self.stored = table.name, f"{table.name}_rows"
-
-    def load(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Read the rows into a table."""
-        read_table(connection, self.table, self._given.paths, self._end).create(self.stored)
-
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None
-    ) -> None:
+    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
         """Point the relation at the delivery of each as-of."""
         _view(
             connection,
@@ -177,9 +154,6 @@ class NewestDelivery:
             f"ON s.day < '{end}' AND s.day < d.as_of GROUP BY d.as_of) AS n "
             f"INNER JOIN {self.stored} AS r USING (day)",
         )
-
-    def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
-        """References are never merged."""
 
 
 def read_table(
