@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 
 import numpy as np
 import pandas as pd
@@ -131,13 +131,13 @@ def predictions_by_day(
         )
     )
     found = {row["as_of"]: row for row in grouped.to_pylist()}
-    expected = {as_of(day): size for day, size in population.items()}
+    expected = {use_case.as_of(day): size for day, size in population.items()}
     rows = []
     for instant in sorted({*found, *expected} - {None}):
         row = found.get(instant, {})
         rows.append(
             {
-                "day": (instant - timedelta(days=1)).date().isoformat(),
+                "day": use_case.day_of(instant).isoformat(),
                 "rows": row.get("count_all", 0),
                 "population": expected.get(instant, 0),
                 "lowest_rank": row.get("rank_min") or 0,
@@ -156,9 +156,10 @@ def _age_hours(day: date, newest_at: datetime | None) -> float:
 
 
 def _bands(use_case: UseCase, predictions: pa.Table) -> pa.Array:
-    """Return the band each score belongs to; null where the score is null or below every band."""
+    """Return the band each score belongs to; the lowest takes all that is lower."""
     scores = predictions.column("score")
-    reached = [pc.greater_equal(scores, low) for low in use_case.scoring.bands.values()]
-    names = [pa.scalar(name) for name in use_case.scoring.bands]
-    conditions = pc.make_struct(*reached, field_names=[str(n) for n in range(len(reached))])
-    return pc.case_when(conditions, *names)
+    *higher, (lowest, _) = use_case.bands.items()
+    found = pa.repeat(pa.scalar(lowest), len(scores))
+    for name, low in reversed(higher):
+        found = pc.if_else(pc.greater_equal(scores, low), pa.scalar(name), found)
+    return found
