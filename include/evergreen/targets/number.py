@@ -131,9 +131,10 @@ class NumberTarget(TargetModel):
             return {}
         deviance = self._deviance(labels, scores)
         centre = np.median if self.distribution == "quantile" else np.mean
-        # Rounding keeps the mean of equal labels from being exact.
         constant = self._deviance(labels, np.full(len(labels), centre(labels)))
-        found = {} if (labels == labels[0]).all() else {"d2": 1.0 - deviance / constant}
+        # Rounding keeps the mean of equal labels from being exact.
+        exists = constant > 0 and (labels != labels[0]).any()
+        found = {"d2": 1.0 - deviance / constant} if exists else {}
         errors = scores - labels
         return found | {
             "deviance": deviance,
