@@ -214,7 +214,7 @@ def replay_promotion(stored: str) -> PromotionVerdict:
 
 
 def _measured(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
-    values = {name: evidence.challenger.get(name) for name in demands.possible}
+    values = {name: evidence.challenger.get(name) for name in sorted(demands.possible)}
     values["latency_ms_per_1k"] = evidence.latency_ms_per_1k
     bounds = {**demands.possible, "latency_ms_per_1k": (0.0, None)}
     absent = [
@@ -234,7 +234,7 @@ def _measured(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterato
 
 
 def _holdout(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
-    for what, least in demands.counts.items():
+    for what, least in sorted(demands.counts.items()):
         found = evidence.counts.get(what)
         yield _at_least(f"holdout_{what}", f"{what.replace('_', ' ')} of the holdout", found, least)
 

@@ -7,8 +7,8 @@ everything is significant. The effect is D, and of categories the total variatio
 are the greatest difference there is between the two shares of rows in one set of values (half-lines
 for D, any set for the other), so one floor serves both; they are equal for two values.
 
-PSI over bins frozen at training time, with bins for values below, above, unseen and missing,
-catches what those are blind to, such as values gone missing.
+PSI over bins frozen at training time, with bins for values below, above, unseen (or rare) and
+missing, catches what those are blind to, such as values gone missing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from evergreen.monitoring.reference import (
     NumberReference,
     Reference,
     bin_shares,
+    count_values,
     sorted_values,
 )
 
@@ -80,7 +81,7 @@ class DriftRow(Stored):
         The effect (KS D, or total variation distance), the p-value of the test, and that after
         Benjamini-Hochberg over the night's columns.
     effect_floor
-        An effect below this is never drift.
+        An effect below this is never drift: `min_ks` and, of categories, what chance alone gives.
     importance
         The champion's, None when unknown.
     """
@@ -134,9 +135,10 @@ def measure_drift(
     counts: `kstwo` with the effective size nm/(n+m) and, above 10,000, its limit `kstwobign` with
     Stephens' (1970) correction, which is some hundred times faster and within 3 % of it. With
     ties it is conservative. The chi-square is that of two samples, night and reference, over the
-    values that are present, unseen ones among them as one; those expected in fewer than 5 rows of
-    either sample are pooled (Cochran 1954), and pooling looks at both samples together, so that it
-    does not favour either. Under no drift PSI / (1/n + 1/m) is asymptotically chi-square with
+    values that are present, in either; those expected in fewer than 5 rows of either sample are
+    pooled (Cochran 1954), and pooling looks at both samples together, so that it does not favour
+    either. With many values and few rows a distance is far from zero by chance; its mean under no
+    drift is part of its floor. Under no drift PSI / (1/n + 1/m) is asymptotically chi-square with
     bins - 1 degrees of freedom (Yurdakul 2018); its `alpha` quantile, Bonferroni-corrected over
     the columns, is the chance level.
     1M rows x 20 columns take 3 s on one core.
@@ -167,7 +169,7 @@ def measure_drift(
                 p_adjusted=p_adjusted,
                 psi=found.psi,
                 psi_band=_band(found.psi, monitoring),
-                effect_floor=monitoring.min_ks,
+                effect_floor=monitoring.min_ks + found.chance,
                 importance=importance.get(column.name),
                 drifted=drifted,
                 reason=reason,
@@ -214,6 +216,8 @@ class _Found(NamedTuple):
     statistic: float | None
     p_value: float | None
     psi: float
+    # The effect to be expected without drift.
+    chance: float = 0.0
 
 
 def _measure(column: NumberReference | CategoryReference, current: pa.Table) -> _Found:
@@ -223,16 +227,29 @@ def _measure(column: NumberReference | CategoryReference, current: pa.Table) -> 
 
 
 def _measure_categories(column: CategoryReference, current: pa.Table) -> _Found:
-    counts, missing = column.count(current)
-    shares = np.append(counts, missing) / current.num_rows
-    psi = psi_of(column.proportions, shares.tolist(), column.rows, current.num_rows)
-    both = np.array([[*column.counts, 0], counts], dtype=np.float64)
+    counts, missing = count_values(column.name, current)
+    shares = column.bin_shares(counts, missing)
+    psi = psi_of(column.proportions, shares, column.rows, current.num_rows)
+    frozen = dict(zip(column.values, column.counts, strict=True))
+    values = sorted({*frozen, *counts})
+    both = np.array(
+        [[sample.get(value, 0) for value in values] for sample in (frozen, counts)], np.float64
+    )
     present = both.sum(axis=1)
     if not present.all():
         return _Found("chi2", None, None, psi)
-    frozen, found = both / present[:, np.newaxis]
-    distance = float(np.abs(frozen - found).sum() / 2)
-    return _Found("chi2", distance, _chi2_p_value(both), psi)
+    ours, theirs = both / present[:, np.newaxis]
+    distance = float(np.abs(ours - theirs).sum() / 2)
+    overall = both.sum(axis=0) / present.sum()
+    variance = overall * (1 - overall) * (1 / present).sum()
+    return _Found(
+        "chi2",
+        distance,
+        _chi2_p_value(both),
+        psi,
+        # The mean of a normal deviate's size is sqrt(2 / pi) of its standard deviation.
+        chance=float(np.sqrt(2 / np.pi * variance).sum() / 2),
+    )
 
 
 def _chi2_p_value(counts: Floats) -> float:
@@ -295,11 +312,12 @@ def _judge(
         parts.append(f"{found.test} not measurable: one side has no values")
     else:
         significant = p_adjusted < monitoring.alpha
-        large = statistic >= monitoring.min_ks
+        floor = monitoring.min_ks + found.chance
+        large = statistic >= floor
         drifted = significant and large
         parts.append(
             f"{_EFFECT[found.test]} {statistic:.3f} {'>=' if large else '<'} "
-            f"{monitoring.min_ks:g}, adjusted p {p_adjusted:.2g} "
+            f"{floor:.3g}, adjusted p {p_adjusted:.2g} "
             f"{'<' if significant else '>='} {monitoring.alpha:g}"
         )
     if psi >= upper and psi < chance_psi:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ SCORE = "score"
 
 _GRID = 1_000
 _BINS = 10
+# Fewer rows of a value are hardly the same number in another sample.
+_COMMON = 5
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,19 @@ class CategoryReference(Stored):
 
     @property
     def proportions(self) -> tuple[float, ...]:
-        """Share of all rows per PSI bin: each value, unseen values, missing. Sums to 1."""
-        return tuple(count / self.rows for count in (*self.counts, 0, self.missing))
+        """Share of all rows per PSI bin; see `bin_shares`. Sums to 1."""
+        return self.bin_shares(dict(zip(self.values, self.counts, strict=True)), self.missing)
 
-    def count(self, frame: pa.Table) -> tuple[NDArray[np.int64], int]:
-        """Count the rows of each value and, as the last, of all others; and the missing ones."""
-        column = _column(self.name, frame)
-        words = column.drop_null().cast(pa.string())
-        places = pc.index_in(words, pa.array(self.values, pa.string()))
-        placed = places.fill_null(len(self.values)).to_numpy()
-        return np.bincount(placed, minlength=len(self.values) + 1), column.null_count
+    def bin_shares(self, counts: Mapping[str, int], missing: int) -> tuple[float, ...]:
+        """Return the share of all rows per bin: each common value, all others, missing.
+
+        Which of the rare values a sample has is chance, so they are one bin with the unseen ones.
+        """
+        common = [v for v, n in zip(self.values, self.counts, strict=True) if n >= _COMMON]
+        of_common = [counts.get(value, 0) for value in common]
+        present = sum(counts.values())
+        bins = (*of_common, present - sum(of_common), missing)
+        return tuple(count / (present + missing) for count in bins)
 
 
 ColumnReference = NumberReference | CategoryReference
@@ -133,15 +138,13 @@ def build_reference(frame: pa.Table, columns: Sequence[str]) -> Reference:
 
 
 def _categories(name: str, frame: pa.Table) -> CategoryReference:
-    column = frame[name].cast(pa.string())
-    counted = {row["values"]: row["counts"] for row in column.value_counts().to_pylist()}
-    counted.pop(None, None)
+    counts, missing = count_values(name, frame)
     return CategoryReference(
         name=name,
         rows=frame.num_rows,
-        missing=column.null_count,
-        values=tuple(sorted(counted)),
-        counts=tuple(counted[value] for value in sorted(counted)),
+        missing=missing,
+        values=tuple(counts),
+        counts=tuple(counts.values()),
     )
 
 
@@ -187,6 +190,13 @@ def sorted_values(name: str, frame: pa.Table) -> tuple[Floats, int]:
     # Infinite values keep their place at the ends and stay writable as JSON.
     limit = np.finfo(np.float64).max
     return np.sort(np.clip(values, -limit, limit)), frame.num_rows - len(values)
+
+
+def count_values(name: str, frame: pa.Table) -> tuple[dict[str, int], int]:
+    """Count the rows of each value present, ascending by value, and the missing ones."""
+    column = _column(name, frame)
+    counted = column.drop_null().cast(pa.string()).value_counts().to_pylist()
+    return dict(sorted((row["values"], row["counts"]) for row in counted)), column.null_count
 
 
 def _column(name: str, frame: pa.Table) -> pa.ChunkedArray:
