@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, time, timedelta
+from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, Param, task
+from airflow.sdk import Asset, CronPartitionTimetable, Param, task
 
 from evergreen import steps
-from evergreen.contract import UseCase, as_of
+from evergreen.contract import UseCase
 from patience import RETRIES, RETRY_POLICY
 
 # The day a run works for. Keyed runs carry it; `params.day` is for runs started from a form.
@@ -22,8 +22,14 @@ ASKED_BY = "{{ dag_run.triggering_user_name or dag_run.run_type }}"
 
 def asset(use_case: UseCase, table: str) -> Asset:
     """Return the partitioned asset of one table: `churn/features`."""
-    return Asset(
-        name=f"{use_case.name}/{table}", uri=f"evergreen://{use_case.name}/{table}", group="tables"
+    name = f"{use_case.owner_of(table)}/{table}"
+    return Asset(name=name, uri=f"evergreen://{name}", group="tables")
+
+
+def daily(use_case: UseCase, hour: int) -> CronPartitionTimetable:
+    """Return the schedule of one run for each local day, at an hour of the day after."""
+    return CronPartitionTimetable(
+        f"0 {hour} * * *", timezone=use_case.zone, run_offset=-1, key_format="%Y-%m-%d"
     )
 
 
@@ -58,16 +64,18 @@ def dag_arguments(
         "description": use_case.title,
         "doc_md": f"### {use_case.title}\n{use_case.description}\n\n{doc or ''}",
         "tags": [f"use-case:{use_case.name}", f"stage:{stage}"],
-        "start_date": datetime.combine(use_case.first_day, time(), UTC),
+        "start_date": use_case.as_of(use_case.first_day - timedelta(days=1)),
         # A closed source's last run is made on the day after; unpausing must not make later ones.
-        "end_date": as_of(use_case.last_day) + timedelta(hours=12) if use_case.last_day else None,
+        "end_date": (
+            use_case.as_of(use_case.last_day) + timedelta(hours=12) if use_case.last_day else None
+        ),
         "catchup": False,
         "default_args": {"owner": use_case.owner, **task_defaults(timeout)},
     }
 
 
 def day_param(title: str) -> Param:
-    """Return a form field for a UTC day; empty means the run's partition key."""
+    """Return a form field for a day; empty means the run's partition key."""
     return Param(None, type=["null", "string"], format="date", title=title)
 
 

@@ -1,9 +1,12 @@
 """Features of one day, for every customer, from what happened before the end of that day.
 
-Runs once per published day of `orders`. Publishes `features`, moves the online store forward (an
-older day never replaces newer values), and publishes the labels whose horizon this day completes.
-Features wait, by retrying, until no earlier day of orders is missing.
+Runs once per day that is published of all tables. Publishes `features`, moves the online store
+forward (an older day never replaces newer values), and publishes the labels whose horizon this day
+completes. Features wait, by retrying, until no earlier day is missing.
 """
+
+from functools import reduce
+from operator import and_
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
@@ -15,10 +18,11 @@ from patience import UNTIL_NO_GAP
 
 def features(use_case: UseCase) -> None:
     """Build `<use_case>_features`."""
+    tables = reduce(and_, (asset(use_case, name) for name in use_case.tables))
 
     @dag(
         **dag_arguments(use_case, "features", __doc__),
-        schedule=PartitionedAssetTimetable(assets=asset(use_case, "orders")),
+        schedule=PartitionedAssetTimetable(assets=tables),
         is_paused_upon_creation=False,
         max_active_runs=3,
     )
@@ -29,10 +33,11 @@ def features(use_case: UseCase) -> None:
         validated = task(steps.validate_features)(staged)
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
         task(steps.materialize_online)(published)
-        task(steps.publish_labels)(published)
+        task(steps.publish_labels)(use_case.name, DAY, published["inputs"], published["basis"])
 
     build()
 
 
 for use_case in load_use_cases():
-    features(use_case)
+    if use_case.base is None:
+        features(use_case)

@@ -30,19 +30,26 @@ def history(use_case: UseCase) -> None:
         max_active_runs=1,
     )
     def build() -> None:
+        if use_case.base is not None:
+            task(steps.publish_labels)(use_case.name, PERIOD)
+            return
+
         @task_group
-        def orders() -> None:
-            staged = task(steps.stage_orders)(use_case.name, PERIOD, RUN)
-            task(steps.publish_orders)(task(steps.validate_orders)(staged))
+        def ingest(name: str) -> None:
+            staged = task(steps.stage_rows)(use_case.name, PERIOD, name, RUN)
+            task(steps.publish_rows)(task(steps.validate_rows)(staged))
 
         @task_group
         def features() -> None:
             staged = task(steps.compute_features)(use_case.name, PERIOD, RUN)
             published = task(steps.publish_features)(task(steps.validate_features)(staged))
             task(steps.materialize_online)(published)
-            task(steps.publish_labels)(published)
+            task(steps.publish_labels)(
+                use_case.name, PERIOD, published["inputs"], published["basis"]
+            )
 
-        chain(orders(), features())
+        groups = [ingest.override(group_id=name)(name) for name in use_case.tables]
+        chain(groups, features())
 
     build()
 

@@ -1,6 +1,6 @@
-"""One day of orders: stage the source's rows, validate the batch, publish `orders`.
+"""One day of every table: stage the source's rows, validate the batch, publish the table.
 
-Every row ends in `orders`, in `quarantine` with the rules it broke, or is counted as an exact
+Every row ends in its table, in `quarantine` with the rules it broke, or is counted as an exact
 duplicate. A day that breaks a batch rule is refused: its rejected rows go to `refused`. Backfill
 this DAG to re-ingest days: features and scores of the same days follow by asset events.
 
@@ -8,48 +8,53 @@ A source that is late is waited for, for hours. Where it will never deliver, tri
 reason in `without_data`: it is published empty, and the decision is kept in `decisions`.
 """
 
-from airflow.sdk import CronPartitionTimetable, Param, dag, task
+from airflow.sdk import Param, dag, task, task_group
 
-from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, publisher
+from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from patience import DEADLINE, UNTIL_DELIVERED
 
+ASKED_AT = "{{ dag_run.start_date }}"
+
 
 def ingest(use_case: UseCase) -> None:
-    """Build `<use_case>_ingest`."""
+    """Build `<use_case>_ingest`: a group of tasks for each table."""
 
     @dag(
         **dag_arguments(use_case, "ingest", __doc__),
-        schedule=CronPartitionTimetable(
-            "0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"
-        ),
+        schedule=daily(use_case, hour=0),
         params={
             "without_data": Param(
                 None,
                 type=["null", "string"],
                 minLength=5,
                 title="The day has no data and never will: the reason",
-            )
+            ),
+            "table": Param(
+                None, enum=[None, *use_case.tables], title="Of this table; all if none is chosen"
+            ),
         },
         deadline=DEADLINE,
         is_paused_upon_creation=True,
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.one_day(steps.stage_orders), **UNTIL_DELIVERED)(
-            use_case.name,
-            DAY,
-            RUN,
-            "{{ params.without_data or '' }}",
-            ASKED_BY,
-            "{{ dag_run.start_date }}",
-        )
-        validated = task(steps.validate_orders)(staged)
-        publisher(steps.publish_orders, asset(use_case, "orders"))(validated)
+        @task_group
+        def ingest_table(name: str) -> None:
+            reason = f"{{{{ (params.without_data or '') if params.table in (None, '{name}') else '' }}}}"
+            staged = task(steps.one_day(steps.stage_rows), **UNTIL_DELIVERED)(
+                use_case.name, DAY, name, RUN, reason, ASKED_BY, ASKED_AT
+            )
+            validated = task(steps.validate_rows)(staged)
+            publisher(steps.publish_rows, asset(use_case, name))(validated)
+
+        for name in use_case.tables:
+            ingest_table.override(group_id=name)(name)
 
     build()
 
 
 for use_case in load_use_cases():
-    ingest(use_case)
+    if use_case.base is None:
+        ingest(use_case)

@@ -1,4 +1,4 @@
-"""Watch, every night at 02:00 UTC, whether the world has moved away from the model.
+"""Watch, every night at 02:00, whether the world has moved away from the model.
 
 Measures drift of features and score against the champion's training reference, the performance
 realised on days whose labels have matured, also late ones, and freshness. The governor weighs them
@@ -7,9 +7,9 @@ training. Days whose inputs have changed since are listed in `staleness`, with t
 mend them.
 """
 
-from airflow.sdk import CronPartitionTimetable, chain, dag, task, task_group
+from airflow.sdk import chain, dag, task, task_group
 
-from conventions import DAY, asset, dag_arguments, publisher
+from conventions import DAY, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 
@@ -19,9 +19,7 @@ def monitor(use_case: UseCase) -> None:
 
     @dag(
         **dag_arguments(use_case, "monitor", __doc__),
-        schedule=CronPartitionTimetable(
-            "0 2 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d"
-        ),
+        schedule=daily(use_case, hour=2),
         is_paused_upon_creation=True,
         # For the sake of the machine. A backfill has a limit of its own, and may run nights in any
         # order and at once: what a night records does not depend on other nights.

@@ -23,7 +23,9 @@ def deliver(scratch: Path, data: Path, last: date) -> None:
     """Write the files of all days up to `last` into the folder `data`."""
     use_case = load_use_case_file(write_small_shop(scratch) / "use_case.yaml")
     data.mkdir(parents=True, exist_ok=True)
-    rows = pa.concat_tables(open_source(use_case).read(FIRST_DAY, last + timedelta(days=1)))
+    rows = pa.concat_tables(
+        open_source(use_case.events["orders"]).read(FIRST_DAY, last + timedelta(days=1))
+    )
     by_day: dict[date, list[Row]] = {}
     for row in rows.select([*COLUMNS, "_day"]).to_pylist():
         by_day.setdefault(row.pop("_day"), []).append(row)
@@ -40,7 +42,7 @@ def write_csv_shop(root: Path, data: Path, name: str, last_day: date) -> Path:
         source={"kind": "files", "path": str(data / "{day}.csv"), "missing": "fail"},
     )
     declared: dict[str, Any] = yaml.safe_load((folder / "use_case.yaml").read_text())
-    declared["orders"]["batch"] = {
+    declared["events"]["orders"]["batch"] = {
         "allow_empty": True,
         "max_quarantined_ratio": 1.0,
         "row_count_ratio": [0, 1000],

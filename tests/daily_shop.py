@@ -29,31 +29,32 @@ def write_daily_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch, root: 
                 "title": "A small shop",
                 "first_day": DAY,
                 "entity": {"name": "customer", "key": "customer_id"},
-                "source": {"kind": "files", "path": str(root / "data" / "{day}.csv")},
-                "orders": {
-                    "key": "order_id",
-                    "time": "ordered_at",
-                    "columns": {
-                        "order_id": {"source": "id", "dtype": "string"},
-                        "customer_id": {"source": "customer", "dtype": "string"},
-                        "ordered_at": {"source": "at", "dtype": "timestamp"},
-                        "amount": {
-                            "source": "value",
-                            "dtype": "float64",
-                            "range": [0.01, 1000],
-                            "thousands": ",",
+                "events": {
+                    "orders": {
+                        "source": {"kind": "files", "path": str(root / "data" / "{day}.csv")},
+                        "key": "order_id",
+                        "timestamp": "ordered_at",
+                        "columns": {
+                            "order_id": {"source": "id", "dtype": "string"},
+                            "customer_id": {"source": "customer", "dtype": "string"},
+                            "ordered_at": {"source": "at", "dtype": "timestamp"},
+                            "amount": {
+                                "source": "value",
+                                "dtype": "float64",
+                                "range": [0.01, 1000],
+                                "thousands": ",",
+                            },
                         },
-                    },
-                    "batch": {"max_quarantined_ratio": 0.5, "quarantined_min_rows": 4},
+                        "batch": {"max_quarantined_ratio": 0.5, "quarantined_min_rows": 4},
+                    }
                 },
                 "features": {
-                    "recency": "days_since_last_order",
                     "columns": {
                         "total_orders": {"dtype": "int64", "description": "Orders so far."},
                         "days_since_last_order": {"dtype": "float64", "description": "Recency."},
                     },
                 },
-                "label": {"name": "churned", "description": "No order.", "horizon_days": 2},
+                "target": {"name": "churned", "description": "No order.", "horizon_days": 2},
             }
         )
     )
@@ -85,8 +86,8 @@ def order(number: int, day: date, customer: str = "a", value: str = "10") -> str
 
 
 def ingest(period: str) -> dict[str, Any]:
-    staged = steps.stage_orders("shop", period)
-    return steps.publish_orders(steps.validate_orders(staged))
+    staged = steps.stage_rows("shop", period, "orders")
+    return steps.publish_rows(steps.validate_rows(staged))
 
 
 def features(period: str) -> dict[str, Any]:

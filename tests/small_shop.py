@@ -16,7 +16,8 @@ LAST_DAY = date(2025, 6, 30)
 
 
 def write_small_shop(root: Path, **changes: Any) -> Path:
-    """Write the folder `root/<name>`; `changes` replace top-level keys of its `use_case.yaml`."""
+    """Write the folder `root/<name>`; `changes` replace top-level keys of its
+    `use_case.yaml`, and the source of the orders."""
     folder = root / changes.get("name", "shop")
     shutil.copytree(PROJECT_ROOT / "include" / "use_cases" / "churn", folder)
     declared = yaml.safe_load((folder / "use_case.yaml").read_text())
@@ -24,12 +25,19 @@ def write_small_shop(root: Path, **changes: Any) -> Path:
         "name": "shop",
         "first_day": FIRST_DAY,
         "last_day": LAST_DAY,
-        "training": {"cutoff_every_days": 7, "max_cutoffs": 6, "min_history_days": 20},
+        "training": {
+            "baselines": ["days_since_last_order"],
+            "cutoff_every_days": 7,
+            "max_cutoffs": 6,
+            "min_history_days": 20,
+        },
         "gate": {"min_auc": 0.5, "max_logloss": 1.0, "min_holdout_rows": 50},
     }
-    declared["source"] |= {"customers": 900, "acquisition_days": 60}
-    declared["source"].pop("regime_change")
-    declared["label"]["horizon_days"] = 21
+    orders = declared["events"]["orders"]
+    orders["source"] |= {"customers": 900, "acquisition_days": 60}
+    orders["source"].pop("regime_change")
+    orders["source"] = changes.pop("source", orders["source"])
+    declared["target"]["horizon_days"] = 21
     declared["gate"]["min_baseline_margin"] = 0.0
     declared |= changes
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))

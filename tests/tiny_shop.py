@@ -66,26 +66,27 @@ def declare(
         "first_day": DAYS[0],
         "last_day": DAYS[-1],
         "entity": {"name": "customer", "key": "customer_id"},
-        "source": {"kind": "files", "path": str(folder.parents[1] / "data" / "{day}.csv")},
-        "orders": {
-            "key": "order_id",
-            "time": "ordered_at",
-            "columns": {
-                "order_id": {"source": "id", "dtype": "string"},
-                "customer_id": {"source": "customer", "dtype": "string"},
-                "ordered_at": {"source": "at", "dtype": "timestamp"},
-                "amount": {"source": "value", "dtype": "float64"},
-            },
+        "events": {
+            "orders": {
+                "source": {"kind": "files", "path": str(folder.parents[1] / "data" / "{day}.csv")},
+                "key": "order_id",
+                "timestamp": "ordered_at",
+                "columns": {
+                    "order_id": {"source": "id", "dtype": "string"},
+                    "customer_id": {"source": "customer", "dtype": "string"},
+                    "ordered_at": {"source": "at", "dtype": "timestamp"},
+                    "amount": {"source": "value", "dtype": "float64"},
+                },
+            }
         },
         "features": {
-            "recency": "days_since_last_order",
             "columns": {
                 name: {"dtype": "float64", "description": "A number."}
                 | (dtypes or {}).get(name, {})
                 for name in features
             },
         },
-        "label": {"name": "churned", "description": "No order follows.", "horizon_days": 2},
+        "target": {"name": "churned", "description": "No order follows.", "horizon_days": 2},
         "training": {
             "cutoff_every_days": 1,
             "min_history_days": 1,
@@ -102,7 +103,6 @@ def declare(
             "max_latency_ms_per_1k": 100_000.0,
             "max_champion_deficit": 0.05,
             "min_holdout_rows": 10,
-            "min_holdout_minority": 5,
         },
     }
     columns = ", ".join(f"{sql} AS {name}" for name, sql in features.items())
@@ -121,7 +121,7 @@ def apply() -> None:
 
 
 def ingest(period: Any = WHOLE) -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders(NAME, str(period))))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows(NAME, str(period), "orders")))
 
 
 def compute(period: Any = WHOLE) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def compute(period: Any = WHOLE) -> dict[str, Any]:
 
 
 def label(published: dict[str, Any]) -> None:
-    steps.publish_labels(published)
+    steps.publish_labels(NAME, published["period"], published["inputs"], published["basis"])
 
 
 def train(day: date = DAYS[-1], reason: str = "by hand") -> dict[str, Any]:

@@ -122,9 +122,9 @@ def clear(shop: Shop) -> None:
 # --- what a run does -----------------------------------------------------------------------------
 
 # The tasks of a run, in order. Each takes what the one before returned; the first the use case,
-# the period and the run; `publish_labels` and `materialize_online` both what was published.
+# the period and the run; `publish_labels` the period and what it was computed from.
 RUNS: dict[str, tuple[str, ...]] = {
-    "ingest": ("stage_orders", "validate_orders", "publish_orders"),
+    "ingest": ("stage_rows", "validate_rows", "publish_rows"),
     "features": (
         "compute_features",
         "validate_features",
@@ -143,12 +143,16 @@ def run(kind: str, period: str, identity: str, *, validate: bool = True) -> None
     for task in RUNS[kind]:
         if task.startswith("validate_") and not validate:
             continue
-        if task in ("stage_orders", "compute_features"):
-            result = getattr(steps, task)(NAME, period, identity)
+        if task == "stage_rows":
+            result = steps.stage_rows(NAME, period, "orders", identity)
+        elif task == "compute_features":
+            result = steps.compute_features(NAME, period, identity)
         elif task == "resolve_model":
             result = steps.resolve_model(NAME, period)
         elif task == "score_customers":
             result = steps.score_customers(result, identity)
+        elif task == "publish_labels":
+            steps.publish_labels(NAME, period, published["inputs"], published["basis"])
         elif published is not None:
             getattr(steps, task)(published)
         else:
@@ -265,19 +269,20 @@ def _declaration(data: Path) -> dict[str, Any]:
         "first_day": FIRST,
         "last_day": DAYS[-1],
         "entity": {"name": "customer", "key": "customer_id"},
-        "source": {"kind": "files", "path": str(data / "{day}.csv")},
-        "orders": {
-            "key": "order_id",
-            "time": "ordered_at",
-            "columns": {
-                "order_id": {"source": "id", "dtype": "string"},
-                "customer_id": {"source": "customer", "dtype": "string"},
-                "ordered_at": {"source": "at", "dtype": "timestamp"},
-                "amount": {"source": "value", "dtype": "float64", "range": [0.01, 1000]},
-            },
+        "events": {
+            "orders": {
+                "source": {"kind": "files", "path": str(data / "{day}.csv")},
+                "key": "order_id",
+                "timestamp": "ordered_at",
+                "columns": {
+                    "order_id": {"source": "id", "dtype": "string"},
+                    "customer_id": {"source": "customer", "dtype": "string"},
+                    "ordered_at": {"source": "at", "dtype": "timestamp"},
+                    "amount": {"source": "value", "dtype": "float64", "range": [0.01, 1000]},
+                },
+            }
         },
         "features": {
-            "recency": "days_since_last_order",
             "columns": {
                 "total_orders": {"dtype": "int64", "description": "Orders so far."},
                 "avg_amount": feature,
@@ -285,7 +290,7 @@ def _declaration(data: Path) -> dict[str, Any]:
                 "last_amount": feature,
             },
         },
-        "label": {"name": "churned", "description": "No order follows.", "horizon_days": 2},
+        "target": {"name": "churned", "description": "No order follows.", "horizon_days": 2},
         "training": {
             "cutoff_every_days": 1,
             "min_history_days": 1,
@@ -303,7 +308,6 @@ def _declaration(data: Path) -> dict[str, Any]:
             "max_logloss": 5.0,
             "max_latency_ms_per_1k": 100_000.0,
             "min_holdout_rows": 10,
-            "min_holdout_minority": 5,
         },
     }
 

@@ -10,11 +10,11 @@ from urllib.parse import unquote, urlsplit
 import duckdb
 import pyarrow as pa
 import pytest
+from evergreen.features.compute.order_files import open_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from evergreen import lake
-from evergreen.features.compute.order_files import open_files
 from evergreen.lake import compaction, upkeep
 from evergreen.settings import Settings, load_settings
 

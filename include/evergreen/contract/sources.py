@@ -5,23 +5,46 @@ from __future__ import annotations
 import os
 import re
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, model_validator
 
-from evergreen.contract.base import Identifier, Model, Ratio
+from evergreen.contract.base import Identifier, Model, Ratio, raise_if
 from evergreen.errors import ConfigError
+
+
+def _one_sign(text: str) -> str:
+    if len(text) != 1 or not text.isascii() or text in "\r\n\0":
+        raise ValueError('expected one ASCII character (a tab is "\\t", in double quotes)')
+    return text
+
+
+def _delimiter(text: str) -> str:
+    try:
+        return text if text == "whitespace" else _one_sign(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or whitespace: any run of blanks and tabs") from error
 
 
 class CsvFormat(Model):
     """How the bytes of a CSV file become columns of text."""
 
     # One character, or `whitespace`: any run of blanks and tabs.
-    delimiter: Annotated[str, StringConstraints(pattern=r"^(.|\t|whitespace)$")] = ","
-    quote: Annotated[str, StringConstraints(min_length=1, max_length=1)] = '"'
+    delimiter: Annotated[str, AfterValidator(_delimiter)] = ","
+    quote: Annotated[str, AfterValidator(_one_sign)] = '"'
     encoding: str = "utf-8"
     # Column names when the file has no header line.
-    names: tuple[str, ...] | None = None
+    names: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Self:
+        separators = " \t" if self.delimiter == "whitespace" else self.delimiter
+        raise_if(
+            [f"quote: found {self.quote!r}, which delimiter says separates columns; change one"]
+            if self.quote in separators
+            else []
+        )
+        return self
 
 
 class FilesSource(Model):
@@ -40,7 +63,11 @@ class FilesSource(Model):
 
 
 class SqlSource(Model):
-    """A query bound to `:start` and `:end`: the instants a day begins and ends, half open."""
+    """A query bound to `:start` and `:end`: the instants a local day begins and ends, half open.
+
+    SQLite has no instants, only text: there they are `YYYY-MM-DD` in zone UTC, and in every other
+    zone `YYYY-MM-DD HH:MM:SS` of UTC.
+    """
 
     kind: Literal["sql"]
     # The URL is read from EVERGREEN_SECRET_<SECRET>.

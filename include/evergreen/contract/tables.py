@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -104,8 +104,9 @@ class BatchRules(Model):
     quarantined_min_rows: Annotated[int, Field(ge=1)] = 100
     # The newest accepted row may lie at most this many hours before the end of the day.
     max_age_hours: Annotated[float, Field(gt=0)] | None = None
-    # A day with no source rows at all, or with none accepted.
-    allow_empty: bool = False
+    # A day with no source rows at all, or with none accepted; by default only events must come
+    # every day.
+    allow_empty: bool | None = None
 
 
 class DailyColumn(Model):
@@ -160,7 +161,7 @@ class Setting:
     last_day: date | None
     entity_key: str
 
-    def as_of(self, day: date) -> date:
+    def as_of(self, day: date) -> datetime:
         """Return the instant that ends a day."""
         return as_of(day, self.zone)
 
@@ -220,6 +221,12 @@ class Table(Model):
     def entity_key(self) -> str | None:
         """The column that says about whom; None for references."""
         return self._setting.entity_key
+
+    @property
+    def allow_empty(self) -> bool:
+        """Whether a day without accepted rows is right."""
+        declared = self.batch.allow_empty
+        return self.kind != "events" if declared is None else declared
 
     @property
     def required(self) -> set[str]:
@@ -303,6 +310,11 @@ class Events(Table):
         return self.timestamp
 
     @property
+    def entity_key(self) -> str:
+        """To whom it happened."""
+        return self._setting.entity_key
+
+    @property
     def required(self) -> set[str]:
         """Columns that may not be empty because of their role."""
         return super().required | ({self.key} - {_NO_KEY})
@@ -367,6 +379,11 @@ class Attributes(Table):
     def time(self) -> str | None:
         """From when on the row is true."""
         return self.valid_from
+
+    @property
+    def entity_key(self) -> str:
+        """Of whom it is true."""
+        return self._setting.entity_key
 
     def problems(self) -> list[str]:
         """Return contradictions between the table's keys."""

@@ -173,8 +173,8 @@ class UseCase(Model):
             least = list(self.scoring.bands.values())[-1]
             if least != lowest:
                 found.append(
-                    f"scoring.bands: the lowest begins at {least:g}, expected {lowest:g}, the least "
-                    "a score can be"
+                    f"scoring.bands: the lowest begins at {least:g}, expected {lowest:g}, the "
+                    "least a score can be"
                 )
         return found
 

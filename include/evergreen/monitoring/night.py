@@ -54,7 +54,7 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
     version = _version_of_night(use_case, tonight)
     if version is None:
         return {"nights": [], "incidents": [], "bad": []}
-    basis = receipts.newest_sequence(use_case.name)
+    basis = receipts.newest_sequence()
     model = load_version(use_case, version)
     rows: list[dict[str, Any]] = []
     first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
@@ -210,7 +210,7 @@ def _measure_day(
     use_case: UseCase, tonight: date, scored: date, *, owed: bool
 ) -> Performance | None:
     """Publish the performance of one scored day; None if there is nothing to compare."""
-    basis = receipts.newest_sequence(use_case.name)
+    basis = receipts.newest_sequence()
     predictions, labels = (
         lake.read_day(use_case.name, table, scored) if lake.exists(use_case.name, table) else None
         for table in ("predictions", "labels")

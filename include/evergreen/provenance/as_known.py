@@ -34,8 +34,10 @@ def pins_of(use_case: UseCase, day: date, days: Sequence[date]) -> dict[str, dic
         Per table the days that have been corrected since, and the snapshot to read each at (0: it
         had no rows). Days that still say what they said then are absent.
     """
-    matured = day - timedelta(days=use_case.label.horizon_days)
-    features = receipts.traces(use_case.name, "publish_features")["publish_features"]
+    matured = day - timedelta(days=use_case.target.horizon_days)
+    features = receipts.traces(use_case.owner_of("features"), "publish_features")[
+        "publish_features"
+    ]
     labels = receipts.traces(use_case.name, "publish_labels")["publish_labels"]
     return {
         "features": _pins(features, features.get(day, []), days),

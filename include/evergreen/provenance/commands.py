@@ -41,6 +41,7 @@ def run_day(dag_id: str, day: date) -> str:
     return f"evergreen trigger {dag_id} --day {day}"
 
 
-def declare_without_data(use_case: str, day: date) -> str:
-    """Decide that there will be no data for a day."""
-    return f"{run_day(f'{use_case}_ingest', day)} --conf without_data='the reason'"
+def declare_without_data(use_case: str, day: date, table: str = "") -> str:
+    """Decide that there will be no data for a day, of all tables or of one."""
+    of = f" --conf table={table}" if table else ""
+    return f"{run_day(f'{use_case}_ingest', day)} --conf without_data='the reason'{of}"

@@ -28,6 +28,7 @@ from evergreen.databases import open_engine
 from evergreen.errors import BusyError, NotReadyError
 from evergreen.settings import PROJECT_ROOT, load_settings
 
+_DECLARING = (".yaml", ".sql")
 _METADATA = sa.MetaData()
 _RECEIPTS = sa.Table(
     "receipts",
@@ -40,6 +41,7 @@ _RECEIPTS = sa.Table(
     sa.Column("inputs", sa.Text, nullable=False),
     sa.Column("output_table", sa.Text, nullable=False),
     sa.Column("output_snapshot", sa.BigInteger, nullable=False),
+    sa.Column("part", sa.Text, nullable=False, server_default=""),
     sa.Column("counts", sa.Text, nullable=False),
     sa.Column("basis", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("content", sa.Text, nullable=False, server_default=""),
@@ -69,6 +71,8 @@ class Receipt:
         identities the output depends on (model version, source digest).
     output_table, output_snapshot
         What was committed.
+    part
+        Values that all rows of it share, where several steps own a part of a day of the table.
     counts
         Rows in and out of the day, by kind.
     basis
@@ -90,6 +94,7 @@ class Receipt:
     inputs: Mapping[str, Any]
     output_table: str
     output_snapshot: int
+    part: Mapping[str, str | int]
     counts: Mapping[str, int]
     basis: int
     content: str
@@ -169,13 +174,13 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
         yield append
 
 
-def newest_sequence(use_case: str) -> int:
+def newest_sequence() -> int:
     """Sequence of the newest receipt; 0 without any. Ask before reading what it is the basis of.
 
     A publish is receipted after its commit. So whatever stands at this sequence is in the tables
     that are read afterwards; what they hold beyond it makes the output look stale, never current.
     """
-    query = sa.select(sa.func.max(_RECEIPTS.c.sequence)).where(_RECEIPTS.c.use_case == use_case)
+    query = sa.select(sa.func.max(_RECEIPTS.c.sequence))
     with _engine().connect() as connection:
         return connection.execute(query).scalar() or 0
 
@@ -198,22 +203,30 @@ def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
     return found
 
 
-def standing(use_case: str, table: str, day: date | None = None) -> dict[date, Trace]:
-    """Return in short what was last published of each day of a table (or one), by any step."""
+def standing(
+    use_case: str, table: str, day: date | None = None
+) -> dict[date, list[tuple[dict[str, str | int], Trace]]]:
+    """Return in short what was last published of each day of a table (or one), by any step.
+
+    A day has one entry, or one for each part of it.
+    """
     columns = _RECEIPTS.c
     query = (
         sa.select(
-            *(columns.day, columns.sequence, columns.basis),
+            *(columns.day, columns.part, columns.sequence, columns.basis),
             *(columns.content, columns.contract_digest, columns.output_snapshot),
         )
-        .distinct(columns.day)
+        .distinct(columns.day, columns.part)
         .where(columns.use_case == use_case, columns.output_table == f"{use_case}.{table}")
-        .order_by(columns.day, columns.sequence.desc())
+        .order_by(columns.day, columns.part, columns.sequence.desc())
     )
     if day is not None:
         query = query.where(columns.day == day)
+    found: dict[date, list[tuple[dict[str, str | int], Trace]]] = {}
     with _engine().connect() as connection:
-        return {day: Trace(*values) for day, *values in connection.execute(query)}
+        for of, part, *values in connection.execute(query):
+            found.setdefault(of, []).append((json.loads(part or "{}"), Trace(*values)))
+    return found
 
 
 def by_sequence(sequence: int) -> Receipt:
@@ -299,9 +312,10 @@ def newest_day(use_case: str, step: str, before: datetime | None = None) -> date
 
 def code_digest(use_case: UseCase) -> str:
     """Return the digest of the package's code and the use case's declaration and SQL."""
+    folders = [use_case.folder, *([use_case.features_path.parent] if use_case.base else [])]
     return _digest_of(
         *sorted((PROJECT_ROOT / "include" / "evergreen").rglob("*.py")),
-        *sorted(p for p in use_case.folder.iterdir() if p.suffix in (".yaml", ".sql")),
+        *(p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in _DECLARING),
     )
 
 
@@ -322,6 +336,7 @@ def _to_row(receipt: Receipt) -> dict[str, Any]:
     return {
         **{k: v for k, v in asdict(receipt).items() if k not in ("sequence", "recorded_at")},
         "inputs": json.dumps(dict(receipt.inputs), sort_keys=True),
+        "part": json.dumps(dict(receipt.part), sort_keys=True) if receipt.part else "",
         "counts": json.dumps(dict(receipt.counts), sort_keys=True),
     }
 
@@ -329,6 +344,7 @@ def _to_row(receipt: Receipt) -> dict[str, Any]:
 def _from_row(row: Any) -> Receipt:
     values = dict(row._mapping)
     values["inputs"] = json.loads(values["inputs"])
+    values["part"] = json.loads(values["part"] or "{}")
     values["counts"] = json.loads(values["counts"])
     return Receipt(**values)
 

@@ -7,7 +7,7 @@ version. A replay publishes and registers nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from evergreen.settings import load_settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from evergreen.features.compute.past import Given
     from evergreen.training.tracking import RunFacts
 
 _ONE_DAY = timedelta(days=1)
@@ -97,11 +98,11 @@ def replay(target: str) -> Replay:
 def replay_receipt(receipt: Receipt) -> Replay:
     """Make one day of a table again from the inputs its receipt names."""
     use_case = load_use_case(receipt.use_case)
-    make = _MAKERS.get(receipt.step)
+    make = _maker(use_case, receipt.step)
     if make is None:
         raise PermanentError(
             f"Receipt {receipt.sequence} is of {receipt.step}, which is not replayed; expected one "
-            f"of {', '.join(_MAKERS)}, or a training run."
+            "that published a delivered table, features, labels or predictions, or a training run."
         )
     _require_same_lock(f"receipt {receipt.sequence}", receipt.lock_digest)
     table = receipt.output_table.removeprefix(f"{receipt.use_case}.")
@@ -184,40 +185,47 @@ def _notes(code_digest: str, use_case: UseCase) -> tuple[str, ...]:
 # --- one maker per step that is replayed ---------------------------------------------------------
 
 
-def _orders(use_case: UseCase, receipt: Receipt) -> pa.Table:
+def _maker(use_case: UseCase, step: str) -> Callable[[UseCase, Receipt], pa.Table] | None:
+    known: dict[str, Callable[[UseCase, Receipt], pa.Table]] = {
+        "publish_features": _features,
+        "publish_labels": _labels,
+        "publish_predictions": _predictions,
+    }
+    for name in use_case.tables:
+        known[f"publish_{name}"] = known[f"publish_{name}_quarantine"] = _delivered
+    return known.get(step)
+
+
+def _delivered(use_case: UseCase, receipt: Receipt) -> pa.Table:
     from evergreen.quality.delivery import read_and_split
     from evergreen.sources import open_source
 
+    name = receipt.step.removeprefix("publish_").removesuffix("_quarantine")
+    table = use_case.tables[name]
     without_data = [receipt.day] if "without_data" in receipt.counts else []
     day = Period(receipt.day, receipt.day + _ONE_DAY)
-    split = read_and_split(use_case, open_source(use_case), day, without_data)
-    return split.accepted if receipt.step == "publish_orders" else split.quarantined
+    split = read_and_split(table, open_source(table), day, without_data)
+    return split.quarantined if receipt.part else split.accepted
 
 
 def _features(use_case: UseCase, receipt: Receipt) -> pa.Table:
     from evergreen.features.compute.run import compute_features
 
-    settings = load_settings()
     return compute_features(
         use_case,
-        _orders_paths(use_case, receipt, receipt.day + _ONE_DAY),
+        _given(use_case, receipt, receipt.day + _ONE_DAY),
         [receipt.day],
-        threads=settings.threads,
-        memory_mb=settings.memory_mb,
     )
 
 
 def _labels(use_case: UseCase, receipt: Receipt) -> pa.Table:
     from evergreen.features.compute.run import compute_labels
 
-    settings = load_settings()
-    end = receipt.day + _ONE_DAY + timedelta(days=use_case.label.horizon_days)
+    end = receipt.day + _ONE_DAY + timedelta(days=use_case.target.horizon_days)
     return compute_labels(
         use_case,
-        _orders_paths(use_case, receipt, end),
+        _given(use_case, receipt, end),
         [receipt.day],
-        threads=settings.threads,
-        memory_mb=settings.memory_mb,
     )
 
 
@@ -226,23 +234,23 @@ def _predictions(use_case: UseCase, receipt: Receipt) -> pa.Table:
     from evergreen.training.tracking import load_version
 
     features = lake.read_day(
-        use_case.name, "features", receipt.day, snapshot_id=int(receipt.inputs["features"])
+        use_case.owner_of("features"),
+        "features",
+        receipt.day,
+        snapshot_id=int(receipt.inputs["features"]),
     )
     model = load_version(use_case, int(receipt.inputs["model_version"]))
     return score(model, features, use_case, threads=load_settings().threads)
 
 
-def _orders_paths(use_case: UseCase, receipt: Receipt, end: date) -> tuple[str, ...]:
-    snapshot = int(receipt.inputs["orders"])
-    if not snapshot:
-        return ()
-    return lake.scan(use_case.name, "orders", end=end, snapshot_id=snapshot).paths
+def _given(use_case: UseCase, receipt: Receipt, end: date) -> dict[str, Given]:
+    """Return all files of the snapshots that the receipt names, and no totals."""
+    from evergreen.features.compute.past import Given
 
-
-_MAKERS: Mapping[str, Callable[[UseCase, Receipt], pa.Table]] = {
-    "publish_orders": _orders,
-    "publish_quarantine": _orders,
-    "publish_features": _features,
-    "publish_labels": _labels,
-    "publish_predictions": _predictions,
-}
+    return {
+        name: Given(
+            lake.scan(use_case.owner_of(name), name, end=end, snapshot_id=int(snapshot)).paths
+        )
+        for name, snapshot in receipt.inputs.items()
+        if snapshot
+    }

@@ -163,7 +163,13 @@ def _not_as_written(path: Path, found: str) -> StagingError:
     )
 
 
-def publish_staged(staged: Staged, step: str, table: str, chunk: Period) -> int:
+def publish_staged(
+    staged: Staged,
+    step: str,
+    table: str,
+    chunk: Period,
+    part: Mapping[str, str | int] | None = None,
+) -> int:
     """Publish one staged chunk of a table, unless this very batch was published before.
 
     A publish removes what was staged when all is done. If it is killed right then, it is tried
@@ -193,7 +199,7 @@ def publish_staged(staged: Staged, step: str, table: str, chunk: Period) -> int:
             if not same:
                 raise
         return done[chunk.last].output_snapshot
-    return publish_chunk(staged, step, table, rows, chunk.days).snapshot_id
+    return publish_chunk(staged, step, table, rows, chunk.days, part).snapshot_id
 
 
 def publish_chunk(
@@ -234,6 +240,7 @@ def publish_chunk(
                 day=day,
                 output_table=published.table,
                 output_snapshot=published.snapshot_id,
+                part=dict(part or {}),
                 counts=staged.counts.get(day.isoformat(), {}),
                 content=says[day],
                 seconds=staged.seconds,
@@ -265,3 +272,9 @@ def new_staging(use_case: str, step: str, label: str, run: str | None = None) ->
 def drop_staging(folder: Path) -> None:
     """Remove what the attempts of a run have staged; it may already be gone."""
     shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def rows_by_day(rows: pa.Table, days: Sequence[date]) -> dict[str, dict[str, int]]:
+    """Count rows per ISO day, for receipts; days without rows count 0."""
+    counted = {row["values"]: row["counts"] for row in rows["day"].value_counts().to_pylist()}
+    return {day.isoformat(): {"rows": counted.get(day, 0)} for day in days}

@@ -1,6 +1,6 @@
 """Which days of which tables no longer follow from what they were made of, why, and what mends it.
 
-A day is stale when something it was made from has changed since: another day's content (orders
+A day is stale when something it was made from has changed since: another day's content (events
 that were ingested again and say something else), or the declaration it was made by. Content counts,
 not the fact of a run: a day that was published again and says the same makes nothing stale. What
 depends on a stale day is stale, too.
@@ -22,21 +22,20 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from evergreen import lake
-from evergreen.contract import Period, UseCase, join_days, list_use_cases, load_use_case
-from evergreen.features.compute.daily import first_reader
+from evergreen.contract import (
+    Events,
+    Period,
+    UseCase,
+    join_days,
+    list_use_cases,
+    load_use_case,
+)
 from evergreen.provenance import commands, receipts
 from evergreen.provenance.receipts import Trace
 
 _ONE_DAY = timedelta(days=1)
 
-_STEPS = {
-    "orders": "publish_orders",
-    "features": "publish_features",
-    "labels": "publish_labels",
-    "predictions": "publish_predictions",
-    "drift": "measure_drift",
-    "performance": "measure_performance",
-}
+_NIGHTLY = {"drift": "measure_drift", "performance": "measure_performance"}
 
 _Traces = Mapping[date, Sequence[Trace]]
 
@@ -92,17 +91,21 @@ class _Reads(NamedTuple):
 def find_stale(use_case: UseCase) -> list[Stale]:
     """Return all stale and missing days, in the order in which they must be mended.
 
+    Of a use case that builds on another, its own tables only; what they are made of may be the
+    other's.
+
     Notes
     -----
-    Missing are days of orders between the first day and the newest, days of features and labels
-    that could be there since the table was begun, and, once there are nights, the performance of
-    days with scores and labels; nobody is owed scores or drift.
+    Missing are days of delivered tables between the first day and the newest, days of features and
+    labels that could be there since the table was begun, and, once there are nights, the
+    performance of days with scores and labels; nobody is owed scores or drift.
     Cost: O(receipts), and O(changed days) for each stale one.
     """
-    traces = receipts.traces(use_case.name, *_STEPS.values())
+    reads = _reads(use_case)
+    traces = _traces(use_case, reads)
     found: dict[str, dict[date, Stale]] = {}
-    for table, step in _STEPS.items():
-        standing = traces[step]
+    for table, sources in reads.items():
+        standing = traces[table]
         contract = use_case.contract_digest(table)
         stale = {
             day: Stale(table, day, f"use_case.yaml or SQL has changed what {table} are")
@@ -116,14 +119,32 @@ def find_stale(use_case: UseCase) -> list[Stale]:
             stale.setdefault(
                 day, Stale(table, day, "committed by a run that died before its receipt")
             )
-        for read in _reads(use_case)[table]:
-            changes = _Changes(traces[_STEPS[read.table]], found[read.table])
+        for read in sources:
+            changes = _Changes(traces[read.table], found[read.table])
             for day, history in standing.items():
                 causes = changes.since(history[-1].basis, day, read.reach_days)
                 if causes:
                     stale.setdefault(day, Stale(table, day, _because(read.table, causes), causes))
         found[table] = dict(sorted(stale.items()))
-    return [stale for days in found.values() for stale in days.values()]
+    return [
+        stale
+        for table, days in found.items()
+        if use_case.owner_of(table) == use_case.name
+        for stale in days.values()
+    ]
+
+
+def _traces(use_case: UseCase, tables: Iterable[str]) -> dict[str, _Traces]:
+    steps = {table: _NIGHTLY.get(table, f"publish_{table}") for table in tables}
+    by_owner: defaultdict[str, list[str]] = defaultdict(list)
+    for table, step in steps.items():
+        by_owner[use_case.owner_of(table)].append(step)
+    found = {
+        step: days
+        for owner, owned in by_owner.items()
+        for step, days in receipts.traces(owner, *owned).items()
+    }
+    return {table: found[step] for table, step in steps.items()}
 
 
 def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
@@ -132,24 +153,31 @@ def mend_commands(use_case: UseCase, stale: Iterable[Stale]) -> list[str]:
     Days that were scored are backfilled one run each, which scores them again; long ranges of
     others are loaded by one run of the history DAG.
     """
-    name, horizon = use_case.name, timedelta(days=use_case.label.horizon_days)
+    horizon = timedelta(days=use_case.target.horizon_days)
     days: defaultdict[str, set[date]] = defaultdict(set)
     for item in stale:
         days[item.table].add(item.day)
-    load = days["orders"] | days["quarantine"] | days["features"]
     # A day's label is published by the run of the day that completes its horizon.
-    load |= {day + horizon for day in days["labels"]}
-    if use_case.daily is not None:
-        load |= {first_reader(use_case.daily, day) for day in days["totals"]}
+    labels = {day + horizon for day in days["labels"]}
+    load = days["quarantine"] | days["refused"] | days["features"] | labels
+    for table in use_case.tables.values():
+        load |= days[table.name]
+        if isinstance(table, Events) and table.daily is not None:
+            load |= {table.daily.first_reader(day) for day in days[f"{table.name}_totals"]}
     nights = days["drift"] | days["freshness"] | days["staleness"]
     nights |= {day + horizon for day in days["performance"]}
     each = set(days["predictions"])
     bulk = load - each
     if len(bulk) < commands.MANY_DAYS:
         each, bulk = each | bulk, set()
-    mends = [commands.load_history(name, Period(min(bulk), max(bulk) + _ONE_DAY))] if bulk else []
-    mends += [commands.backfill(name, period, "completed") for period in join_days(each)]
-    nightly = f"{name}_monitor"
+    mends = []
+    if bulk:
+        # Only labels are made by a use case that builds on another.
+        of = use_case.name if use_case.base is None or bulk <= labels else use_case.base
+        mends.append(commands.load_history(of, Period(min(bulk), max(bulk) + _ONE_DAY)))
+    ingested = use_case.base or use_case.name
+    mends += [commands.backfill(ingested, period, "completed") for period in join_days(each)]
+    nightly = f"{use_case.name}_monitor"
     return mends + [commands.backfill(nightly, p, "completed") for p in join_days(nights)]
 
 
@@ -199,33 +227,37 @@ def staleness_table(night: date, findings: Sequence[Finding]) -> pa.Table:
 
 
 def _reads(use_case: UseCase) -> dict[str, tuple[_Reads, ...]]:
+    """Return the tables in the order in which they are made, and what each is made of."""
+    horizon = use_case.target.horizon_days
     return {
-        "orders": (),
-        "features": (_Reads("orders", 0),),
-        "labels": (_Reads("orders", use_case.label.horizon_days),),
+        **dict.fromkeys(use_case.tables, ()),
+        "features": tuple(_Reads(t.name, 0) for t in use_case.read_by(use_case.features_sql)),
+        "labels": tuple(
+            _Reads(t.name, horizon if isinstance(t, Events) else 0)
+            for t in use_case.read_by(use_case.labels_sql)
+        ),
         "predictions": (_Reads("features"),),
         "drift": (_Reads("features"),),
         "performance": (_Reads("predictions"), _Reads("labels")),
     }
 
 
-def _owed(
-    use_case: UseCase, table: str, traces: Mapping[str, Mapping[date, Sequence[Trace]]]
-) -> list[date]:
+def _owed(use_case: UseCase, table: str, traces: Mapping[str, _Traces]) -> list[date]:
     """Days that a table should have, by the days there are."""
     if table == "performance":
         scored, labelled = (
-            {day for day, history in traces[_STEPS[read]].items() if history[-1].content}
+            {day for day, history in traces[read].items() if history[-1].content}
             for read in ("predictions", "labels")
         )
         watched = receipts.newest_day(use_case.name, "measure_freshness") is not None
         return sorted(scored & labelled) if watched else []
-    orders, standing = traces[_STEPS["orders"]], traces[_STEPS[table]]
-    if table not in ("orders", "features", "labels") or not orders or not standing:
+    newest = max((max(traces[name]) for name in use_case.tables if traces[name]), default=None)
+    delivered, standing = table in use_case.tables, traces[table]
+    if not (delivered or table in ("features", "labels")) or not newest or not standing:
         return []
-    begin = use_case.first_day if table == "orders" else min(standing)
-    horizon = timedelta(days=use_case.label.horizon_days if table == "labels" else 0)
-    end = max(orders) + _ONE_DAY - horizon
+    begin = use_case.first_day if delivered else min(standing)
+    horizon = timedelta(days=use_case.target.horizon_days if table == "labels" else 0)
+    end = newest + _ONE_DAY - horizon
     return Period(begin, end).days if begin < end else []
 
 
@@ -233,7 +265,7 @@ def _without_receipt(use_case: UseCase, table: str, standing: _Traces) -> set[da
     """Days of commits whose process was killed before it could receipt them, and never retried."""
     known = {trace.output_snapshot for history in standing.values() for trace in history}
     days: set[date] = set()
-    for summary in lake.summaries_since(use_case.name, table, known):
+    for summary in lake.summaries_since(use_case.owner_of(table), table, known):
         if receipt := json.loads(summary.get("evergreen.receipt", "{}")):
             first, last = map(date.fromisoformat, receipt["days"])
             days.update(Period(first, last + _ONE_DAY).days)

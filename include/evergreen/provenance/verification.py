@@ -13,6 +13,7 @@ from datetime import date, timedelta
 from itertools import chain, combinations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evergreen import lake
 from evergreen.contract import UseCase
@@ -24,8 +25,6 @@ from evergreen.provenance.receipts import Receipt, Trace
 logger = logging.getLogger(__name__)
 
 _ONE_DAY = timedelta(days=1)
-# Tables of which several steps publish a part of a day each: no receipt describes all of it.
-_IN_PARTS = {"decisions"}
 # So many columns that are empty throughout a day may have been added since.
 _ADDED_COLUMNS = 6
 
@@ -46,7 +45,7 @@ def find_damage(use_case: UseCase, table: str) -> dict[date, str]:
         day: verdict.inputs["found"]
         for day, verdict in receipts.latest(use_case.name, _step(table)).items()
         if verdict.inputs["found"]
-        and (day not in standing or standing[day].sequence < verdict.sequence)
+        and all(published.sequence < verdict.sequence for _, published in standing.get(day, ()))
     }
     return dict(sorted((found | lake.damaged_days(use_case.name, table)).items()))
 
@@ -90,16 +89,18 @@ def _problem(use_case: UseCase, table: str, day: date) -> str:
 
 
 def _compare(use_case: UseCase, table: str, day: date) -> str:
-    published = receipts.standing(use_case.name, table, day).get(day)
+    published = receipts.standing(use_case.name, table, day).get(day, [])
     try:
         rows = lake.read_day(use_case.name, table, day)
     except DamagedError as error:
         return error.found
-    if published is None or not published.contract_digest or table in _IN_PARTS:
-        return ""
-    if _says(rows, day, published):
-        return ""
-    return f"its {rows.num_rows:,} rows are not those of its receipt {published.sequence}"
+    for part, receipt in published:
+        of_part = rows
+        for column, value in part.items():
+            of_part = of_part.filter(pc.equal(of_part[column], value))
+        if receipt.contract_digest and not _says(of_part, day, receipt):
+            return f"its {of_part.num_rows:,} rows are not those of its receipt {receipt.sequence}"
+    return ""
 
 
 def _says(rows: pa.Table, day: date, published: Trace) -> bool:
@@ -130,6 +131,7 @@ def _verdict(use_case: UseCase, table: str, day: date, found: str) -> Receipt:
         # It published nothing.
         output_table="",
         output_snapshot=0,
+        part={},
         counts={},
         basis=0,
         content="",

@@ -11,9 +11,10 @@ from datetime import date
 import duckdb
 import pyarrow as pa
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable
 from evergreen.errors import ConfigError, SourceError
-from evergreen.quality.parsing import parse, prepare, quote, trimmed
+from evergreen.quality.parsing import parse, prepare, trimmed
+from evergreen.sql.text import quote
 
 META = ("_day", "_source", "_row", "_error", "_text")
 
@@ -28,8 +29,8 @@ class Batch:
     Parameters
     ----------
     connection
-        An in-memory DuckDB whose time zone is UTC; the tables below live in it.
-    use_case, raw, start, end, threads
+        An in-memory DuckDB whose time zone is the table's; the tables below live in it.
+    table, raw, start, end, threads
         As `split_rows` takes them.
 
     Notes
@@ -44,7 +45,7 @@ class Batch:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        use_case: UseCase,
+        table: AnyTable,
         raw: pa.Table,
         start: date,
         end: date,
@@ -55,16 +56,18 @@ class Batch:
                 f"The days asked for are [{start}, {end}); expected start before end."
             )
         self.connection = connection
-        self.use_case = use_case
-        self.orders = use_case.orders
+        self.table = table
         self.raw = raw
         self.start, self.end, self.threads = start, end, threads
         self.sources = [name for name in raw.column_names if name not in META]
         # Source columns get neutral names: theirs may be empty, or equal but for their case.
         self.delivered = {name: f"~r{i}" for i, name in enumerate(self.sources)}
-        rollup = self.orders.rollup
-        self.key = rollup.key if rollup else self.orders.key
-        self.required = {self.key, self.orders.key, self.orders.time, use_case.entity.key}
+        self.bounds = {
+            "first": table.setting.first_day,
+            "last": table.setting.last_day,
+            "start": start,
+            "end": end,
+        }
 
     def stage(self) -> None:
         """Make `staged`."""
@@ -74,14 +77,16 @@ class Batch:
         arrays |= {f"~r{i}": raw.column(n).cast(pa.string()) for i, n in enumerate(self.sources)}
         self.connection.register("raw", pa.table(arrays))
         mapped, prepared, typed = [], [], []
-        for i, (name, column) in enumerate(self.orders.columns.items()):
+        for i, (name, column) in enumerate(self.table.columns.items()):
+            zone = self.table.zone_of(column)
             delivered = self.delivered.get(column.source)
             text = trimmed(quote(delivered)) if delivered else "CAST(NULL AS VARCHAR)"
             mapped.append(f'{text} AS "~t{i}"')
-            prepared.append(f"""{prepare(f'"~t{i}"', column)} AS "~p{i}\"""")
-            parsed = parse(f'"~t{i}"', f'"~p{i}"', column)
+            prepared.append(f"""{prepare(f'"~t{i}"', column, zone)} AS "~p{i}\"""")
+            parsed = parse(f'"~t{i}"', f'"~p{i}"', column, zone)
             typed.append(f'{parsed.value} AS {quote(name)}, {parsed.not_finite} AS "~n{i}"')
-        event_day = f"CAST({quote(self.orders.time)} AS DATE)"
+        time = quote(self.table.time) if self.table.time else "NULL"
+        event_day = f"CAST({time} AS DATE)"
         self.run(
             "CREATE TABLE staged AS",
             f"WITH mapped AS (SELECT *, {', '.join(mapped)} FROM raw),",
@@ -91,43 +96,39 @@ class Batch:
             f'{_BELONGS} AS "~belongs" FROM typed)',
             'SELECT * FROM dated WHERE "~belongs" >= $start AND "~belongs" < $end',
             'ORDER BY "~belongs", "~source", "~row"',
-            first=self.use_case.first_day,
-            last=self.use_case.last_day,
-            start=self.start,
-            end=self.end,
+            **self.bounds,
         )
 
     def belonging(self) -> pa.ChunkedArray:
         """Tell of each raw row, in order, whether it belongs to the days; needs no `stage`."""
         self._require_columns()
-        column = self.orders.columns[self.orders.time]
+        assert self.table.time is not None
+        column = self.table.columns[self.table.time]
+        zone = self.table.zone_of(column)
         times = self.raw.column(column.source).cast(pa.string())
         position = pa.array(range(self.raw.num_rows), pa.int64())
         self.connection.register(
             "raw", pa.table({"~n": position, "~day": self.raw.column("_day"), "~r": times})
         )
-        parsed = parse('"~t"', '"~p"', column)
-        return self.table(
+        parsed = parse('"~t"', '"~p"', column, zone)
+        return self.rows(
             f"""WITH mapped AS (SELECT *, {trimmed('"~r"')} AS "~t" FROM raw),""",
-            f"""prepared AS (SELECT *, {prepare('"~t"', column)} AS "~p" FROM mapped),""",
+            f"""prepared AS (SELECT *, {prepare('"~t"', column, zone)} AS "~p" FROM mapped),""",
             f'dated AS (SELECT *, CAST({parsed.value} AS DATE) AS "~event_day" FROM prepared)',
             f"SELECT {_BELONGS} >= $start AND {_BELONGS} < $end FROM dated",
             'ORDER BY "~n"',
             schema=pa.schema([("belongs", pa.bool_())]),
-            first=self.use_case.first_day,
-            last=self.use_case.last_day,
-            start=self.start,
-            end=self.end,
+            **self.bounds,
         ).column("belongs")
 
     def _require_columns(self) -> None:
-        wanted = {column.source for column in self.orders.columns.values()}
+        wanted = {column.source for column in self.table.columns.values()}
         missing = sorted(wanted - set(self.sources))
         if missing and self.raw.column("_error").null_count:
             raise SourceError(
-                f"{self.use_case.name}: the source has no column {', '.join(map(repr, missing))}; "
-                f"it has {self.sources}. Mend the file, its delimiter or header, or the mapping in "
-                "orders.columns.*.source."
+                f"{self.table.where}: the source has no column {', '.join(map(repr, missing))}; it "
+                f"has {self.sources}. Mend the file, its delimiter or header, or the mapping in "
+                "columns.*.source."
             )
 
     def run(self, *lines: str, **values: object) -> None:
@@ -139,7 +140,7 @@ class Batch:
         row = self.connection.execute(sql).fetchone()
         return int(row[0]) if row else 0
 
-    def table(self, *lines: str, schema: pa.Schema, **values: object) -> pa.Table:
+    def rows(self, *lines: str, schema: pa.Schema, **values: object) -> pa.Table:
         """Return what a query gives, under the names and types of `schema`."""
         found = self.connection.sql("\n".join(lines), params=values or None).to_arrow_table()
         return found.rename_columns(schema.names).cast(schema)

@@ -1,25 +1,38 @@
-"""What a source delivers for a period, split; and the decision that it will deliver nothing."""
+"""What a source delivers of a table for a period: read, split, judged day by day, published."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from evergreen.contract import Period, UseCase
+from evergreen import lake
+from evergreen.contract import AnyTable, Period
 from evergreen.decisions.stored import Stored, decision_table
-from evergreen.errors import SourceMissingError
+from evergreen.errors import ConfigError, SourceMissingError, ValidationError
+from evergreen.provenance import commands, receipts
+from evergreen.provenance.receipts import Receipt
+from evergreen.provenance.staging import Staged, publish_chunk, publish_staged
+from evergreen.quality.refusal import Refused
+from evergreen.quality.schemas import quarantine_schema
 from evergreen.quality.split import Split, select_days, split_rows
+from evergreen.quality.validate import validate_rows
 from evergreen.settings import load_settings
-from evergreen.sources import Source
+from evergreen.sources import Source, open_source
 from evergreen.sources.base import empty_raw, required_columns
+
+# Days of raw rows held in memory at once.
+CHUNK_DAYS = 62
+_COUNTS = ("rows_in", "accepted", "quarantined", "duplicates", "published")
 
 
 @dataclass(frozen=True)
 class WithoutData(Stored):
-    """Somebody's decision that a day has no data and never will.
+    """Somebody's decision that a table has no data for a day and never will.
 
     Parameters
     ----------
@@ -28,6 +41,7 @@ class WithoutData(Stored):
     """
 
     day: date
+    table: str
     reason: str
     decided_by: str
     decided_at: str
@@ -39,7 +53,7 @@ class WithoutData(Stored):
             use_case=use_case,
             kind="delivery",
             decision="without_data",
-            trigger=None,
+            trigger=self.table,
             version=None,
             reasons=(f"{self.reason} ({self.decided_by})",),
             evidence=self,
@@ -48,8 +62,113 @@ class WithoutData(Stored):
         )
 
 
+def stage(table: AnyTable, staged: Staged, decided: Mapping[str, str] | None) -> Staged:
+    """Read the source's rows of the period, and stage what was accepted and what was not.
+
+    Parameters
+    ----------
+    decided
+        Somebody's decision that the source has nothing for the period and never will: its days are
+        published empty. They stay so, when they are ingested again, until the source has rows.
+
+    Raises
+    ------
+    ConfigError
+        It was decided that there is no data, and there is.
+    """
+    period = Period.parse(staged.period)
+    standing = receipts.latest(staged.use_case, f"publish_{table.name}", period.start, period.end)
+    excused = {day for day in period.days if decided or _is_without_data(standing.get(day))}
+    source, chunks = open_source(table), period.chunks(CHUNK_DAYS)
+    counts: dict[str, dict[str, Any]] = {}
+    by_rule: dict[str, int] = {}
+    for chunk in chunks:
+        split = read_and_split(table, source, chunk, excused)
+        staged.write(table.name, chunk, split.accepted)
+        staged.write("quarantine", chunk, split.quarantined)
+        staged.write("counts", chunk, split.counts)
+        for row in split.counts.to_pylist():
+            counts[row["day"].isoformat()] = {name: row[name] for name in _COUNTS}
+            if row["day"] in excused and not row["rows_in"]:
+                counts[row["day"].isoformat()]["without_data"] = 1
+        for rule, broken in split.by_rule.items():
+            by_rule[rule] = by_rule.get(rule, 0) + broken
+    facts = {**staged.facts, "broken_rules": dict(sorted(by_rule.items()))}
+    if decided:
+        _require_no_data(table, counts, standing)
+        facts["without_data"] = dict(decided)
+    return replace(
+        staged, chunks=tuple(chunk.label for chunk in chunks), counts=counts, facts=facts
+    )
+
+
+def judge(table: AnyTable, staged: Staged) -> Staged:
+    """Hold the accepted rows against the contract and each day against the batch rules.
+
+    Refused days are kept in the table `refused`, and staged no longer; the others are passed on.
+    Days without data are no batches: they are not judged.
+
+    Raises
+    ------
+    ValidationError
+        Rows break the contract, or all days were refused.
+    """
+    row_counts, refused, accepted = _row_counts(table, staged), Refused(table), []
+    for chunk in staged.periods():
+        judged = [day for day in chunk.days if "without_data" not in staged.counts[str(day)]]
+        if not judged:
+            accepted.append(chunk)
+            continue
+        rows, counts = staged.read(table.name, chunk), staged.read("counts", chunk)
+        report = validate_rows(
+            table, rows, _of_days(counts, judged), row_counts, run_name=chunk.label
+        )
+        if report.failures:
+            report.require()
+        if not report.refused:
+            accepted.append(chunk)
+            continue
+        rejected = staged.read("quarantine", chunk)
+        _refuse(table, staged, refused.add(report.refused, rejected), list(report.refused))
+        for part in chunk.without(report.refused):
+            staged.write(table.name, part, _of_days(rows, part.days))
+            staged.write("quarantine", part, _of_days(rejected, part.days))
+            accepted.append(part)
+    facts = dict(staged.facts)
+    if refused.days:
+        facts["refused"] = refused.describe(sum(len(chunk.days) for chunk in accepted))
+        if not accepted:
+            raise ValidationError(facts["refused"])
+    return replace(staged, chunks=tuple(chunk.label for chunk in accepted), facts=facts)
+
+
+def publish(table: AnyTable, staged: Staged, chunk: Period, refused: Collection[date]) -> int:
+    """Replace one chunk of `quarantine` and of the table; the table is committed last.
+
+    Parameters
+    ----------
+    refused
+        Days that an earlier delivery was refused for.
+
+    Returns
+    -------
+    int
+        The table's snapshot.
+    """
+    name, part = table.name, {"table": table.name}
+    publish_staged(staged, f"publish_{name}_quarantine", "quarantine", chunk, part)
+    if mended := [day for day in chunk.days if day in refused]:
+        _refuse(table, staged, quarantine_schema().empty_table(), mended)
+    if decided := staged.facts.get("without_data"):
+        for day in chunk.days:
+            rows = WithoutData(day=day, table=name, **decided).to_table(staged.use_case)
+            kind = {"kind": "delivery", "trigger": name}
+            publish_chunk(staged, "decide_without_data", "decisions", rows, [day], kind)
+    return publish_staged(staged, f"publish_{name}", name, chunk)
+
+
 def read_and_split(
-    use_case: UseCase, source: Source, period: Period, without_data: Collection[date] = ()
+    table: AnyTable, source: Source, period: Period, without_data: Collection[date] = ()
 ) -> Split:
     """Read the source's rows of a period and split them; see `split_rows`.
 
@@ -59,8 +178,8 @@ def read_and_split(
         Days the source need not have; it is asked for them all the same.
     """
     return split_rows(
-        use_case,
-        pa.concat_tables(_read(use_case, source, period, without_data), promote_options="default"),
+        table,
+        pa.concat_tables(_read(table, source, period, without_data), promote_options="default"),
         period.start,
         period.end,
         threads=load_settings().threads,
@@ -69,7 +188,7 @@ def read_and_split(
 
 
 def _read(
-    use_case: UseCase, source: Source, period: Period, without_data: Collection[date]
+    table: AnyTable, source: Source, period: Period, without_data: Collection[date]
 ) -> Iterator[pa.Table]:
     threads = load_settings().threads
     excused = [day for day in period.days if day in without_data]
@@ -77,12 +196,61 @@ def _read(
     for day in (*excused, period.end):
         if start < day:
             for rows in source.read(start, day):
-                yield select_days(use_case, rows, start, day, threads=threads)
+                yield select_days(table, rows, start, day, threads=threads)
         start = day + timedelta(days=1)
         if day < period.end:
             try:
                 delivered = list(source.read(day, start))
             except SourceMissingError:
-                delivered = [empty_raw(required_columns(use_case))]
+                delivered = [empty_raw(required_columns(table))]
             for rows in delivered:
-                yield select_days(use_case, rows, day, start, threads=threads)
+                yield select_days(table, rows, day, start, threads=threads)
+
+
+def _row_counts(table: AnyTable, staged: Staged) -> dict[date, int]:
+    """Rows in of the batch's days, and of the weeks before that they are compared with."""
+    start = Period.parse(staged.period).start
+    weeks = timedelta(weeks=table.batch.row_count_weeks)
+    before = receipts.latest(staged.use_case, f"publish_{table.name}", start - weeks, start)
+    known = {day: receipt.counts.get("rows_in", 0) for day, receipt in before.items()}
+    return known | {date.fromisoformat(day): c["rows_in"] for day, c in staged.counts.items()}
+
+
+def _refuse(table: AnyTable, staged: Staged, rows: pa.Table, days: list[date]) -> None:
+    part = {"table": table.name}
+    publish_chunk(staged, f"refuse_{table.name}", "refused", rows, days, part)
+
+
+def _of_days(rows: pa.Table, days: list[date]) -> pa.Table:
+    return rows.filter(pc.is_in(rows["day"], pa.array(days, pa.date32())))
+
+
+def _is_without_data(standing: Receipt | None) -> bool:
+    return standing is not None and "without_data" in standing.counts
+
+
+def _require_no_data(
+    table: AnyTable, counts: Mapping[str, Mapping[str, int]], standing: Mapping[date, Receipt]
+) -> None:
+    use_case = table.setting.use_case
+    for day, found in counts.items():
+        published = standing.get(date.fromisoformat(day))
+        if found["rows_in"]:
+            where = f"its source has {found['rows_in']} rows for it"
+        elif published is not None and published.counts.get("rows_in"):
+            where = f"{published.counts['rows_in']} source rows of it are published"
+        else:
+            continue
+        raise ConfigError(
+            f"{day} cannot be declared a day without data of {use_case}.{table.name}: {where}. "
+            "Nothing was changed. Ingest it as it is: "
+            f"{commands.backfill(use_case, Period.parse(day), 'completed')}"
+        )
+
+
+def refused_days(use_case: str, table: AnyTable) -> set[date]:
+    """Return the days of a table that stand refused."""
+    if not lake.exists(use_case, "refused"):
+        return set()
+    rows = lake.read(use_case, "refused", columns=("day", "table"))
+    return set(rows.filter(pc.equal(rows["table"], table.name))["day"].to_pylist())

@@ -13,48 +13,38 @@ from itertools import pairwise
 import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 
-from evergreen.contract import Bounds, Column, Dtype, FeatureDtype, UseCase
+from evergreen.contract import NAMES, AnyTable, Bounds, Column, Dtype, FeatureDtype, UseCase
 
 # The greatest finite float: an open bound still excludes infinity, which breaks every mean.
 _LARGEST = sys.float_info.max
 
-_PANDAS: dict[Dtype | FeatureDtype, str] = {
-    "string": "object",
-    "int64": "int64",
-    "float64": "float64",
-    "bool": "bool",
-    "timestamp": "Timestamp",
-    "date": "datetime64",
-}
 
+def row_expectations(table: AnyTable) -> list[Expectation]:
+    """Return what every row of a delivered table must fulfil.
 
-def orders_expectations(use_case: UseCase) -> list[Expectation]:
-    """Return what every row of `orders` must fulfil.
-
-    The frame has the published columns, `day`, `row_id`, `source`, and `event_day`, the UTC day
-    of the event time.
+    The frame has the published columns, `day`, `row_id`, `source`, and, of events, `event_day`,
+    the local day they happened on.
     """
-    orders = use_case.orders
-    key = orders.rollup.key if orders.rollup else orders.key
-    required = {key, orders.time, use_case.entity.key}
     found: list[Expectation] = []
-    for name, column in orders.published.items():
-        if not column.nullable or name in required:
+    for name, column in table.published.items():
+        if not column.nullable or name in table.required:
             found.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
         found += _typed(name, column.dtype, column.range)
         found += _worded(name, column)
     for name in ("day", "row_id", "source"):
         found.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
     found.append(gxe.ExpectColumnValuesToBeUnique(column="row_id"))
-    found.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=["day", key]))
-    found.append(gxe.ExpectColumnPairValuesToBeEqual(column_A="event_day", column_B="day"))
+    if table.row_key is not None:
+        found.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=["day", table.row_key]))
+    if table.kind == "events":
+        found.append(gxe.ExpectColumnPairValuesToBeEqual(column_A="event_day", column_B="day"))
     return found
 
 
-def orders_batch_expectations(use_case: UseCase) -> list[Expectation]:
-    """Return the batch rules; the frame has one row per day (`metrics.orders_by_day`)."""
-    rules = use_case.orders.batch
-    least = 0 if rules.allow_empty else 1
+def batch_expectations(table: AnyTable) -> list[Expectation]:
+    """Return the batch rules; the frame has one row per day (`metrics.rows_by_day`)."""
+    rules = table.batch
+    least = 0 if table.allow_empty else 1
     found: list[Expectation] = [
         gxe.ExpectColumnValuesToBeBetween(column="rows_in", min_value=least),
         gxe.ExpectColumnValuesToBeBetween(column="accepted", min_value=least),
@@ -87,6 +77,9 @@ def features_expectations(use_case: UseCase) -> list[Expectation]:
         if not feature.nullable:
             found.append(gxe.ExpectColumnValuesToNotBeNull(column=name))
         found += _typed(name, feature.dtype, feature.range)
+        if feature.values is not None:
+            values = list(feature.values)
+            found.append(gxe.ExpectColumnValuesToBeInSet(column=name, value_set=values))
     return found
 
 
@@ -146,7 +139,9 @@ def _at_least(column: str, other: str) -> Expectation:
 
 
 def _typed(name: str, dtype: Dtype | FeatureDtype, bounds: Bounds) -> list[Expectation]:
-    found: list[Expectation] = [gxe.ExpectColumnValuesToBeOfType(column=name, type_=_PANDAS[dtype])]
+    found: list[Expectation] = [
+        gxe.ExpectColumnValuesToBeOfType(column=name, type_=NAMES[dtype].pandas)
+    ]
     if dtype not in ("int64", "float64"):
         return found
     low, high = bounds

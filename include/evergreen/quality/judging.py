@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from evergreen.contract import Attributes, Events
 from evergreen.quality.batch import Batch
-from evergreen.quality.parsing import checks, literal, quote, stripped
+from evergreen.quality.parsing import checks, stripped
 from evergreen.sql.expressions import check_expression
+from evergreen.sql.text import literal, quote
 
 
 def judge(batch: Batch) -> None:
-    """Make `judged`: per kept row (all but later exact duplicates) the sorted rules it breaks."""
-    equal = ", ".join(quote(name) for name in batch.delivered.values())
+    """Make `judged`: per kept row (not later exact duplicates) the sorted rules it breaks."""
+    equal = ", ".join(quote(name) for name in batch.delivered.values()) or "rowid"
+    if batch.table.duplicates == "keep":
+        equal = "rowid"
     batch.run(
         'CREATE TABLE kept AS SELECT min(rowid) AS n FROM staged WHERE "~error" IS NULL',
-        f'GROUP BY "~belongs"{", " + equal if equal else ", rowid"}',
+        f'GROUP BY "~belongs", {equal}',
         'UNION ALL SELECT rowid AS n FROM staged WHERE "~error" IS NOT NULL',
     )
     batch.run(
@@ -38,45 +42,55 @@ def judge(batch: Batch) -> None:
 
 def _contract_checks(batch: Batch) -> list[tuple[str, str]]:
     found = []
-    for i, (name, column) in enumerate(batch.orders.columns.items()):
+    for i, (name, column) in enumerate(batch.table.columns.items()):
         found += checks(
             name,
             column,
             value=quote(name),
             given=f'"~t{i}" IS NOT NULL',
             not_finite=f'"~n{i}"',
-            required=not column.nullable or name in batch.required,
+            required=not column.nullable or name in batch.table.required,
         )
     return found
 
 
 def _day_checks(batch: Batch) -> list[tuple[str, str]]:
-    first = f"DATE '{batch.use_case.first_day}'"
+    if not isinstance(batch.table, Events):
+        # What was true before the first day, or will be, is no mistake.
+        return []
+    first = f"DATE '{batch.bounds['first']}'"
     found = [
         ("outside_day", '"~event_day" <> "~day"'),
         ("before_first_day", f'least("~event_day", "~belongs") < {first}'),
     ]
-    if batch.use_case.last_day is not None:
-        last = f"DATE '{batch.use_case.last_day}'"
+    if batch.bounds["last"] is not None:
+        last = f"DATE '{batch.bounds['last']}'"
         found.append(("after_last_day", f'greatest("~event_day", "~belongs") > {last}'))
     return found
 
 
 def _conflicts(batch: Batch) -> list[tuple[str, str]]:
     """Keys that contradict themselves within a day; every row of such a key breaks the rule."""
-    entity, key = quote(batch.use_case.entity.key), quote(batch.key)
-    if batch.orders.rollup is None:
-        rule, contradiction = f"{batch.key}_conflict", "count(*) > 1"
-    elif batch.use_case.entity.key in batch.orders.columns:
-        rule, contradiction = "entity_conflict", f"count(DISTINCT {entity}) > 1"
-    else:
+    table, entity = batch.table, batch.table.entity_key
+    rule, keys, contradiction = f"{table.row_key}_conflict", [table.row_key], "count(*) > 1"
+    if isinstance(table, Events) and table.rollup is not None:
+        # Line items of one key must be about one entity.
+        rule, keys = "entity_conflict", [table.rollup.key]
+        contradiction = f"count(DISTINCT {quote(entity or '')}) > 1"
+        if entity not in table.columns:
+            return []
+    elif isinstance(table, Attributes):
+        rule, keys = "entity_conflict", [entity, table.valid_from]
+    named = [quote(key) for key in keys if key]
+    if not named:
         return []
+    key = f'("~belongs", {", ".join(named)})'
+    present = "".join(f" AND {name} IS NOT NULL" for name in named)
     batch.run(
-        f'CREATE TABLE conflicts AS SELECT "~belongs" AS day, {key} AS key',
-        f'FROM candidates WHERE "~error" IS NULL AND {key} IS NOT NULL',
-        f"GROUP BY ALL HAVING {contradiction}",
+        f"CREATE TABLE conflicts AS SELECT {key} AS key FROM candidates",
+        f'WHERE "~error" IS NULL{present} GROUP BY ALL HAVING {contradiction}',
     )
-    return [(rule, f'("~belongs", {key}) IN (SELECT (day, key) FROM conflicts)')]
+    return [(rule, f"{key} IN (SELECT key FROM conflicts)")]
 
 
 def _row_rules(batch: Batch) -> list[tuple[str, str]]:
@@ -87,8 +101,8 @@ def _row_rules(batch: Batch) -> list[tuple[str, str]]:
     A rule sees the typed columns, and the source's columns as stripped text under their own names
     unless a typed column (or an earlier source column) has that name already.
     """
-    taken = {name.lower() for name in batch.orders.columns}
-    shown = [quote(name) for name in batch.orders.columns]
+    taken = {name.lower() for name in batch.table.columns}
+    shown = [quote(name) for name in batch.table.columns]
     for name, internal in batch.delivered.items():
         if name and name.lower() not in taken and not name.startswith("~"):
             taken.add(name.lower())
@@ -96,11 +110,11 @@ def _row_rules(batch: Batch) -> list[tuple[str, str]]:
     batch.run(f"CREATE VIEW visible AS SELECT {', '.join(shown)} FROM candidates")
     judged, found = [], []
     # Without rows there may be no source columns for a rule to name, and nothing to judge.
-    rules = batch.orders.rules if batch.scalar("SELECT count(*) FROM candidates") else ()
+    rules = batch.table.rules if batch.scalar("SELECT count(*) FROM candidates") else ()
     for i, rule in enumerate(rules):
         check_expression(
             batch.connection,
-            batch.use_case,
+            batch.table,
             kind="rule",
             name=rule.name,
             sql=rule.sql,
@@ -118,5 +132,5 @@ def _row_rules(batch: Batch) -> list[tuple[str, str]]:
 
 def _carried(batch: Batch) -> Iterable[str]:
     yield from ("n", "error", "day", "belongs", "event_day")
-    for i in range(len(batch.orders.columns)):
+    for i in range(len(batch.table.columns)):
         yield from (f"t{i}", f"n{i}")

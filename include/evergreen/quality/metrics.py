@@ -10,14 +10,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evergreen.contract import UseCase, as_of
+from evergreen.contract import AnyTable, UseCase
 from evergreen.quality.row_counts import Usual, usual_row_counts
 
 
-def orders_by_day(
-    use_case: UseCase, counts: pa.Table, row_counts: Mapping[date, int]
-) -> pd.DataFrame:
-    """Return what the batch rules of orders judge.
+def rows_by_day(table: AnyTable, counts: pa.Table, row_counts: Mapping[date, int]) -> pd.DataFrame:
+    """Return what the batch rules of a table judge.
 
     Parameters
     ----------
@@ -39,10 +37,10 @@ def orders_by_day(
     them, or among them; see `usual_row_counts`.
     `quarantined_ratio` is NaN on days with fewer than `quarantined_min_rows` rows.
     """
-    rules = use_case.orders.batch
+    rules = table.batch
     days = sorted(counts.to_pylist(), key=lambda row: row["day"])
     known = {**row_counts, **{row["day"]: row["rows_in"] for row in days}}
-    usual = usual_row_counts(use_case, known, [row["day"] for row in days])
+    usual = usual_row_counts(table, known, [row["day"] for row in days])
     rows = []
     for row in days:
         day, rows_in = row["day"], row["rows_in"]
@@ -62,7 +60,7 @@ def orders_by_day(
                     if rows_in >= rules.quarantined_min_rows
                     else np.nan
                 ),
-                "age_hours": _age_hours(day, row["newest_at"]),
+                "age_hours": _age_hours(table, day, row["newest_at"]),
             }
         )
     columns = ("rows_in", "rows_out", "accepted", "quarantined")
@@ -71,7 +69,9 @@ def orders_by_day(
     return pd.DataFrame(rows, columns=["day", *types]).astype(types)
 
 
-def features_by_day(found: Mapping[datetime | None, int], days: Sequence[date]) -> pd.DataFrame:
+def features_by_day(
+    use_case: UseCase, found: Mapping[datetime | None, int], days: Sequence[date]
+) -> pd.DataFrame:
     """Return one row per as-of that was asked for or found.
 
     Parameters
@@ -85,7 +85,7 @@ def features_by_day(found: Mapping[datetime | None, int], days: Sequence[date]) 
         `as_of` (ISO text), `rows` (int64), `asked_for` (1 or 0; an as-of is asked for only if it
         is the end of a day asked for).
     """
-    asked = {as_of(day) for day in days}
+    asked = {use_case.as_of(day) for day in days}
     rows = [
         {"as_of": instant.isoformat(), "rows": found.get(instant, 0), "asked_for": instant in asked}
         for instant in sorted(asked | {instant for instant in found if instant is not None})
@@ -149,10 +149,10 @@ def predictions_by_day(
     return pd.DataFrame(rows)
 
 
-def _age_hours(day: date, newest_at: datetime | None) -> float:
+def _age_hours(table: AnyTable, day: date, newest_at: datetime | None) -> float:
     if newest_at is None:
         return float("nan")
-    return (as_of(day) - newest_at).total_seconds() / 3600
+    return (table.setting.as_of(day) - newest_at).total_seconds() / 3600
 
 
 def _bands(use_case: UseCase, predictions: pa.Table) -> pa.Array:

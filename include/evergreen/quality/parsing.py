@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evergreen.contract import Column, Dtype
+import duckdb
+
+from evergreen.contract import AnyTable, Column
+from evergreen.contract.dtypes import NUMBER_DTYPES, TIME_DTYPES
+from evergreen.errors import ConfigError
+from evergreen.sql.text import literal
 
 # White space that survives spreadsheets and web forms: blank, tab, line ends, no-break spaces, BOM.
 _BLANKS = "||".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 160, 8239, 65279))
@@ -22,33 +27,6 @@ _ISO = (
 _NOT_FINITE = r"[+-]?(nan|inf|infinity)"
 _TRUE = ("true", "t", "yes", "y", "1")
 _FALSE = ("false", "f", "no", "n", "0")
-
-SQL_TYPES: dict[Dtype, str] = {
-    "string": "VARCHAR",
-    "int64": "BIGINT",
-    "float64": "DOUBLE",
-    "bool": "BOOLEAN",
-    "timestamp": "TIMESTAMPTZ",
-    "date": "DATE",
-}
-
-
-def quote(name: str) -> str:
-    """Return an identifier, safe whatever it contains.
-
-    >>> quote('a "b" c')
-    '"a ""b"" c"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Return a string literal.
-
-    >>> literal("it's")
-    "'it''s'"
-    """
-    return "'" + text.replace("'", "''") + "'"
 
 
 def stripped(text: str) -> str:
@@ -77,18 +55,20 @@ class Parsed:
     not_finite: str
 
 
-def prepare(text: str, column: Column) -> str:
+def prepare(text: str, column: Column, zone: str) -> str:
     """Return the costly part of reading `text`, to be evaluated once and then given to `parse`.
 
     Parameters
     ----------
     text
         A DuckDB expression of trimmed text (`trimmed`).
+    zone
+        Of instants that carry none.
     """
-    if column.dtype in ("int64", "float64"):
+    if column.dtype in NUMBER_DTYPES:
         return _digits(text, column)
-    if column.dtype in ("timestamp", "date"):
-        return _instant(text, column)
+    if column.dtype in TIME_DTYPES:
+        return _instant(text, column, zone)
     if column.dtype == "bool":
         return f"lower({text})"
     if column.strip_float:
@@ -96,13 +76,15 @@ def prepare(text: str, column: Column) -> str:
     return text
 
 
-def parse(text: str, prepared: str, column: Column) -> Parsed:
+def parse(text: str, prepared: str, column: Column, zone: str) -> Parsed:
     """Return how to read a column as the contract says.
 
     Parameters
     ----------
     text, prepared
         Names of columns that hold the trimmed text and `prepare` of it.
+    zone
+        As for `prepare`.
 
     Notes
     -----
@@ -119,7 +101,7 @@ def parse(text: str, prepared: str, column: Column) -> Parsed:
             "THEN false END"
         )
         return Parsed(value, "false")
-    if column.dtype in ("int64", "float64"):
+    if column.dtype in NUMBER_DTYPES:
         return _number(text, prepared, column)
     # The years that every consumer can hold.
     bounded = (
@@ -128,7 +110,7 @@ def parse(text: str, prepared: str, column: Column) -> Parsed:
     )
     if column.dtype == "timestamp":
         return Parsed(bounded, "false")
-    return Parsed(f"CAST(timezone({literal(column.zone)}, {bounded}) AS DATE)", "false")
+    return Parsed(f"CAST(timezone({literal(zone)}, {bounded}) AS DATE)", "false")
 
 
 def _digits(text: str, column: Column) -> str:
@@ -164,17 +146,17 @@ def _number(text: str, digits: str, column: Column) -> Parsed:
     return Parsed(value, not_finite)
 
 
-def _instant(text: str, column: Column) -> str:
+def _instant(text: str, column: Column, zone: str) -> str:
     if column.formats:
-        readings = [strptime(text, pattern, column.zone) for pattern in column.formats]
+        readings = [strptime(text, pattern, zone) for pattern in column.formats]
         return f"coalesce({', '.join(readings)})"
     iso = f"regexp_extract({text}, {literal(_ISO)}, ['day', 'clock', 'zone'])"
-    day, clock, zone = (f"({iso}).{part}" for part in ("day", "clock", "zone"))
+    day, clock, given = (f"({iso}).{part}" for part in ("day", "clock", "zone"))
     written = f"{day} || ' ' || replace(coalesce(nullif({clock}, ''), '00:00:00'), ',', '.')"
-    offset = f"CASE WHEN {zone} IN ('Z', 'z', 'UTC') THEN '+00' ELSE {zone} END"
+    offset = f"CASE WHEN {given} IN ('Z', 'z', 'UTC') THEN '+00' ELSE {given} END"
     return (
-        f"CASE WHEN {zone} <> '' THEN TRY_CAST({written} || {offset} AS TIMESTAMPTZ) "
-        f"ELSE {_localized(f'TRY_CAST({written} AS TIMESTAMP)', column.zone)} END"
+        f"CASE WHEN {given} <> '' THEN TRY_CAST({written} || {offset} AS TIMESTAMPTZ) "
+        f"ELSE {_localized(f'TRY_CAST({written} AS TIMESTAMP)', zone)} END"
     )
 
 
@@ -205,7 +187,7 @@ def checks(
         The column may not be NULL: it is declared so, or has a role that needs it.
     """
     found = [(f"{name}_unparsable", f"{given} AND {value} IS NULL AND NOT {not_finite}")]
-    if column.dtype in ("int64", "float64"):
+    if column.dtype in NUMBER_DTYPES:
         found.append((f"{name}_not_finite", not_finite))
         low, high = column.range
         bounds = [f"{value} < {low!r}"] if low is not None else []
@@ -223,3 +205,34 @@ def checks(
             (f"{name}_bad_pattern", f"NOT regexp_full_match({text}, {literal(column.pattern)})")
         )
     return found
+
+
+def check_columns(connection: duckdb.DuckDBPyConnection, table: AnyTable) -> None:
+    """Fail on zones, formats and patterns that DuckDB cannot read, whatever the data.
+
+    Raises
+    ------
+    ConfigError
+        Naming the column and what DuckDB said.
+    """
+    for name, column in {**table.columns, **table.published}.items():
+        where = f"{table.where}.columns.{name}"
+        if column.thousands == column.decimal:
+            raise ConfigError(
+                f"{where}: thousands and decimal are both {column.decimal!r}; they must differ."
+            )
+        probes = []
+        if column.dtype in TIME_DTYPES:
+            stamp, zone = "TIMESTAMP '2000-01-01 00:00:00'", table.zone_of(column)
+            probes.append(("zone", zone, f"timezone({literal(zone)}, {stamp})"))
+            probes += [("formats", f, strptime("''", f, "UTC")) for f in column.formats]
+        if column.pattern is not None:
+            probe = f"regexp_full_match('', {literal(column.pattern)})"
+            probes.append(("pattern", column.pattern, probe))
+        for key, found, probe in probes:
+            try:
+                connection.execute(f"SELECT {probe}").fetchall()
+            except duckdb.Error as error:
+                raise ConfigError(
+                    f"{where}.{key}: found {found!r}, which DuckDB cannot use: {error}"
+                ) from error

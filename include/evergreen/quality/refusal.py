@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable
 from evergreen.quality.row_counts import Usual, describe_unusual
 from evergreen.quality.schemas import quarantine_schema
 
@@ -36,7 +36,7 @@ class Refused:
         Of the rules that their rows broke: how many rows, and the first one in words.
     """
 
-    use_case: UseCase
+    table: AnyTable
     days: dict[date, Mapping[str, str]] = field(default_factory=dict)
     rules: dict[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -60,17 +60,23 @@ class Refused:
                 example = self._example(rule, rows.slice(position, 1).to_pylist()[0])
             self.rules[rule] = (before + counted["counts"], example)
         batches = [
-            {"day": day, "rules": sorted(why), "raw": json.dumps(why, ensure_ascii=False)}
+            {
+                "day": day,
+                "table": self.table.name,
+                "rules": sorted(why),
+                "raw": json.dumps(why, ensure_ascii=False),
+            }
             for day, why in days.items()
         ]
         return pa.concat_tables([pa.Table.from_pylist(batches, quarantine_schema()), rows])
 
     def describe(self, others: int) -> str:
         """Say what was refused and what to do; `others` is the number of accepted days."""
-        name, days = self.use_case.name, sorted(self.days)
+        name, days = self.table.setting.use_case, sorted(self.days)
         lines = [
-            f"{len(days)} of {len(days) + others} day(s) of {name} broke a batch rule and were "
-            f"refused; {'the others were published' if others else 'nothing was published'}."
+            f"{len(days)} of {len(days) + others} day(s) of {name}.{self.table.name} broke a batch "
+            "rule and were refused; "
+            f"{'the others were published' if others else 'nothing was published'}."
         ]
         lines += _listed({day: "; ".join(self.days[day].values()) for day in days})
         if self.rules:
@@ -79,7 +85,7 @@ class Refused:
             lines += [f"  - {rule}: {n:,} row(s), {text}" for rule, (n, text) in ordered[:SHOWN]]
         ways = ["mend the source, or the contract in use_case.yaml"]
         if unusual := [day for day in days if "batch_row_count" in self.days[day]]:
-            ways.append(_acknowledge(unusual))
+            ways.append(_acknowledge(self.table, unusual))
         lines.append(
             f"The rejected rows are in the table {name}.refused (README, Troubleshooting). To go "
             f"on: {'; or, '.join(ways)}. Then run {name}_ingest of these days again (or "
@@ -90,7 +96,7 @@ class Refused:
     def _example(self, rule: str, row: Mapping[str, Any]) -> str:
         """Quote what the rule is about, as it was delivered: one column if that can be told."""
         raw = json.loads(row["raw"])
-        columns = self.use_case.orders.columns
+        columns = self.table.columns
         about = [name for name in columns if rule.startswith(f"{name}_")]
         # `amount_net_missing` is about `amount_net`, not about `amount`.
         source = columns[max(about, key=len)].source if about else None
@@ -101,16 +107,16 @@ class Refused:
         return f"for example {row['source']}, row {row['row']}: {text}"
 
 
-def describe_published(use_case: UseCase, wanted: str, unusual: Mapping[date, str]) -> str:
+def describe_published(table: AnyTable, wanted: str, unusual: Mapping[date, str]) -> str:
     """Say that published days would be refused now that what they are compared with is there."""
     return "\n".join(
         [
-            f"Features of {wanted} cannot be built: {len(unusual)} day(s) of orders of "
-            f"{use_case.name} have an unusual number of rows. They were published before all the "
-            "days they are compared with, or those have changed since.",
+            f"Features of {wanted} cannot be built: {len(unusual)} day(s) of "
+            f"{table.setting.use_case}.{table.name} have an unusual number of rows. They were "
+            "published before all the days they are compared with, or those have changed since.",
             *_listed(unusual),
-            f"To go on: have them delivered again and run {use_case.name}_ingest of these days; "
-            f"or, {_acknowledge(list(unusual))}. Then run the features again.",
+            f"To go on: have them delivered again and run {table.setting.use_case}_ingest of these "
+            f"days; or, {_acknowledge(table, list(unusual))}. Then run the features again.",
         ]
     )
 
@@ -121,25 +127,26 @@ def _listed(days: Mapping[date, str]) -> list[str]:
     return lines if more <= 0 else [*lines[:SHOWN], f"  - and {more} more, up to {max(days)}"]
 
 
-def _acknowledge(days: Sequence[date]) -> str:
+def _acknowledge(table: AnyTable, days: Sequence[date]) -> str:
     # All of them: it is there to be copied.
     listed = ", ".join(map(str, days))
-    return f"if a row count is right, list its day in orders.batch.unusual_days: [{listed}]"
+    where = f"{table.kind}.{table.name}.batch.unusual_days"
+    return f"if a row count is right, list its day in {where}: [{listed}]"
 
 
 def explain_batch(
-    use_case: UseCase, figures: Mapping[Hashable, Any], broken: Collection[str]
+    table: AnyTable, figures: Mapping[Hashable, Any], broken: Collection[str]
 ) -> dict[str, str]:
     """Return the batch rules a day broke, by name, and what was found and expected.
 
     Parameters
     ----------
     figures
-        One row of `metrics.orders_by_day`.
+        One row of `metrics.rows_by_day`.
     broken
         The columns of it that broken expectations are about, such as `rows_in, rows_least`.
     """
-    rules = use_case.orders.batch
+    rules = table.batch
     rows_in, quarantined = figures["rows_in"], figures["quarantined"]
     usual = Usual(figures["rows_usual"], figures["rows_least"], figures["rows_most"])
     found = {}
@@ -158,7 +165,7 @@ def explain_batch(
         )
     if "age_hours" in broken:
         found["batch_max_age"] = (
-            f"its newest order lies {figures['age_hours']:.1f} hours before the end of the day, "
+            f"its newest row lies {figures['age_hours']:.1f} hours before the end of the day, "
             f"at most {rules.max_age_hours:g} are allowed (max_age_hours)"
         )
     if "rows_in, rows_out" in broken:

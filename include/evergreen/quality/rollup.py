@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import duckdb
 
-from evergreen.contract import Column
+from evergreen.contract import NAMES, Column, RollUp
 from evergreen.errors import ConfigError
 from evergreen.quality.batch import Batch
-from evergreen.quality.parsing import SQL_TYPES, checks, literal, quote
+from evergreen.quality.parsing import checks
 from evergreen.sql.expressions import check_expression
+from evergreen.sql.text import literal, quote
 
 
-def roll_up(batch: Batch) -> None:
+def roll_up(batch: Batch, rollup: RollUp) -> None:
     """Make `rolled`: one row per key and day of the clean rows, itself held to the contract."""
-    rollup = batch.orders.rollup
-    assert rollup is not None
+    table = batch.table
     key = quote(rollup.key)
-    columns = ", ".join(f"s.{quote(name)}" for name in batch.orders.columns)
+    columns = ", ".join(f"s.{quote(name)}" for name in table.columns)
     batch.run(
         f'CREATE TABLE clean AS SELECT {columns}, s."~belongs", s."~source", s.rowid AS "~n"',
         "FROM staged AS s INNER JOIN judged AS j ON s.rowid = j.n WHERE len(j.rules) = 0",
@@ -29,7 +29,7 @@ def roll_up(batch: Batch) -> None:
     for name, sql in rollup.aggregates.items():
         check_expression(
             batch.connection,
-            batch.use_case,
+            table,
             kind="aggregate",
             name=name,
             sql=sql,
@@ -47,7 +47,7 @@ def roll_up(batch: Batch) -> None:
     )
     typed, broken = [], []
     for i, name in enumerate(rollup.aggregates):
-        column = batch.orders.published[name]
+        column = table.published[name]
         value, not_finite = _typed_aggregate(f'"~a{i}"', column)
         typed.append(f'{value} AS {quote(name)}, {not_finite} AS "~n{i}"')
         broken += checks(
@@ -56,9 +56,9 @@ def roll_up(batch: Batch) -> None:
             value=quote(name),
             given=f'"~a{i}" IS NOT NULL',
             not_finite=f'"~n{i}"',
-            required=not column.nullable or name in batch.required,
+            required=not column.nullable or name in table.required,
         )
-    broken.append(("outside_day", f'CAST({quote(batch.orders.time)} AS DATE) <> "~belongs"'))
+    broken.append(("outside_day", f'CAST({quote(table.time or "")} AS DATE) <> "~belongs"'))
     listed = ", ".join(f"CASE WHEN {when} THEN {literal(rule)} END" for rule, when in broken)
     batch.run(
         f"CREATE TABLE rolled AS SELECT *, list_sort(list_distinct([{listed}])) AS rules",
@@ -87,8 +87,8 @@ def _aggregate_by_day(batch: Batch, select: str, aggregates: dict[str, str]) -> 
             run(f"INSERT INTO aggregated {select}", {"day": day})
     except duckdb.Error as error:
         raise ConfigError(
-            f"{batch.use_case.name}/use_case.yaml: orders: rollup.aggregates failed on the "
-            f"data; a cast to DOUBLE often mends it. Found {aggregates}. DuckDB: {error}"
+            f"{batch.table.where}.rollup.aggregates failed on the data; a cast to DOUBLE often "
+            f"mends it. Found {aggregates}. DuckDB: {error}"
         ) from error
     finally:
         run(f"SET threads = {int(batch.threads)}")
@@ -96,7 +96,7 @@ def _aggregate_by_day(batch: Batch, select: str, aggregates: dict[str, str]) -> 
 
 def _typed_aggregate(aggregate: str, column: Column) -> tuple[str, str]:
     """Cast an aggregate to its declared type without rounding or raising."""
-    cast = f"TRY_CAST({aggregate} AS {SQL_TYPES[column.dtype]})"
+    cast = f"TRY_CAST({aggregate} AS {NAMES[column.dtype].parsed})"
     if column.dtype == "float64":
         finite = f"isfinite({cast})"
         return f"CASE WHEN {finite} THEN {cast} END", f"coalesce(NOT {finite}, false)"

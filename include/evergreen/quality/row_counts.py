@@ -1,6 +1,6 @@
-"""Whether the number of rows of a day is one that the shop could have had.
+"""Whether the number of rows of a day is one that the table could have had.
 
-A band around what is usual on that weekday, as wide as counts of this shop scatter: at least as
+A band around what is usual on that weekday, as wide as counts of this table scatter: at least as
 Poisson counts do, and more where the days before did. A day is unusual when it leaves the band and
 is off by a factor that matters.
 """
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable
 
 # How many standard deviations the band reaches. Days are not independent draws of a textbook
 # distribution; `make bench-batch-rules` shows what other values do.
@@ -33,15 +33,15 @@ class Usual(NamedTuple):
 
 
 def usual_row_counts(
-    use_case: UseCase, known: Mapping[date, int], days: Iterable[date]
+    table: AnyTable, known: Mapping[date, int], days: Iterable[date]
 ) -> dict[date, Usual]:
     r"""Return what was to be expected of those of the days that can be judged.
 
     Parameters
     ----------
-    use_case
-        Its `orders.batch` says against how many weeks a day is held, and from which factor on a
-        deviation matters.
+    table
+        Its `batch` says against how many weeks a day is held, and from which factor on a deviation
+        matters.
     known
         Rows in per day. Only the weeks before a day matter for it.
     days
@@ -49,6 +49,7 @@ def usual_row_counts(
 
     Notes
     -----
+    Judged are events only: attributes and references change as they like.
     Not judged are days without rows (`allow_empty` is about those), `unusual_days`, days with
     fewer than `row_count_min_days` days with rows in the weeks before, and days of whose weeks any
     day since `first_day` is unknown: a verdict must not depend on which days happened to come
@@ -62,7 +63,9 @@ def usual_row_counts(
     days lay above or below what was usual, the band reaches as far: a shop that has changed is
     judged by what it has become once four of its days are accepted. Cost is O(days).
     """
-    rules = use_case.orders.batch
+    rules = table.batch
+    if table.kind != "events":
+        return {}
     judged = sorted(d for d in days if known[d] and d not in rules.unusual_days)
     if not judged:
         return {}
@@ -70,7 +73,7 @@ def usual_row_counts(
     begin = judged[0] - timedelta(days=width)
     span = [begin + timedelta(days=n) for n in range((judged[-1] - begin).days)]
     counts = np.array([known.get(day) or np.nan for day in span])
-    lacking = np.array([day >= use_case.first_day and day not in known for day in span])
+    lacking = np.array([day >= table.setting.first_day and day not in known for day in span])
     at = np.array([(day - judged[0]).days for day in judged])
     complete = ~sliding_window_view(lacking, width)[at].any(axis=1)
     weeks = sliding_window_view(counts, width)[at].reshape(len(at), rules.row_count_weeks, 7)
@@ -86,11 +89,11 @@ def usual_row_counts(
     }
 
 
-def unusual_row_counts(use_case: UseCase, known: Mapping[date, int]) -> dict[date, str]:
+def unusual_row_counts(table: AnyTable, known: Mapping[date, int]) -> dict[date, str]:
     """Return the days whose row count does not pass, and why, oldest first."""
     return {
         day: describe_unusual(known[day], usual)
-        for day, usual in usual_row_counts(use_case, known, known).items()
+        for day, usual in usual_row_counts(table, known, known).items()
         if not usual.least <= known[day] <= usual.most
     }
 

@@ -24,7 +24,7 @@ from great_expectations.core import ExpectationValidationResult
 from great_expectations.execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import Expectation
 
-from evergreen.quality.parsing import quote
+from evergreen.sql.text import quote
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from evergreen.contract import Dtype, UseCase
-
-_ARROW: dict[Dtype, pa.DataType] = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "timestamp": pa.timestamp("us", tz="UTC"),
-    "date": pa.date32(),
-}
+from evergreen.contract import AnyTable, UseCase, arrow
 
 
-def orders_schema(use_case: UseCase) -> pa.Schema:
-    """Return the schema of `orders`: published columns, then `day`, `row_id`, `source`."""
-    published = use_case.orders.published.items()
+def table_schema(table: AnyTable) -> pa.Schema:
+    """Return the schema of a delivered table: published columns, then `day`, `row_id`, `source`."""
     return pa.schema(
         [
-            *((name, _ARROW[column.dtype]) for name, column in published),
+            *((name, arrow(column.dtype)) for name, column in table.published.items()),
             ("day", pa.date32()),
             ("row_id", pa.string()),
             ("source", pa.string()),
@@ -31,8 +21,8 @@ def orders_schema(use_case: UseCase) -> pa.Schema:
 
 def typed_as_features(use_case: UseCase, schema: pa.Schema) -> bool:
     """Whether `as_of` and the features have exactly the declared types."""
-    declared = {name: _ARROW[f.dtype] for name, f in use_case.features.columns.items()}
-    declared["as_of"] = _ARROW["timestamp"]
+    declared = {name: arrow(f.dtype) for name, f in use_case.features.columns.items()}
+    declared["as_of"] = arrow("timestamp")
     return all(schema.field(name).type == kind for name, kind in declared.items())
 
 
@@ -41,6 +31,7 @@ def quarantine_schema() -> pa.Schema:
     return pa.schema(
         [
             ("day", pa.date32()),
+            ("table", pa.string()),
             ("row_id", pa.string()),
             ("source", pa.string()),
             ("row", pa.int64()),

@@ -18,15 +18,15 @@ from datetime import date, timedelta
 import duckdb
 import pyarrow as pa
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable, Events
 from evergreen.errors import ConservationError
 from evergreen.quality.batch import Batch
 from evergreen.quality.judging import judge
-from evergreen.quality.parsing import literal, quote
+from evergreen.quality.parsing import check_columns
 from evergreen.quality.rollup import roll_up
-from evergreen.quality.schemas import counts_schema, orders_schema, quarantine_schema
+from evergreen.quality.schemas import counts_schema, quarantine_schema, table_schema
 from evergreen.sql.connection import opened
-from evergreen.sql.expressions import check_columns
+from evergreen.sql.text import literal, quote
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Split:
     Parameters
     ----------
     accepted
-        `orders_schema(use_case)`, ordered by day, time and key; after the roll-up if there is one.
+        `table_schema(table)`, ordered by day, time and key; after the roll-up if there is one.
     quarantined
         `quarantine_schema()`, ordered by day, source and row.
     counts
@@ -56,7 +56,7 @@ class Split:
 
 
 def split_rows(
-    use_case: UseCase,
+    table: AnyTable,
     raw: pa.Table,
     start: date,
     end: date,
@@ -68,22 +68,22 @@ def split_rows(
 
     Parameters
     ----------
-    use_case
-        The contract.
+    table
+        Its contract.
     raw
         Source columns as text, any number of them, and `_day` (date32, the day of the file or
         null), `_source` (string), `_row` (int64; with `_source` it identifies a row), `_error`
         and `_text` (string: why the row is not made of columns, and what it is made of).
         Not modified.
     start, end
-        UTC days, `end` excluded.
+        Days of the zone, `end` excluded.
     threads, memory_mb
         Limits of DuckDB.
 
     Raises
     ------
     ConfigError
-        The use case's SQL, zones, formats or patterns are wrong, or `start >= end`.
+        The table's SQL, formats or patterns are wrong, or `start >= end`.
     SourceError
         A column the contract maps from is not among the source's columns.
     ConservationError
@@ -91,23 +91,24 @@ def split_rows(
 
     Notes
     -----
-    A row belongs to `_day` if that is given, else to the UTC day of its event time. Rows without
-    either, and rows dated before the first day, belong to `use_case.first_day`, and rows dated
-    after the last day (if one is declared) to that day. There they are quarantined; so a file of
-    many days never loses them.
+    A row belongs to `_day` if that is given, else to the local day of its time. Rows without
+    either, and rows dated before the first day, belong to the first day, and rows dated after the
+    last day (if one is declared) to that day. Events are quarantined there; so a file of many days
+    never loses them.
     """
-    with connect(threads, memory_mb) as connection:
-        batch = Batch(connection, use_case, raw, start, end, threads)
-        check_columns(connection, use_case)
+    with connect(threads, memory_mb, table.setting.zone) as connection:
+        batch = Batch(connection, table, raw, start, end, threads)
+        check_columns(connection, table)
         batch.stage()
         judge(batch)
-        if use_case.orders.rollup is not None:
-            roll_up(batch)
-        return _collect(batch)
+        if isinstance(table, Events) and table.rollup is not None:
+            roll_up(batch, table.rollup)
+            return _collect(batch, rolled=True)
+        return _collect(batch, rolled=False)
 
 
 def select_days(
-    use_case: UseCase, raw: pa.Table, start: date, end: date, *, threads: int = 2
+    table: AnyTable, raw: pa.Table, start: date, end: date, *, threads: int = 2
 ) -> pa.Table:
     """Keep the raw rows that belong to the days `[start, end)`, as `split_rows` will see it.
 
@@ -121,30 +122,36 @@ def select_days(
     """
     if not raw.column("_day").null_count:
         return raw
-    with connect(threads, memory_mb=1500) as connection:
-        return raw.filter(Batch(connection, use_case, raw, start, end, threads).belonging())
+    with connect(threads, 1500, table.setting.zone) as connection:
+        return raw.filter(Batch(connection, table, raw, start, end, threads).belonging())
 
 
 @contextmanager
-def connect(threads: int, memory_mb: int) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a DuckDB in which the use case's SQL sees the rows and nothing else."""
+def connect(threads: int, memory_mb: int, zone: str = "UTC") -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a DuckDB in which the use case's SQL sees the rows and nothing else.
+
+    `zone` is what it takes the date and the hour of an instant by.
+    """
     with opened("split", threads=threads, memory_mb=memory_mb) as connection:
+        connection.execute(f"SET TimeZone = {literal(zone)}")
         connection.execute("SET enable_external_access = false")
         yield connection
 
 
-def _collect(batch: Batch) -> Split:
+def _collect(batch: Batch, *, rolled: bool) -> Split:
     """Order and type what each row came to."""
-    published = [quote(name) for name in batch.orders.published]
-    key, time = quote(batch.key), quote(batch.orders.time)
+    table = batch.table
+    published = [quote(name) for name in table.published]
+    order = ", ".join(quote(name) for name in (table.time, table.row_key) if name)
     columns = ", ".join(f"o.{name}" for name in published)
-    if batch.orders.rollup is None:
+    if not rolled:
         origin = "staged AS o INNER JOIN judged AS j ON o.rowid = j.n WHERE len(j.rules) = 0"
         lines, row_id = "1", _row_id("o")
     else:
         origin = "rolled AS o WHERE len(o.rules) = 0"
         lines = 'o."~lines"'
-        row_id = f"md5(CAST(o.\"~belongs\" AS VARCHAR) || '|' || CAST(o.{key} AS VARCHAR))"
+        key = f"o.{quote(table.row_key or '')}"
+        row_id = f"md5(CAST(o.\"~belongs\" AS VARCHAR) || '|' || CAST({key} AS VARCHAR))"
     batch.run(
         f'CREATE TABLE accepted AS SELECT {columns}, o."~belongs" AS "~day",',
         f'{row_id} AS "~row_id", o."~source", {lines} AS "~lines" FROM {origin}',
@@ -153,18 +160,19 @@ def _collect(batch: Batch) -> Split:
         f"{literal(name)}, o.{quote(internal)}" for name, internal in batch.delivered.items()
     )
     batch.run(
-        f'CREATE TABLE quarantined AS SELECT o."~belongs" AS day, {_row_id("o")} AS row_id,',
+        'CREATE TABLE quarantined AS SELECT o."~belongs" AS day,',
+        f'{literal(table.name)} AS "table",',
+        f"{_row_id('o')} AS row_id,",
         'o."~source" AS source, o."~row" AS row, j.rules, CAST(CASE',
         "WHEN o.\"~error\" IS NOT NULL THEN json_object('_error', o.\"~error\", '_text',",
         f'o."~text") ELSE json_object({raw_json}) END AS VARCHAR) AS raw',
         "FROM staged AS o INNER JOIN judged AS j ON o.rowid = j.n WHERE len(j.rules) > 0",
         "ORDER BY o.rowid",
     )
-    accepted = batch.table(
+    accepted = batch.rows(
         f'SELECT {", ".join(published)}, "~day" AS day, "~row_id" AS row_id,',
-        f'"~source" AS source FROM accepted ORDER BY "~day", {time}, {key},',
-        '"~row_id"',
-        schema=orders_schema(batch.use_case),
+        f'"~source" AS source FROM accepted ORDER BY "~day"{order and ", "}{order}, "~row_id"',
+        schema=table_schema(table),
     )
     rules = batch.connection.execute(
         "SELECT rule, count(*) FROM (SELECT unnest(rules) AS rule FROM quarantined) "
@@ -172,7 +180,7 @@ def _collect(batch: Batch) -> Split:
     ).fetchall()
     return Split(
         accepted=accepted,
-        quarantined=batch.table("SELECT * FROM quarantined", schema=quarantine_schema()),
+        quarantined=batch.rows("SELECT * FROM quarantined", schema=quarantine_schema()),
         counts=_counts(batch),
         by_rule=dict(rules),
         excluded=batch.raw.num_rows - batch.scalar("SELECT count(*) FROM staged"),
@@ -182,13 +190,14 @@ def _collect(batch: Batch) -> Split:
 def _counts(batch: Batch) -> pa.Table:
     """Count each side of the law from its own table, and hold the law."""
     last = batch.end - timedelta(days=1)
-    counts = batch.table(
+    time = batch.table.time
+    newest = f"max(CAST({quote(time)} AS TIMESTAMPTZ))" if time else "CAST(NULL AS TIMESTAMPTZ)"
+    counts = batch.rows(
         "WITH days AS (SELECT CAST(unnest(generate_series($start, $last, INTERVAL 1 DAY))",
         "AS DATE) AS day),",
         'came AS (SELECT "~belongs" AS day, count(*) AS rows_in FROM staged GROUP BY ALL),',
         'passed AS (SELECT "~day" AS day, CAST(sum("~lines") AS BIGINT) AS accepted,',
-        "count(*) AS published, max(CAST(",
-        f"{quote(batch.orders.time)} AS TIMESTAMPTZ)) AS newest_at FROM accepted GROUP BY ALL),",
+        f"count(*) AS published, {newest} AS newest_at FROM accepted GROUP BY ALL),",
         "held AS (SELECT day, count(*) AS quarantined FROM quarantined GROUP BY ALL),",
         'twice AS (SELECT "~belongs" AS day, count(*) AS duplicates FROM staged AS s',
         "ANTI JOIN kept AS k ON s.rowid = k.n GROUP BY ALL)",
@@ -204,7 +213,7 @@ def _counts(batch: Batch) -> pa.Table:
         out = day["accepted"] + day["quarantined"] + day["duplicates"]
         if day["rows_in"] != out:
             raise ConservationError(
-                f"{batch.use_case.name}, {day['day']}: {day['rows_in']} rows in, but "
+                f"{batch.table.where}, {day['day']}: {day['rows_in']} rows in, but "
                 f"{day['accepted']} accepted + {day['quarantined']} quarantined + "
                 f"{day['duplicates']} duplicates = {out}. Nothing was published; this is a "
                 "defect of the split, please report it with the day's source file."

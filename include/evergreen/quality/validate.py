@@ -27,13 +27,13 @@ from great_expectations.data_context.types.base import (
 )
 from great_expectations.expectations.expectation import Expectation
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable, UseCase
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.quality import docs, expectations, metrics
 from evergreen.quality.outcome import EXAMPLES, Report, columns_of, describe
 from evergreen.quality.refusal import explain_batch
 from evergreen.quality.scan import scan
-from evergreen.quality.schemas import orders_schema, typed_as_features
+from evergreen.quality.schemas import table_schema, typed_as_features
 from evergreen.quality.split import connect
 from evergreen.settings import load_settings
 
@@ -49,8 +49,8 @@ class _Check:
     all_rows: bool = False
 
 
-def validate_orders(
-    use_case: UseCase,
+def validate_rows(
+    table: AnyTable,
     accepted: pa.Table,
     counts: pa.Table,
     row_counts: Mapping[date, int],
@@ -81,26 +81,33 @@ def validate_orders(
     A batch without days fails. A day that breaks a batch rule is in the report's `refused`, and no
     judgement on the other days.
     """
-    _require_columns("orders", accepted, orders_schema(use_case).names)
-    time = accepted.column(use_case.orders.time)
-    rows = accepted.append_column("event_day", time.cast(pa.date32()))
-    by_day = metrics.orders_by_day(use_case, counts, row_counts)
-    of_rows = _Check(_frame(rows), expectations.orders_expectations(use_case), "row_id")
-    of_days = _Check(by_day, expectations.orders_batch_expectations(use_case), "day", all_rows=True)
-    judged = [_run("orders", of_rows), _run("orders", of_days)]
+    _require_columns(table.name, accepted, table_schema(table).names)
+    rows = accepted
+    if table.kind == "events":
+        rows = accepted.append_column("event_day", _local_days(table, accepted))
+    by_day = metrics.rows_by_day(table, counts, row_counts)
+    of_rows = _Check(_frame(rows), expectations.row_expectations(table), "row_id")
+    of_days = _Check(by_day, expectations.batch_expectations(table), "day", all_rows=True)
+    judged = [_run(table.name, of_rows), _run(table.name, of_days)]
     broken: dict[str, set[str]] = {}
     for result in judged[1]:
         for row in result.result.get("unexpected_index_list") or []:
             broken.setdefault(row["day"], set()).add(columns_of(result))
     refused = {
-        date.fromisoformat(row["day"]): explain_batch(use_case, row, broken[row["day"]])
+        date.fromisoformat(row["day"]): explain_batch(table, row, broken[row["day"]])
         for row in by_day.to_dict("records")
         if row["day"] in broken
     }
     missing = [] if counts.num_rows else ["the batch has no days; expected at least one"]
-    return _report(
-        use_case, "orders", judged, len(of_rows.frame), missing, run_name, quality, refused
-    )
+    use_case, rows_judged = table.setting.use_case, len(of_rows.frame)
+    return _report(use_case, table.name, judged, rows_judged, missing, run_name, quality, refused)
+
+
+def _local_days(table: AnyTable, rows: pa.Table) -> pa.ChunkedArray:
+    times = rows.column(table.time)
+    if pa.types.is_timestamp(times.type):
+        times = pc.local_timestamp(times.cast(pa.timestamp("us", table.setting.zone)))
+    return times.cast(pa.date32())
 
 
 def validate_features(
@@ -135,7 +142,7 @@ def validate_features(
     rows = rows.replace_schema(pa.schema([rows.schema.field(name) for name in names]))
     judged, by_instant = _judge_features(use_case, rows)
     by_day = _Check(
-        metrics.features_by_day(by_instant, days),
+        metrics.features_by_day(use_case, by_instant, days),
         expectations.features_batch_expectations(allow_empty=allow_empty),
         "as_of",
     )
@@ -144,7 +151,7 @@ def validate_features(
     if not count and not allow_empty:
         missing.append(f"there are no rows; expected some for each of {len(days)} day(s)")
     results = [judged, _run("features", by_day)]
-    return _report(use_case, "features", results, count, missing, run_name, quality)
+    return _report(use_case.name, "features", results, count, missing, run_name, quality)
 
 
 def _judge_features(
@@ -209,11 +216,11 @@ def validate_predictions(
     ]
     missing = [] if predictions.num_rows else ["there are no rows; expected the population"]
     judged = [_run("predictions", check) for check in checks]
-    return _report(use_case, "predictions", judged, rows.num_rows, missing, run_name, quality)
+    return _report(use_case.name, "predictions", judged, rows.num_rows, missing, run_name, quality)
 
 
 def _report(
-    use_case: UseCase,
+    use_case: str,
     suite: str,
     judged: Sequence[Sequence[Any]],
     rows: int,
@@ -243,12 +250,12 @@ def _report(
         meta={
             "great_expectations_version": gx.__version__,
             "run_id": {"run_name": run_name, "run_time": ""},
-            "use_case": use_case.name,
+            "use_case": use_case,
             "rows": rows,
             "missing": missing,
         },
     )
-    folder = (quality or load_settings().quality) / use_case.name
+    folder = (quality or load_settings().quality) / use_case
     results_path, docs_path = docs.keep(kept, folder=folder, suite=suite, run_name=run_name)
     # What has all its rows listed is told day by day.
     failures = [

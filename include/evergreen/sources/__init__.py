@@ -6,58 +6,50 @@ so that the contract can judge every row, and no row disappears before it was ju
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
-
-from evergreen.contract import FilesSource, GeneratorSource, SqlSource, UseCase
+from evergreen.contract import AnyTable, Events, FilesSource, References, SqlSource
+from evergreen.errors import ConfigError
 from evergreen.sources.base import RAW_COLUMNS, Source, empty_raw, required_columns
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["RAW_COLUMNS", "Source", "empty_raw", "open_source", "oracle_for", "required_columns"]
+__all__ = ["RAW_COLUMNS", "Source", "empty_raw", "open_source", "required_columns"]
 
 
-def open_source(use_case: UseCase) -> Source:
-    """Return the source a use case declares; nothing is opened or connected yet.
+def open_source(table: AnyTable) -> Source:
+    """Return the source a table declares; nothing is opened or connected yet.
 
     Parameters
     ----------
-    use_case
-        The use case; its `source` says which kind, its `orders.columns` which columns must exist.
+    table
+        A table of a loaded use case; its `source` says which kind, its `columns` which columns
+        must exist.
 
     Returns
     -------
     Source
-        `read(start, end)` gives the raw rows of the days in `[start, end)`; see `Source`.
+        `read(start, end)` gives the raw rows of the local days in `[start, end)`; see `Source`.
+
+    Raises
+    ------
+    ConfigError
+        Something other than events is to come from a generator.
     """
-    source = use_case.source
+    source, setting, required = table.source, table.setting, required_columns(table)
     # Each kind brings its own heavy library; a process loads only the one it uses.
     if isinstance(source, FilesSource):
         from evergreen.sources.files import FileReader
 
-        return FileReader(source, required_columns(use_case))
+        # A reference without days is true at all times.
+        only_day = setting.first_day if isinstance(table, References) else None
+        return FileReader(source, required, only_day)
     if isinstance(source, SqlSource):
         from evergreen.sources.sql import QueryReader
 
-        return QueryReader(source, required_columns(use_case))
-    if isinstance(source, GeneratorSource):
-        from evergreen.sources.generator import GeneratorReader
+        return QueryReader(source, required, setting.zone)
+    if not isinstance(table, Events):
+        raise ConfigError(
+            f"{table.where}.source.kind: found 'generator', expected 'files' or 'sql'; the "
+            "simulation has events only."
+        )
+    from evergreen.sources.generator import GeneratorReader
+    from evergreen.sources.simulation import World
 
-        return GeneratorReader(source, use_case.first_day, required_columns(use_case))
-    raise AssertionError(f"unknown source {source!r}")  # pragma: no cover - the model forbids it
-
-
-def oracle_for(use_case: UseCase, as_of: datetime, horizon_days: int) -> pa.Table | None:
-    """Return the true probability of no purchase per entity, where the source can tell it.
-
-    Returns
-    -------
-    pa.Table or None
-        The entity key and `probability` (float64); None for sources that are not simulations.
-    """
-    if not isinstance(use_case.source, GeneratorSource):
-        return None
-    from evergreen.sources.generator import oracle_no_purchase
-
-    return oracle_no_purchase(use_case, as_of, horizon_days)
+    return GeneratorReader(World(source, setting.first_day, setting.zone), required)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable
 from evergreen.errors import ConfigError, SourceError
 
 # Upper bound on the rows of one chunk: what keeps a step's memory independent of the file size.
@@ -38,7 +39,9 @@ class Source(Protocol):
     """Where raw rows come from."""
 
     def read(self, start: date, end: date) -> Iterator[pa.Table]:
-        """Yield the raw rows of the UTC days in `[start, end)`, in a stable order.
+        """Yield the raw rows of the local days in `[start, end)`, in a stable order.
+
+        Local to the zone of the table: a day ends at the instant `contract.as_of` gives.
 
         Returns
         -------
@@ -71,9 +74,9 @@ class Source(Protocol):
         ...
 
 
-def required_columns(use_case: UseCase) -> tuple[str, ...]:
+def required_columns(table: AnyTable) -> tuple[str, ...]:
     """Columns of the source that the contract maps from, each once, in the contract's order."""
-    return tuple(dict.fromkeys(column.source for column in use_case.orders.columns.values()))
+    return tuple(dict.fromkeys(column.source for column in table.columns.values()))
 
 
 def raw_table(
@@ -164,8 +167,8 @@ def check_columns(found: Sequence[str], required: Sequence[str], where: str) -> 
         return
     raise SourceError(
         f"{where} lacks columns {missing}; it has {some(found)}. "
-        f"{_hint(found, missing)}The contract maps from them: mend the file, or "
-        "orders.columns.*.source in use_case.yaml."
+        f"{_hint(found, missing)}The contract maps from them: mend the file, or columns.*.source "
+        "of the table in use_case.yaml."
     )
 
 
@@ -182,6 +185,11 @@ def _hint(found: Sequence[str], missing: Sequence[str] = ()) -> str:
                     f"There is a single column whose name holds {name}: csv.delimiter is probably "
                     f"{delimiter!r}. "
                 )
+        if re.search(r"\S[ \t]+\S", found[0]):
+            return (
+                "There is a single column whose name holds blanks: csv.delimiter is probably "
+                "whitespace. "
+            )
     if found and found[0].startswith("\u00ef\u00bb\u00bf"):
         return "The first name starts with a UTF-8 mark: csv.encoding is probably utf-8. "
     folded = {name.strip().casefold() for name in found}

@@ -17,6 +17,7 @@ import pyarrow.csv as pacsv
 from evergreen.contract import CsvFormat
 from evergreen.errors import ConfigError, SourceError
 from evergreen.sources.base import check_columns, empty_raw, raw_table
+from evergreen.sources.whitespace_file import read_whitespace
 
 # Also the longest row that can be read; a longer one is an unbalanced quote.
 _BLOCK_BYTES = 4 << 20
@@ -43,6 +44,7 @@ def read_csv(
     ConfigError
         The encoding does not exist.
     """
+    codec = _codec(csv_format.encoding)
     invalid: list[Any] = []
 
     def keep(row: Any) -> str:
@@ -50,6 +52,9 @@ def read_csv(
         return "skip"
 
     try:
+        if csv_format.delimiter == "whitespace":
+            yield from read_whitespace(handle, csv_format, codec, required, source=source, day=day)
+            return
         try:
             reader = pacsv.open_csv(
                 handle,
@@ -58,7 +63,7 @@ def read_csv(
                     use_threads=False,
                     block_size=_BLOCK_BYTES,
                     column_names=csv_format.names,
-                    encoding=_codec(csv_format.encoding),
+                    encoding=codec,
                 ),
                 parse_options=pacsv.ParseOptions(
                     delimiter=csv_format.delimiter,

@@ -51,25 +51,27 @@ class FileReader:
         The `source` section. A relative local path starts at the project's root.
     required
         Columns every file must have.
+    only_day
+        The day that a file without `{day}` belongs to; None where its rows say when they are of.
 
     Notes
     -----
-    With `{day}` in the path every file belongs to its day. Without it the rows of all days come
-    out whatever the range is (`_day` is null), and the caller keeps those in its range.
+    With `{day}` in the path every file belongs to its day. Without it, and without `only_day`, the
+    rows of all days come out whatever the range is (`_day` is null), and the caller keeps those in
+    its range.
     Compressed CSV (`.gz`, `.bz2`, `.xz`, `.zst`) is recognised by its name.
     """
 
     declared: FilesSource
     required: tuple[str, ...]
+    only_day: date | None = None
 
     def read(self, start: date, end: date) -> Iterator[pa.Table]:
         """Yield raw rows; see `Source.read`. Files of a day come in sorted order."""
         return chunked(self._read(days_between(start, end)), self.required)
 
     def _read(self, days: list[date]) -> Iterator[pa.Table]:
-        per_day = _DAY.search(self.declared.path) is not None
-        wanted: list[date | None] = [*days] if per_day else [None] if days else []
-        for day in wanted:
+        for day in self._delivered(days):
             url = self._url(day)
             system, path = _filesystem(url)
             with _explained(url):
@@ -80,6 +82,18 @@ class FileReader:
                 name = self._name(system, file)
                 with _explained(name):
                     yield from self._rows(system, file, name, day)
+
+    @property
+    def _per_day(self) -> bool:
+        return _DAY.search(self.declared.path) is not None
+
+    def _delivered(self, days: list[date]) -> Sequence[date | None]:
+        """Return the days to look for files of."""
+        if self._per_day:
+            return days
+        if self.only_day is not None:
+            return [self.only_day] if self.only_day in days else []
+        return [None] if days else []
 
     def _url(self, day: date | None) -> str:
         url = expand_variables(self.declared.path)
@@ -99,7 +113,7 @@ class FileReader:
 
     def _judge_missing(self, url: str, day: date | None) -> None:
         policy = self.declared.missing
-        if day is None:
+        if not self._per_day:
             raise SourceMissingError(
                 f"No file matches {url}. Check source.path and the variables in it, or wait for "
                 "the delivery."

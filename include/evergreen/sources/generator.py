@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import special
 
-from evergreen.contract import GeneratorSource, UseCase
+from evergreen.contract import Events, GeneratorSource
 from evergreen.errors import ConfigError
 from evergreen.sources.base import CHUNK_ROWS, check_columns, chunked, days_between, raw_table
 from evergreen.sources.simulation import (
@@ -33,6 +34,7 @@ from evergreen.sources.simulation import (
     Floats,
     Ints,
     Purchases,
+    World,
     clock_of,
     days_since_epoch,
     draw_customers,
@@ -55,10 +57,8 @@ class GeneratorReader:
 
     Parameters
     ----------
-    declared
-        The `source` section.
-    first_day
-        Day of the first orders.
+    world
+        The declared simulation, and when its days begin.
     required
         Columns of the contract; they must be among `COLUMNS`.
 
@@ -76,8 +76,7 @@ class GeneratorReader:
     the days asked for.
     """
 
-    declared: GeneratorSource
-    first_day: date
+    world: World
     required: tuple[str, ...]
 
     def read(self, start: date, end: date) -> Iterator[pa.Table]:
@@ -88,9 +87,10 @@ class GeneratorReader:
     def _read(self, days: list[date]) -> Iterator[pa.Table]:
         if not days:
             return
-        purchases = simulate(self.declared, self.first_day, horizon_after(days[-1]))
-        midnights = [days_since_epoch(day) * DAY_SECONDS for day in days]
-        midnights.append(midnights[-1] + DAY_SECONDS)
+        bounds = [self.world.begin_of(day) for day in (*days, days[-1] + timedelta(days=1))]
+        midnights = np.rint(np.array(bounds) * DAY_SECONDS).astype(np.int64)
+        last_second = datetime.fromtimestamp(int(midnights[-1]) - 1, UTC)
+        purchases = simulate(self.world, horizon_after(last_second.date()))
         offsets = np.searchsorted(purchases.second, midnights)
         first = 0
         for position in range(1, len(offsets)):
@@ -98,15 +98,16 @@ class GeneratorReader:
             full = offsets[min(position + 1, len(days))] - offsets[first] > CHUNK_ROWS // 2
             if full or position == len(days):
                 part = slice(int(offsets[first]), int(offsets[position]))
+                sizes = np.diff(offsets[first : position + 1])
+                day = np.repeat(np.arange(first, position), sizes) + days_since_epoch(days[0])
                 first = position
                 if part.stop > part.start:
-                    yield self._rows(purchases, part)
+                    yield self._rows(purchases, part, day.astype(np.int32))
 
-    def _rows(self, purchases: Purchases, part: slice) -> pa.Table:
+    def _rows(self, purchases: Purchases, part: slice, days: NDArray[np.int32]) -> pa.Table:
         customer, number = purchases.customer[part], purchases.number[part]
         second = purchases.second[part]
-        dirt = self.declared.dirt
-        seed = self.declared.seed
+        seed, dirt = self.world.source.seed, self.world.source.dirt
 
         def hit(draw: Draw, share: float) -> NDArray[np.bool_]:
             return uniforms(seed, draw, customer, number) < share
@@ -132,7 +133,6 @@ class GeneratorReader:
             "channel": pa.array(np.array(_CHANNELS, object)[channel], pa.string()),
         }
         repeats = 1 + hit(Draw.DUPLICATE, dirt.duplicates).astype(np.int64)
-        days = (second // DAY_SECONDS).astype(np.int32)
         index = pa.array(np.repeat(np.arange(len(second)), repeats))
         every_day = np.repeat(days, repeats)
         _, starts, sizes = np.unique(every_day, return_index=True, return_counts=True)
@@ -148,17 +148,17 @@ class GeneratorReader:
 
     def _amounts(self, customer: Ints, number: Ints, second: Ints) -> Floats:
         """Amounts in eur, at least one cent unless they are dirt."""
-        customers = draw_customers(self.declared, self.first_day)
-        quantile = uniforms(self.declared.seed, Draw.SPEND, customer, number)
+        source = self.world.source
+        customers = draw_customers(self.world)
+        quantile = uniforms(source.seed, Draw.SPEND, customer, number)
         shape = customers.spend_shape[customer]
         amounts = special.gammaincinv(shape, quantile) * customers.spend_scale[customer]
-        change = self.declared.regime_change
-        if change is not None:
-            changed = second >= days_since_epoch(change.day) * DAY_SECONDS
-            amounts = np.where(changed, amounts * change.spend, amounts)
+        if source.regime_change is not None:
+            changed = second >= self.world.changed_at * DAY_SECONDS
+            amounts = np.where(changed, amounts * source.regime_change.spend, amounts)
         amounts = np.maximum(np.round(amounts, 2), 0.01)
-        share = self.declared.dirt.non_positive_amount
-        draw = uniforms(self.declared.seed, Draw.NON_POSITIVE, customer, number)
+        share = source.dirt.non_positive_amount
+        draw = uniforms(source.seed, Draw.NON_POSITIVE, customer, number)
         amounts = np.where(draw < share, -amounts, amounts)
         return np.where(draw < share / 2, 0.0, amounts)
 
@@ -175,17 +175,17 @@ def removed_share(source: GeneratorSource) -> float:
     return float(1 - np.prod([1 - share for share in kinds]))
 
 
-def oracle_no_purchase(use_case: UseCase, as_of: datetime, horizon_days: int) -> pa.Table:
+def oracle_no_purchase(table: Events, as_of: datetime, horizon_days: int) -> pa.Table:
     """Return the true probability that a customer makes no valid purchase in the horizon.
 
     Parameters
     ----------
-    use_case
-        A use case whose source is the generator.
+    table
+        Events whose source is the generator.
     as_of
         Aware instant; purchases before it have happened.
     horizon_days
-        Length of `[as_of, as_of + horizon_days)` in days.
+        Length of `[as_of, as_of + horizon_days)` in days of the table's zone.
 
     Returns
     -------
@@ -218,18 +218,21 @@ def oracle_no_purchase(use_case: UseCase, as_of: datetime, horizon_days: int) ->
     missing customer, a non-positive amount, status `cancelled` or an unparsable date are taken to
     be quarantined. Cost O(n_purchases).
     """
-    source = use_case.source
+    source, zone = table.source, ZoneInfo(table.setting.zone)
     if not isinstance(source, GeneratorSource):
         raise ConfigError(
-            f"{use_case.name} reads from {source.kind}; only a generator knows the truth."
+            f"{table.where}.source.kind: found {source.kind!r}; only a generator knows the truth."
         )
     if as_of.utcoffset() is None:
         raise ConfigError(f"as_of is {as_of.isoformat()} without a zone; expected a UTC instant.")
     if horizon_days < 1:
         raise ConfigError(f"horizon_days is {horizon_days}; expected at least 1.")
-    customers = draw_customers(source, use_case.first_day)
-    purchases = simulate(source, use_case.first_day, horizon_after(as_of.date()))
+    world = World(source, table.setting.first_day, table.setting.zone)
+    customers = draw_customers(world)
+    purchases = simulate(world, horizon_after(as_of.astimezone(UTC).date()))
     begin = instant_in_days(as_of)
+    # On the clock of the zone, whose days may have 23 or 25 hours.
+    end = instant_in_days(as_of.astimezone(zone) + timedelta(days=horizon_days))
     past = int(np.searchsorted(purchases.second, begin * DAY_SECONDS, side="left"))
     customer, number = purchases.customer[:past], purchases.number[:past]
 
@@ -241,9 +244,9 @@ def oracle_no_purchase(use_case: UseCase, as_of: datetime, horizon_days: int) ->
     newest = np.zeros(source.customers, dtype=np.int64)
     newest[customer] = np.arange(past)
     last = newest[known]
-    there = survives(source, customers, known, number[last], purchases.second[last] / DAY_SECONDS)
+    there = survives(world, customers, known, number[last], purchases.second[last] / DAY_SECONDS)
 
-    nothing = _nothing_valid(source, customers, known, begin, begin + horizon_days)
+    nothing = _nothing_valid(world, customers, known, begin, end)
     return pa.table(
         {
             "customer_id": pc.binary_join_element_wise("C", _text(known + 1), ""),
@@ -253,17 +256,17 @@ def oracle_no_purchase(use_case: UseCase, as_of: datetime, horizon_days: int) ->
 
 
 def _nothing_valid(
-    source: GeneratorSource, customers: Customers, known: Ints, begin: float, end: float
+    world: World, customers: Customers, known: Ints, begin: float, end: float
 ) -> Floats:
     """P(no valid purchase in [begin, end)) of customers who are there at `begin`."""
-    clock = clock_of(source)
-    removed = removed_share(source)
+    clock = clock_of(world)
+    removed = removed_share(world.source)
     cuts = [begin, *[cut for cut in (clock.regime_at,) if begin < cut < end], end]
     nothing = np.zeros(len(known))
     still_there = np.ones(len(known))
     for low, high in pairwise(cuts):
         stretch = float(np.diff(clock.elapsed(np.array([low, high])))[0])
-        hidden_departure = removed * drop_out_at(source, customers.drop_out[known], low)
+        hidden_departure = removed * drop_out_at(world, customers.drop_out[known], low)
         either = 1 - removed + hidden_departure
         neither = np.exp(-customers.rate[known] * either * stretch)
         # With everything removed and nobody leaving neither event exists.

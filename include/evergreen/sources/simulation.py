@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from enum import IntEnum
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from evergreen.contract import GeneratorSource
+from evergreen.contract import GeneratorSource, as_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -75,6 +75,35 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 @dataclass(frozen=True)
+class World:
+    """A declared simulation, and when its days begin.
+
+    Parameters
+    ----------
+    source
+        The `source` section.
+    first_day
+        Local day of the first customers.
+    zone
+        Whose midnights begin the days.
+    """
+
+    source: GeneratorSource
+    first_day: date
+    zone: str = "UTC"
+
+    def begin_of(self, day: date) -> float:
+        """Return when a local day begins, in days since 1970-01-01 00:00 UTC."""
+        return instant_in_days(as_of(day - timedelta(days=1), self.zone))
+
+    @property
+    def changed_at(self) -> float:
+        """When habits change, in days since 1970-01-01 00:00 UTC; infinity if they never do."""
+        change = self.source.regime_change
+        return math.inf if change is None else self.begin_of(change.day)
+
+
+@dataclass(frozen=True)
 class Clock:
     """Business time: how much purchasing a stretch of calendar time is worth.
 
@@ -126,12 +155,11 @@ class Clock:
         return _PEAK + years * _YEAR_DAYS + solution
 
 
-def clock_of(source: GeneratorSource) -> Clock:
-    """Return the clock of a declared simulation."""
-    change = source.regime_change
-    if change is None:
-        return Clock(source.season, math.inf, 1.0)
-    return Clock(source.season, float(days_since_epoch(change.day)), change.purchase_rate)
+def clock_of(world: World) -> Clock:
+    """Return the clock of a world."""
+    change = world.source.regime_change
+    rate = 1.0 if change is None else change.purchase_rate
+    return Clock(world.source.season, world.changed_at, rate)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +191,7 @@ class Purchases:
 
 
 @lru_cache(maxsize=4)
-def draw_customers(source: GeneratorSource, first_day: date) -> Customers:
+def draw_customers(world: World) -> Customers:
     """Draw the latent state of all customers.
 
     Notes
@@ -172,6 +200,7 @@ def draw_customers(source: GeneratorSource, first_day: date) -> Customers:
     purchase ~ Gamma(p, rate=nu), nu ~ Gamma(q, rate=gamma). Customers join evenly over
     `acquisition_days` from `first_day` on.
     """
+    source = world.source
     ids = np.arange(source.customers, dtype=np.int64)
     draws = {draw: uniforms(source.seed, draw, ids) for draw in Draw if draw < Draw.GAP}
     shares = np.cumsum([segment.share for segment in source.segments])
@@ -189,13 +218,13 @@ def draw_customers(source: GeneratorSource, first_day: date) -> Customers:
         drop_out=drop_out,
         spend_shape=parameter("p"),
         spend_scale=1.0 / np.maximum(nu, 1e-12),
-        joined=days_since_epoch(first_day) + draws[Draw.JOIN] * source.acquisition_days,
+        joined=world.begin_of(world.first_day) + draws[Draw.JOIN] * source.acquisition_days,
     )
 
 
 @lru_cache(maxsize=2)
-def simulate(source: GeneratorSource, first_day: date, horizon: date) -> Purchases:
-    """Simulate all lives from the first purchase on, up to `horizon` (excluded).
+def simulate(world: World, horizon: date) -> Purchases:
+    """Simulate all lives from the first purchase on, up to `horizon` (a UTC day, excluded).
 
     Notes
     -----
@@ -204,12 +233,13 @@ def simulate(source: GeneratorSource, first_day: date, horizon: date) -> Purchas
     next purchase follows after an exponential gap on the business clock. Cost O(n_purchases),
     vectorised over customers: one round per purchase number.
     """
-    customers = draw_customers(source, first_day)
+    customers = draw_customers(world)
     end = float(days_since_epoch(horizon))
     found: list[tuple[Ints, Ints, Ints]] = []
-    for block in range(0, source.customers, _BLOCK):
-        ids = np.arange(block, min(block + _BLOCK, source.customers), dtype=np.int64)
-        found += _lives(source, customers, ids, end)
+    count = world.source.customers
+    for block in range(0, count, _BLOCK):
+        ids = np.arange(block, min(block + _BLOCK, count), dtype=np.int64)
+        found += _lives(world, customers, ids, end)
     customer, number, second = (
         np.concatenate([part[position] for part in found] or [np.empty(0, np.int64)])
         for position in range(3)
@@ -219,9 +249,9 @@ def simulate(source: GeneratorSource, first_day: date, horizon: date) -> Purchas
 
 
 def _lives(
-    source: GeneratorSource, customers: Customers, ids: Ints, end: float
+    world: World, customers: Customers, ids: Ints, end: float
 ) -> list[tuple[Ints, Ints, Ints]]:
-    clock = clock_of(source)
+    clock = clock_of(world)
     at = customers.joined[ids]
     rounds: list[tuple[Ints, Ints, Ints]] = []
     number = 1
@@ -232,28 +262,28 @@ def _lives(
             return rounds
         numbers = np.full(ids.shape, number, dtype=np.int64)
         rounds.append((ids, numbers, np.floor(at * DAY_SECONDS).astype(np.int64)))
-        stays = survives(source, customers, ids, numbers, at)
+        stays = survives(world, customers, ids, numbers, at)
         ids, at, numbers = ids[stays], at[stays], numbers[stays]
-        gaps = -np.log(uniforms(source.seed, Draw.GAP, ids, numbers)) / customers.rate[ids]
+        gaps = -np.log(uniforms(world.source.seed, Draw.GAP, ids, numbers)) / customers.rate[ids]
         at = clock.at(clock.elapsed(at) + gaps)
         number += 1
 
 
 def survives(
-    source: GeneratorSource, customers: Customers, ids: Ints, numbers: Ints, at: Floats
+    world: World, customers: Customers, ids: Ints, numbers: Ints, at: Floats
 ) -> NDArray[np.bool_]:
     """Whether each customer stays after that purchase, made at `at` (days since 1970-01-01)."""
-    leaves = drop_out_at(source, customers.drop_out[ids], at)
-    return np.asarray(uniforms(source.seed, Draw.DEATH, ids, numbers) >= leaves)
+    leaves = drop_out_at(world, customers.drop_out[ids], at)
+    return np.asarray(uniforms(world.source.seed, Draw.DEATH, ids, numbers) >= leaves)
 
 
-def drop_out_at(source: GeneratorSource, drop_out: Floats, at: Floats | float) -> Floats:
+def drop_out_at(world: World, drop_out: Floats, at: Floats | float) -> Floats:
     """Drop-out probability of a purchase at `at`, with the regime change."""
-    change = source.regime_change
+    change = world.source.regime_change
     if change is None:
         return drop_out
     after = np.minimum(drop_out * change.drop_out, 1.0)
-    return np.where(np.asarray(at) < days_since_epoch(change.day), drop_out, after)
+    return np.where(np.asarray(at) < world.changed_at, drop_out, after)
 
 
 def days_since_epoch(day: date) -> int:

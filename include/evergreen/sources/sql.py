@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from evergreen.contract import SqlSource
+from evergreen.contract import SqlSource, as_of
 from evergreen.errors import ConfigError, ServiceDownError, SourceError
 from evergreen.settings import secret
 from evergreen.sources.base import (
@@ -42,7 +42,7 @@ _AWARE = {"postgresql", "cockroachdb", "snowflake", "bigquery", "trino", "duckdb
 
 @dataclass(frozen=True)
 class QueryReader:
-    """Runs the declared query once per day, bound to that day's `:start` and `:end`.
+    """Runs the declared query once per day, bound to the instants at which it begins and ends.
 
     Parameters
     ----------
@@ -50,6 +50,8 @@ class QueryReader:
         The `source` section; `secret` names the environment variable that holds the URL.
     required
         Columns the result must have.
+    zone
+        Whose midnights begin the days; some of them have 23 or 25 hours.
 
     Notes
     -----
@@ -59,10 +61,12 @@ class QueryReader:
 
     What `:start` and `:end` are bound to depends on what the database compares:
 
-    * SQLite has no instants, only text, so they are bound as `YYYY-MM-DD`. Both bounds are
+    * SQLite has no instants, only text. In zone UTC they are bound as `YYYY-MM-DD`: both bounds are
       midnights, and that text sorts before every ISO 8601 spelling of an instant of its day
       (with `T` or a blank, with or without fractions, with `Z`) and after all of the day before;
-      a full timestamp would sort after a midnight stored with fewer digits, and lose it;
+      a full timestamp would sort after a midnight stored with fewer digits, and lose it. In other
+      zones days begin within a day of UTC, and they are bound as `YYYY-MM-DD HH:MM:SS` of UTC,
+      SQLite's own format; text in another one must go through its `datetime()` in the query;
     * databases with a type for instants (PostgreSQL and its kin) get aware UTC instants, in a
       session whose time zone is UTC, which is right for columns with and without a zone;
     * others (MySQL, MariaDB, SQL Server, Oracle) get naive UTC, because their drivers drop or
@@ -73,6 +77,7 @@ class QueryReader:
 
     declared: SqlSource
     required: tuple[str, ...]
+    zone: str = "UTC"
 
     @property
     def digest(self) -> str:
@@ -97,7 +102,11 @@ class QueryReader:
     def _day(self, connection: Connection, dialect: str, day: date) -> Iterator[pa.Table]:
         where = f"The query of source.secret {self.declared.secret!r} (digest {self.digest})"
         batch_rows = min(self.declared.batch_rows, CHUNK_ROWS)
-        bounds = {"start": bound(dialect, day), "end": bound(dialect, day + timedelta(days=1))}
+        begun, ended = as_of(day - timedelta(days=1), self.zone), as_of(day, self.zone)
+        bounds = {
+            "start": bound(dialect, begun, self.zone),
+            "end": bound(dialect, ended, self.zone),
+        }
         streaming = connection.execution_options(stream_results=True, max_row_buffer=batch_rows)
         try:
             with streaming.execute(sa.text(self.declared.query), bounds) as result:
@@ -112,7 +121,7 @@ class QueryReader:
                 if first == 1:
                     yield empty_raw(names)
         except SQLAlchemyError as error:
-            raise _translated(error, where, day) from None
+            raise _translated(error, where, day, bounds) from None
 
     def _table(self, names: list[str], rows: Any, first: int, day: date) -> pa.Table:
         columns = {
@@ -141,16 +150,17 @@ class QueryReader:
         ) from None
 
 
-def bound(dialect: str, day: date) -> datetime | str:
-    """Return what the midnight (UTC) that begins `day` is bound to; see `QueryReader`.
+def bound(dialect: str, midnight: datetime, zone: str) -> datetime | str:
+    """Return what a local midnight (an instant in UTC) is bound to; see `QueryReader`.
 
-    >>> bound("sqlite", date(2026, 3, 1))
+    >>> bound("sqlite", as_of(date(2026, 2, 28)), "UTC")
     '2026-03-01'
+    >>> bound("sqlite", as_of(date(2026, 2, 28), "Europe/Berlin"), "Europe/Berlin")
+    '2026-02-28 23:00:00'
     """
     if dialect == "sqlite":
-        return day.isoformat()
-    instant = datetime.combine(day, time(), UTC)
-    return instant if dialect in _AWARE else instant.replace(tzinfo=None)
+        return midnight.strftime("%Y-%m-%d" if zone == "UTC" else "%Y-%m-%d %H:%M:%S")
+    return midnight if dialect in _AWARE else midnight.replace(tzinfo=None)
 
 
 def _require_file(url: URL, variable: str) -> None:
@@ -191,13 +201,15 @@ def _without_password(error: SQLAlchemyError, url: URL) -> str:
     return text
 
 
-def _translated(error: SQLAlchemyError, where: str, day: date) -> Exception:
+def _translated(
+    error: SQLAlchemyError, where: str, day: date, bounds: Mapping[str, datetime | str]
+) -> Exception:
     cause = str(getattr(error, "orig", None) or error).strip().rstrip(".")
     if isinstance(error, DBAPIError) and (
         error.connection_invalidated or "database is locked" in cause
     ):
         return ServiceDownError(f"{where} was interrupted on {day}: {cause}. It may be run again.")
     return SourceError(
-        f"{where} fails for {day}: {cause}. Run it by hand with :start and :end bound, and mend "
-        "source.query."
+        f"{where} fails for {day}: {cause}. Run it by hand with :start = '{bounds['start']}' and "
+        f":end = '{bounds['end']}', and mend source.query."
     )

@@ -11,15 +11,14 @@ from typing import Any, Literal
 
 import duckdb
 
-from evergreen.contract import UseCase
+from evergreen.contract import AnyTable
 from evergreen.errors import ConfigError
-from evergreen.quality.parsing import literal, strptime
 from evergreen.sql.syntax import unstable_functions, walk
 
 Kind = Literal["rule", "aggregate", "daily"]
 _SECTIONS: dict[Kind, str] = {
-    "rule": "orders: rules",
-    "aggregate": "orders: rollup.aggregates",
+    "rule": "rules",
+    "aggregate": "rollup.aggregates",
     "daily": "daily.columns",
 }
 
@@ -32,48 +31,9 @@ _FORBIDDEN = {
 }
 
 
-def check_columns(connection: duckdb.DuckDBPyConnection, use_case: UseCase) -> None:
-    """Fail on zones, formats and patterns that DuckDB cannot read, whatever the data.
-
-    Raises
-    ------
-    ConfigError
-        Naming the column and what DuckDB said.
-    """
-    declared = {**use_case.orders.columns, **use_case.orders.published}
-    reserved = {"day", "row_id", "source"} & set(use_case.orders.published)
-    reserved |= {"rowid"} & set(declared)
-    if reserved:
-        raise ConfigError(
-            f"{_where(use_case)} columns: {sorted(reserved)} are reserved names; rename them."
-        )
-    for name, column in declared.items():
-        if column.thousands == column.decimal:
-            raise ConfigError(
-                f"{_where(use_case)} column {name}: thousands and decimal are both "
-                f"{column.decimal!r}; they must differ."
-            )
-        probes = []
-        if column.dtype in ("timestamp", "date"):
-            stamp = "TIMESTAMP '2000-01-01 00:00:00'"
-            probes.append(("zone", column.zone, f"timezone({literal(column.zone)}, {stamp})"))
-            probes += [("formats", f, strptime("''", f, "UTC")) for f in column.formats]
-        if column.pattern is not None:
-            probe = f"regexp_full_match('', {literal(column.pattern)})"
-            probes.append(("pattern", column.pattern, probe))
-        for key, found, probe in probes:
-            try:
-                connection.execute(f"SELECT {probe}").fetchall()
-            except duckdb.Error as error:
-                raise ConfigError(
-                    f"{_where(use_case)} column {name}: {key}: found {found!r}, which DuckDB "
-                    f"cannot use: {error}"
-                ) from error
-
-
 def check_expression(
     connection: duckdb.DuckDBPyConnection,
-    use_case: UseCase,
+    table: AnyTable,
     *,
     kind: Kind,
     name: str,
@@ -91,7 +51,7 @@ def check_expression(
     ConfigError
         Naming the expression, what was found, and DuckDB's message where it has one.
     """
-    where = f"{use_case.name}/use_case.yaml: {_SECTIONS[kind]}: {name}: {sql!r}"
+    where = f"{table.where}.{_SECTIONS[kind]}: {name}: {sql!r}"
     expected = "one boolean expression" if kind == "rule" else "one aggregate expression"
     select = _parsed(connection, sql, where, expected)
     columns = {row[0].lower() for row in connection.execute(f"DESCRIBE {relation}").fetchall()}
@@ -118,10 +78,6 @@ def check_expression(
     found = described[0][1]
     if found != "BOOLEAN":
         raise ConfigError(f"{where} is of type {found}; expected BOOLEAN.")
-
-
-def _where(use_case: UseCase) -> str:
-    return f"{use_case.name}/use_case.yaml: orders:"
 
 
 def _parsed(

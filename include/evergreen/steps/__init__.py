@@ -14,7 +14,7 @@ from evergreen.steps.features import (
     publish_labels,
     validate_features,
 )
-from evergreen.steps.ingest import publish_orders, stage_orders, validate_orders
+from evergreen.steps.ingest import publish_rows, stage_rows, validate_rows
 from evergreen.steps.maintenance import (
     back_up,
     compact_tables,
@@ -72,8 +72,8 @@ __all__ = [
     "promote_challenger",
     "publish_features",
     "publish_labels",
-    "publish_orders",
     "publish_predictions",
+    "publish_rows",
     "release_version",
     "remove_orphan_files",
     "request_retraining",
@@ -81,12 +81,12 @@ __all__ = [
     "resolve_model",
     "resolve_release",
     "score_customers",
-    "stage_orders",
+    "stage_rows",
     "sweep_staging",
     "tell_late_run",
     "train_challenger",
     "validate_features",
-    "validate_orders",
     "validate_predictions",
+    "validate_rows",
     "verify_tables",
 ]

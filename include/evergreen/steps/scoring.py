@@ -59,7 +59,7 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
     declared = load_use_case(resolved["use_case"])
     day = parse_day(resolved["day"], declared.name)
     period = Period.parse(resolved["day"])
-    basis = receipts.newest_sequence(declared.name)
+    basis = receipts.newest_sequence()
     owner = declared.owner_of("features")
     snapshot = lake.snapshot_id(owner, "features")
     features = lake.read_day(owner, "features", day, snapshot_id=snapshot)

@@ -53,7 +53,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     started = time.monotonic()
     declared, period = load_use_case(request["use_case"]), Period.parse(request["day"])
     plan = plan_training(declared, period.last)
-    basis = receipts.newest_sequence(declared.name)
+    basis = receipts.newest_sequence()
     corrected = request["corrections"] == AS_CORRECTED
     inputs = choose_inputs(declared, period.last, plan.days, corrected=corrected)
     assembled = assemble(declared, plan, inputs)

@@ -42,19 +42,20 @@ def declaration(name):
         "title": "Small",
         "first_day": date(2026, 1, 1),
         "entity": {"name": "buyer", "key": "buyer"},
-        "source": {"kind": "files", "path": "x.csv"},
-        "orders": {
-            "key": "order_id",
-            "time": "ordered_at",
-            "columns": {
-                "order_id": {**column, "source": "order_id"},
-                "buyer": {**column, "source": "buyer"},
-                "ordered_at": {"source": "ordered_at", "dtype": "timestamp"},
-                "amount": {"source": "amount", "dtype": "float64"},
-            },
+        "events": {
+            "orders": {
+                "source": {"kind": "files", "path": "x.csv"},
+                "key": "order_id",
+                "timestamp": "ordered_at",
+                "columns": {
+                    "order_id": {**column, "source": "order_id"},
+                    "buyer": {**column, "source": "buyer"},
+                    "ordered_at": {"source": "ordered_at", "dtype": "timestamp"},
+                    "amount": {"source": "amount", "dtype": "float64"},
+                },
+            }
         },
         "features": {
-            "recency": "recency_days",
             "ttl_days": 2,
             "columns": {
                 "total_orders": {"dtype": "int64", "description": "Orders.", "unit": "orders"},
@@ -62,7 +63,7 @@ def declaration(name):
                 "recency_days": {"dtype": "float64", "description": "Recency.", "unit": "days"},
             },
         },
-        "label": {"name": "left", "description": "Gone.", "horizon_days": 3},
+        "target": {"name": "left", "description": "Gone.", "horizon_days": 3},
     }
 
 

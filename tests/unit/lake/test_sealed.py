@@ -12,10 +12,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from evergreen.features.compute.order_files import open_files
 
 from evergreen import lake
 from evergreen.errors import DamagedError
-from evergreen.features.compute.order_files import open_files
 from evergreen.lake import compaction
 from evergreen.lake.sealed import open_intact
 from evergreen.ops.backup import manifest

@@ -13,8 +13,9 @@ DAY = date(2024, 3, 10)
 def declared(**changes: Any) -> dict[str, Any]:
     """A small use case: orders with a key, a customer, a time and an amount."""
     orders: dict[str, Any] = {
+        "source": changes.pop("source", {"kind": "files", "path": "/nowhere/{day}.csv"}),
         "key": "order_id",
-        "time": "ordered_at",
+        "timestamp": "ordered_at",
         "columns": {
             "order_id": {"source": "id", "dtype": "string"},
             "customer_id": {"source": "customer", "dtype": "string", "strip_float": True},
@@ -30,17 +31,15 @@ def declared(**changes: Any) -> dict[str, Any]:
         "title": "Shop",
         "first_day": "2024-01-01",
         "entity": {"name": "customer", "key": "customer_id"},
-        "source": {"kind": "files", "path": "/nowhere/{day}.csv"},
-        "orders": orders,
+        "events": {"orders": orders},
         "features": {
-            "recency": "days_since",
             "columns": {
                 "days_since": {"dtype": "float64", "description": "d", "range": [0, None]},
                 "orders": {"dtype": "int64", "description": "n", "range": [1, None]},
                 "gap": {"dtype": "int64", "description": "g", "nullable": True},
             },
         },
-        "label": {"name": "churned", "description": "No order.", "horizon_days": 90},
+        "target": {"name": "churned", "description": "No order.", "horizon_days": 90},
         **changes,
     }
 

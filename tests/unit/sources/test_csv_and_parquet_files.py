@@ -24,9 +24,14 @@ DAY = date(2026, 3, 1)
 NEXT = date(2026, 3, 2)
 
 
-def reader(path: object, required: tuple[str, ...] = ("a", "b"), **declared: Any) -> FileReader:
+def reader(
+    path: object,
+    required: tuple[str, ...] = ("a", "b"),
+    only_day: date | None = None,
+    **declared: Any,
+) -> FileReader:
     source = FilesSource.model_validate({"kind": "files", "path": str(path), **declared})
-    return FileReader(source, required)
+    return FileReader(source, required, only_day)
 
 
 def read(path: object, start: date = DAY, end: date = NEXT, **declared: Any) -> pa.Table:
@@ -125,7 +130,9 @@ def test_no_row_is_lost_or_invented(
     table = read(path)
     assert table["_row"].to_pylist() == list(range(1, len(records) + 1))
     for row, record in zip(table.to_pylist(), records, strict=True):
-        if len(record) == 2:
+        if record == ["a", "b"]:
+            assert row["_error"] == "repeated header"
+        elif len(record) == 2:
             assert [row["a"] or "", row["b"] or ""] == record
         else:
             assert row["_error"] == f"expected 2 fields, found {len(record)}"
@@ -168,6 +175,13 @@ def test_a_wrong_delimiter_is_guessed(tmp_path: Path, delimiter: str, shown: str
         csv_file(tmp_path, content)
     assert f"csv.delimiter is probably {shown}" in str(caught.value)
     assert csv_file(tmp_path, content, csv={"delimiter": delimiter}).num_rows == 1
+
+
+def test_blanks_for_a_delimiter_are_guessed(tmp_path: Path) -> None:
+    content = "a  b\n1  2\n"
+    with pytest.raises(SourceError, match=r"csv\.delimiter is probably whitespace"):
+        csv_file(tmp_path, content)
+    assert csv_file(tmp_path, content, csv={"delimiter": "whitespace"}).num_rows == 1
 
 
 def test_extra_columns_are_kept(tmp_path: Path) -> None:
@@ -272,6 +286,19 @@ def test_globs_come_sorted_and_without_match_are_missing(tmp_path: Path) -> None
         read(tmp_path / "*.txt", missing="empty")
     with pytest.raises(SourceMissingError, match="No file matches"):
         read(tmp_path / "none.csv", missing="empty")
+
+
+def test_a_file_for_one_day_has_rows_on_that_day_alone(tmp_path: Path) -> None:
+    path = tmp_path / "products.csv"
+    path.write_text("a,b\n1,2\n3,4\n")
+    read_products = reader(path, only_day=NEXT).read
+    whole = pa.concat_tables(read_products(DAY, date(2026, 4, 1)))
+    assert rows(whole, "a", "_day", "_row") == [("1", NEXT, 1), ("3", NEXT, 2)]
+    assert pa.concat_tables(read_products(NEXT, date(2026, 3, 3))).equals(whole)
+    for start, end in ((DAY, NEXT), (date(2026, 3, 3), date(2026, 4, 1))):
+        assert pa.concat_tables(read_products(start, end)).num_rows == 0
+    with pytest.raises(SourceMissingError, match="No file matches"):
+        list(reader(tmp_path / "none.csv", only_day=DAY, missing="empty").read(DAY, NEXT))
 
 
 def test_files_may_differ_in_extra_columns(tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evergreen.contract import FilesSource, GeneratorSource, UseCase, load_use_case
+from evergreen.contract import Events, FilesSource, GeneratorSource, as_of, load_use_case
+from evergreen.contract.tables import Setting
 from evergreen.errors import ConfigError, SourceError
 from evergreen.sources import open_source
 from evergreen.sources import simulation as sim
@@ -22,6 +26,7 @@ from evergreen.sources.generator import (
     oracle_no_purchase,
     removed_share,
 )
+from evergreen.sources.simulation import World
 
 FIRST = date(2024, 1, 1)
 CLEAN = dict.fromkeys(
@@ -54,12 +59,15 @@ def declare(**keys: Any) -> GeneratorSource:
     return GeneratorSource.model_validate({**defaults, **keys})
 
 
-def read(source: GeneratorSource, start: date, end: date) -> pa.Table:
-    return pa.concat_tables(GeneratorReader(source, FIRST, COLUMNS[:4]).read(start, end))
+def read(source: GeneratorSource, start: date, end: date, zone: str = "UTC") -> pa.Table:
+    world = World(source, FIRST, zone)
+    return pa.concat_tables(GeneratorReader(world, COLUMNS[:4]).read(start, end))
 
 
-def use_case_with(source: GeneratorSource) -> UseCase:
-    return load_use_case("churn").model_copy(update={"source": source, "first_day": FIRST})
+def orders_from(source: GeneratorSource | FilesSource, zone: str = "UTC") -> Events:
+    orders = load_use_case("churn").events["orders"].model_copy(update={"source": source})
+    orders.bind("orders", Setting("churn", zone, FIRST, None, "customer_id"))
+    return orders
 
 
 # --- one outcome per day -------------------------------------------------------------------------
@@ -85,8 +93,8 @@ def test_any_split_of_a_range_gives_the_same_rows(cuts: list[int], seed: int) ->
 
 def test_a_longer_horizon_only_appends() -> None:
     source = declare(customers=2_000)
-    short = sim.simulate(source, FIRST, date(2025, 1, 1))
-    long = sim.simulate(source, FIRST, date(2027, 1, 1))
+    short = sim.simulate(World(source, FIRST), date(2025, 1, 1))
+    long = sim.simulate(World(source, FIRST), date(2027, 1, 1))
     kept = len(short.second)
     assert len(long.second) > kept
     for name in ("customer", "number", "second"):
@@ -96,9 +104,9 @@ def test_a_longer_horizon_only_appends() -> None:
 def test_more_customers_leave_the_lives_of_the_others_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    few = sim.simulate(declare(customers=50), FIRST, date(2025, 1, 1))
+    few = sim.simulate(World(declare(customers=50), FIRST), date(2025, 1, 1))
     monkeypatch.setattr(sim, "_BLOCK", 40)
-    many = sim.simulate(declare(customers=90), FIRST, date(2025, 1, 1))
+    many = sim.simulate(World(declare(customers=90), FIRST), date(2025, 1, 1))
     old = many.customer < 50
     assert np.array_equal(few.second, many.second[old])
     assert np.array_equal(few.customer, many.customer[old])
@@ -123,6 +131,44 @@ def test_rows_are_the_days_in_order_with_stable_numbers() -> None:
         assert row["ordered_at"].endswith("Z")
 
 
+ZONES = ["Europe/Berlin", "America/New_York", "Pacific/Auckland", "Asia/Kolkata"]
+
+
+@pytest.mark.parametrize("zone", ["UTC", *ZONES])
+def test_days_are_those_of_the_zone_whatever_range_is_asked_for(zone: str) -> None:
+    # Over both changes of the clock and the turn of a year, where simulations end.
+    for start in (date(2024, 3, 25), date(2024, 10, 1), date(2024, 10, 23), date(2024, 12, 28)):
+        days = [start + timedelta(days=n) for n in range(10)]
+        whole = read(declare(), days[0], days[-1], zone)
+        alone = [read(declare(), day, day + timedelta(days=1), zone) for day in days[:-1]]
+        assert pa.concat_tables(alone).equals(whole)
+        for row in whole.to_pylist():
+            assert row["_source"] == f"generator:7/{row['_day']}"
+            if "T25" not in row["ordered_at"]:
+                instant = datetime.fromisoformat(row["ordered_at"])
+                assert instant.astimezone(ZoneInfo(zone)).date() == row["_day"]
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_the_first_customers_and_the_change_come_with_local_days(zone: str) -> None:
+    early = FIRST - timedelta(days=3)
+    assert read(declare(), early, FIRST, zone).num_rows == 0
+    segments = [{"name": "x", "share": 1.0, "r": 500, "alpha": 500, "a": 0.001, "b": 1000}]
+    change = {"day": "2024-02-01", "spend": 1000.0}
+    source = declare(
+        acquisition_days=1, segments=segments, regime_change=change, dirt=CLEAN, customers=100
+    )
+    for row in read(source, date(2024, 1, 30), date(2024, 2, 3), zone).to_pylist():
+        assert (float(row["amount_eur"]) > 1000) == (row["_day"] >= date(2024, 2, 1))
+
+
+def test_days_of_utc_are_what_they_were() -> None:
+    # Across the change of habits.
+    table = read(declare(), date(2025, 2, 1), date(2025, 3, 1))
+    text = "\n".join(str(row) for row in table.to_pylist())
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "2114f6c7b67bfdaf"
+
+
 def test_days_without_customers_are_empty_but_have_columns() -> None:
     table = read(declare(), date(2023, 1, 1), FIRST)
     assert table.num_rows == 0
@@ -131,7 +177,7 @@ def test_days_without_customers_are_empty_but_have_columns() -> None:
 
 def test_a_contract_that_asks_for_more_is_refused() -> None:
     with pytest.raises(SourceError, match=r"lacks columns \['price'\]"):
-        GeneratorReader(declare(), FIRST, ("price",)).read(FIRST, FIRST)
+        GeneratorReader(World(declare(), FIRST), ("price",)).read(FIRST, FIRST)
 
 
 # --- what is simulated ---------------------------------------------------------------------------
@@ -175,7 +221,7 @@ def test_purchases_follow_season_and_regime() -> None:
     segments = [{"name": "x", "share": 1.0, "r": 500, "alpha": 5000, "a": 0.001, "b": 1000}]
     change = {"day": "2026-06-01", "purchase_rate": 0.5}
     source = declare(customers=800, acquisition_days=1, segments=segments, regime_change=change)
-    second = sim.simulate(source, FIRST, date(2027, 1, 1)).second
+    second = sim.simulate(World(source, FIRST), date(2027, 1, 1)).second
 
     def per_day(start: date, end: date) -> float:
         low, high = (sim.days_since_epoch(day) * sim.DAY_SECONDS for day in (start, end))
@@ -190,7 +236,7 @@ def test_purchases_follow_season_and_regime() -> None:
 def test_latent_states_follow_their_distributions() -> None:
     (often, _) = SEGMENTS
     source = declare(customers=40_000, segments=[{**often, "share": 1.0}])
-    customers = sim.draw_customers(source, FIRST)
+    customers = sim.draw_customers(World(source, FIRST))
     assert stats.kstest(customers.rate, stats.gamma(2, scale=1 / 40).cdf).pvalue > 1e-3
     assert stats.kstest(customers.drop_out, stats.beta(1, 6).cdf).pvalue > 1e-3
     nu = stats.gamma(4, scale=1 / 15)
@@ -202,10 +248,10 @@ def test_latent_states_follow_their_distributions() -> None:
 def test_drop_out_and_spend_are_as_declared_before_and_after_the_change() -> None:
     segments = [{"name": "x", "share": 1.0, "r": 50, "alpha": 500, "a": 2000, "b": 8000}]
     source = declare(customers=20_000, acquisition_days=800, segments=segments, dirt=CLEAN)
-    purchases = sim.simulate(source, FIRST, date(2027, 1, 1))
+    purchases = sim.simulate(World(source, FIRST), date(2027, 1, 1))
     at = purchases.second / sim.DAY_SECONDS
-    customers = sim.draw_customers(source, FIRST)
-    stays = sim.survives(source, customers, purchases.customer, purchases.number, at)
+    customers = sim.draw_customers(World(source, FIRST))
+    stays = sim.survives(World(source, FIRST), customers, purchases.customer, purchases.number, at)
     after = at >= sim.days_since_epoch(date(2025, 2, 15))
     assert 1 - stays[~after].mean() == pytest.approx(0.2, abs=0.01)
     assert 1 - stays[after].mean() == pytest.approx(0.6, abs=0.01)
@@ -261,7 +307,7 @@ def valid_purchases(source: GeneratorSource, start: date, end: date) -> set[str]
 def test_the_oracle_is_calibrated(as_of: date) -> None:
     source = declare(customers=20_000)
     instant = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
-    truth = oracle_no_purchase(use_case_with(source), instant, 90)
+    truth = oracle_no_purchase(orders_from(source), instant, 90)
     customers = truth["customer_id"].to_pylist()
     probability = truth["probability"].to_numpy()
     assert set(customers) == valid_purchases(source, FIRST, as_of)
@@ -290,7 +336,7 @@ def test_the_oracle_sees_the_regime_change_only_inside_the_horizon() -> None:
     calm = declare(regime_change=None)
     means = {
         (name, days): np.mean(
-            oracle_no_purchase(use_case_with(source), instant, days)["probability"].to_numpy()
+            oracle_no_purchase(orders_from(source), instant, days)["probability"].to_numpy()
         )
         for name, source in (("change", declare()), ("calm", calm))
         for days in (45, 90)
@@ -302,19 +348,36 @@ def test_the_oracle_sees_the_regime_change_only_inside_the_horizon() -> None:
 
 def test_the_oracle_needs_a_generator_an_instant_and_a_horizon() -> None:
     instant = datetime(2025, 1, 1, tzinfo=UTC)
-    use_case = use_case_with(declare(customers=10))
+    orders = orders_from(declare(customers=10))
     with pytest.raises(ConfigError, match="without a zone"):
-        oracle_no_purchase(use_case, instant.replace(tzinfo=None), 90)
+        oracle_no_purchase(orders, instant.replace(tzinfo=None), 90)
     with pytest.raises(ConfigError, match="horizon_days is 0"):
-        oracle_no_purchase(use_case, instant, 0)
-    files = use_case.model_copy(update={"source": FilesSource(kind="files", path="x.csv")})
-    with pytest.raises(ConfigError, match="only a generator"):
+        oracle_no_purchase(orders, instant, 0)
+    files = orders_from(FilesSource(kind="files", path="x.csv"))
+    with pytest.raises(ConfigError, match=r"events\.orders.*'files'; only a generator"):
         oracle_no_purchase(files, instant, 90)
+
+
+def test_a_horizon_ends_at_a_local_midnight() -> None:
+    orders = orders_from(declare(regime_change=None), "Europe/Berlin")
+    # 23 hours, over the change of the clock.
+    day = date(2024, 3, 30)
+    truth = oracle_no_purchase(orders, as_of(day, "Europe/Berlin"), 1)
+    longer = oracle_no_purchase(orders_from(declare(regime_change=None)), as_of(day), 1)
+    shared = set(truth["customer_id"].to_pylist()) & set(longer["customer_id"].to_pylist())
+    for customer in shared:
+        local, utc = (
+            table.filter(pc.equal(table["customer_id"], customer))["probability"][0].as_py()
+            for table in (truth, longer)
+        )
+        assert local == utc == 1.0 or np.log(local) / np.log(utc) == pytest.approx(
+            23 / 24, rel=0.01
+        )
 
 
 def test_everything_removed_means_nothing_is_ever_seen() -> None:
     source = declare(dirt={**CLEAN, "cancelled": 1.0})
-    truth = oracle_no_purchase(use_case_with(source), datetime(2025, 1, 1, tzinfo=UTC), 90)
+    truth = oracle_no_purchase(orders_from(source), datetime(2025, 1, 1, tzinfo=UTC), 90)
     assert truth.num_rows == 0
 
 
@@ -323,7 +386,7 @@ def test_everything_removed_means_nothing_is_ever_seen() -> None:
 
 def test_the_churn_base_has_the_size_and_shape_the_documentation_promises() -> None:
     use_case = load_use_case("churn")
-    source = open_source(use_case)
+    source = open_source(use_case.events["orders"])
     assert isinstance(source, GeneratorReader)
     chunks = list(source.read(use_case.first_day, date(2026, 1, 1)))
     assert max(chunk.num_rows for chunk in chunks) <= 65_536

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from evergreen.contract import SqlSource
+from evergreen.contract import SqlSource, as_of
 from evergreen.errors import ConfigError, ServiceDownError, SourceError
 from evergreen.settings import Settings
 from evergreen.sources.base import RAW_COLUMNS, value_as_text
@@ -21,9 +21,9 @@ from evergreen.sources.sql import QueryReader, bound
 QUERY = "SELECT id, at, amount FROM orders WHERE at >= :start AND at < :end ORDER BY at, id"
 
 
-def reader(query: str = QUERY, **declared: object) -> QueryReader:
+def reader(query: str = QUERY, zone: str = "UTC", **declared: object) -> QueryReader:
     source = SqlSource.model_validate({"kind": "sql", "secret": "shop", "query": query, **declared})
-    return QueryReader(source, ("id", "at"))
+    return QueryReader(source, ("id", "at"), zone)
 
 
 def read(start: date, end: date, query: str = QUERY, **declared: object) -> pa.Table:
@@ -115,10 +115,37 @@ def test_a_drivers_value_as_text(value: object, text: str) -> None:
 
 
 def test_bounds_are_what_the_database_can_compare() -> None:
-    day = date(2026, 3, 1)
-    assert bound("sqlite", day) == "2026-03-01"
-    assert bound("postgresql", day) == datetime(2026, 3, 1, tzinfo=UTC)
-    assert bound("mysql", day) == datetime(2026, 3, 1, tzinfo=UTC).replace(tzinfo=None)
+    midnight = datetime(2026, 3, 1, tzinfo=UTC)
+    assert bound("sqlite", midnight, "UTC") == "2026-03-01"
+    assert bound("sqlite", midnight, "Europe/London") == "2026-03-01 00:00:00"
+    assert bound("postgresql", midnight, "UTC") == midnight
+    assert bound("mysql", midnight, "UTC") == midnight.replace(tzinfo=None)
+
+
+def test_local_days_have_the_hours_they_have(shop: sqlite3.Connection) -> None:
+    hour = timedelta(hours=1)
+    start = datetime(2026, 3, 27, tzinfo=UTC)
+    shop.executemany(
+        "INSERT INTO orders VALUES (?, ?, 1)",
+        [(n, (start + n * hour).strftime("%Y-%m-%d %H:%M:%S")) for n in range(96)],
+    )
+    days = [date(2026, 3, day) for day in (28, 29, 30)]
+    found = [
+        pa.concat_tables(reader(zone="Europe/Berlin").read(day, day + timedelta(days=1)))
+        for day in days
+    ]
+    assert [table.num_rows for table in found] == [24, 23, 24]
+    for day, table in zip(days, found, strict=True):
+        assert set(table["_day"].to_pylist()) == {day}
+        first = (as_of(day - timedelta(days=1), "Europe/Berlin") - start) // hour
+        assert table["id"][0].as_py() == str(first)
+
+
+def test_a_reference_is_the_whole_table_every_day(shop: sqlite3.Connection) -> None:
+    shop.execute("INSERT INTO orders VALUES (1, '1999-01-01', 1)")
+    table = read(date(2026, 3, 1), date(2026, 3, 3), "SELECT * FROM orders")
+    assert table["_day"].to_pylist() == [date(2026, 3, 1), date(2026, 3, 2)]
+    assert table["_row"].to_pylist() == [1, 1]
 
 
 def test_a_missing_column_is_named(shop: sqlite3.Connection) -> None:
@@ -128,7 +155,7 @@ def test_a_missing_column_is_named(shop: sqlite3.Connection) -> None:
 
 
 def test_wrong_sql_is_a_permanent_error(shop: sqlite3.Connection) -> None:
-    with pytest.raises(SourceError, match=r"no such column: nope.*by hand"):
+    with pytest.raises(SourceError, match=r"no such column: nope.*:start = '2026-03-01'"):
         read(date(2026, 3, 1), date(2026, 3, 2), QUERY.replace("amount", "nope"))
 
 

@@ -1,6 +1,6 @@
-"""The relation `daily`: what each entity did on each day, old days merged into one row.
+"""The relation `<table>_daily`: what each entity did on each day, old days merged into one row.
 
-Orders are summed by entity and UTC day while they are read, and days before a boundary are merged
+Events are summed by entity and day while they are read, and days before a boundary are merged
 by the declared `merge`s. So a day's features need the days since the boundary and one row per
 entity, whatever the length of the history.
 
@@ -17,16 +17,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 
 import duckdb
 import pyarrow as pa
 
-from evergreen.contract import Daily, UseCase, as_of
+from evergreen.contract import NAMES, Events, arrow
 from evergreen.errors import ConfigError
 from evergreen.features.compute.engine import Engine
-from evergreen.features.compute.order_files import DUCKDB_TYPES, naive_utc, read_orders
+from evergreen.features.compute.past import Given, Totals, read_table
 from evergreen.sql.connection import limited
 from evergreen.sql.expressions import check_expression
 from evergreen.sql.syntax import walk
@@ -41,161 +40,104 @@ _ARROW_TYPES = {
     "VARCHAR": pa.string(),
     "BOOLEAN": pa.bool_(),
     "DATE": pa.date32(),
-    "TIMESTAMP": pa.timestamp("us", tz="UTC"),
+    # The wall clock of the use case's zone.
+    "TIMESTAMP": pa.timestamp("us"),
 }
-# Stored totals end at least this long before they must, so that every run sees days on both
-# sides: single where they are loaded, merged where they are computed with.
-_OVERLAP = timedelta(days=28)
-
-
-@dataclass(frozen=True)
-class Totals:
-    """All days before `before`, one row per entity.
-
-    Parameters
-    ----------
-    rows
-        Entity key, `last_day` (date32; newest of the merged days) and the declared columns.
-    """
-
-    before: date
-    rows: pa.Table
-
-
-def merged_before(daily: Daily, day: date) -> date:
-    """Return the first day that the SQL may count on seeing by itself, for as-of day `day`."""
-    return as_of(day).date() - timedelta(days=daily.lookback_days)
-
-
-def stored_before(daily: Daily, day: date) -> date:
-    """Return the boundary of the stored totals that features of `day` start from.
-
-    The first of a month, so that all days of a month share them.
-
-    >>> from evergreen.contract import DailyColumn
-    >>> daily = Daily(lookback_days=30, columns={"n": DailyColumn(sql="count(*)", merge="sum")})
-    >>> stored_before(daily, date(2026, 3, 31))
-    datetime.date(2026, 2, 1)
-    """
-    return (merged_before(daily, day) - _OVERLAP).replace(day=1)
-
-
-def first_reader(daily: Daily, last: date) -> date:
-    """Return the first day whose features start from the totals of all days up to `last`.
-
-    >>> from evergreen.contract import DailyColumn
-    >>> daily = Daily(lookback_days=30, columns={"n": DailyColumn(sql="count(*)", merge="sum")})
-    >>> stored_before(daily, first_reader(daily, date(2026, 1, 31)))
-    datetime.date(2026, 2, 1)
-    """
-    return last + timedelta(days=daily.lookback_days) + _OVERLAP
 
 
 class DailyRows:
-    """The past as days of entities; see `evergreen.features.compute.engine.Past`.
+    """A table of events as days of entities; see `evergreen.features.compute.past.Past`.
 
     Parameters
     ----------
-    use_case
-        Its section `daily` and the contract of its orders.
-    paths
-        Parquet files of accepted orders. May be empty, and may hold orders before the totals'
-        boundary: those are left out.
+    table
+        Its contract, with its section `daily`.
+    given
+        Its files, which may hold days before the totals' boundary: those are left out.
     end
-        UTC midnight; orders at or after it are not loaded.
-    totals
-        What stands for all earlier orders; None where `paths` hold them.
+        Later days are not loaded.
 
     Notes
     -----
-    Cost O(orders in `paths` + entities); memory is one row per entity and day with orders.
+    Cost O(events in the files + entities); memory is one row per entity and day with events.
     """
 
-    relation = "daily"
-    table = "daily_rows"
-
-    def __init__(
-        self, use_case: UseCase, paths: Sequence[str], end: datetime, totals: Totals | None
-    ) -> None:
-        if use_case.daily is None:
-            raise ValueError(f"{use_case.name} declares no daily")
-        self._use_case, self._columns = use_case, use_case.daily.columns
-        self._key, self._time = use_case.entity.key, use_case.orders.time
-        self._paths, self._end, self._totals = paths, end, totals
-        # Days before it are in the table daily_totals, the others in daily_rows.
-        self._before = totals.before if totals else date.min
+    def __init__(self, table: Events, given: Given, end: date) -> None:
+        if table.daily is None:
+            raise ValueError(f"{table.where} declares no daily")
+        self.table, self._columns = table, table.daily.columns
+        self._key = table.entity_key
+        self._given, self._end = given, end
+        self.relation, self.stored = f"{table.name}_daily", f"{table.name}_days"
+        self._merged_table = f"{table.name}_merged"
+        # Days before it are in the merged table, the others in the stored one.
+        self._before = given.totals.before if given.totals else date.min
         self._types: dict[str, str] = {}
 
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Judge the aggregates, then run them while the files are read."""
-        orders = read_orders(connection, self._use_case.orders, self._paths)
-        self._types = column_types(connection, self._use_case)
-        key_type = DUCKDB_TYPES[self._use_case.orders.published[self._key].dtype]
+        rows = read_table(connection, self.table, self._given.paths, self._end)
+        self._types = column_types(connection, self.table)
+        key_type = NAMES[self.table.published[self._key].dtype].sql
         typed = {self._key: key_type, "day": "DATE", **self._types}
         declared = ", ".join(f'"{name}" {kind}' for name, kind in typed.items())
-        connection.execute(f"CREATE TABLE daily_rows ({declared})")
-        connection.execute(f"CREATE TABLE daily_totals ({declared})")
+        for name in (self.stored, self._merged_table):
+            connection.execute(f"CREATE TABLE {name} ({declared})")
         listed = ", ".join(
             f'CAST(({self._columns[name].sql}\n) AS {kind}) AS "{name}"'
             for name, kind in self._types.items()
         )
-        day = f'CAST("{self._time}" AS DATE)'
-        orders.create_view("orders_read")
+        rows.create_view("rows_read")
         self._run(
             connection,
-            f'INSERT INTO daily_rows SELECT "{self._key}", {day} AS day, {listed} '
-            f'FROM orders_read WHERE "{self._time}" >= $start AND "{self._time}" < $end '
-            f'GROUP BY "{self._key}", {day} ORDER BY day, "{self._key}"',
-            {"start": datetime.combine(self._before, time()), "end": naive_utc(self._end)},
+            f'INSERT INTO {self.stored} SELECT "{self._key}", day, {listed} FROM rows_read '
+            f"WHERE day >= '{self._before}' "
+            + f'GROUP BY "{self._key}", day ORDER BY day, "{self._key}"',
         )
-        connection.execute("DROP VIEW orders_read")
-        if self._totals is not None:
+        connection.execute("DROP VIEW rows_read")
+        if self._given.totals is not None:
             stored = ", ".join(
                 f'CAST("{"last_day" if name == "day" else name}" AS {kind})'
                 for name, kind in typed.items()
             )
-            connection.register("totals_read", self._totals.rows)
-            connection.execute(f"INSERT INTO daily_totals SELECT {stored} FROM totals_read")
+            connection.register("totals_read", self._given.totals.rows)
+            connection.execute(f"INSERT INTO {self._merged_table} SELECT {stored} FROM totals_read")
             connection.unregister("totals_read")
 
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: datetime, boundary: date | None
-    ) -> None:
-        """Point `daily` at the days before `end`, those before `boundary` merged."""
+    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
+        """Point the relation at the days before `end`, those before `boundary` merged."""
         boundary = self._checked(boundary)
-        last = naive_utc(end).date()
         connection.execute(
-            f"CREATE OR REPLACE VIEW daily AS {self._merged(boundary)} UNION ALL "
-            f"SELECT * FROM daily_rows WHERE day >= '{boundary}' AND day < '{last}'"
+            f"CREATE OR REPLACE VIEW {self.relation} AS {self._merged(boundary)} UNION ALL "
+            f"SELECT * FROM {self.stored} WHERE day >= '{boundary}' AND day < '{end}'"
         )
 
     def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
         """Merge the days before `boundary` for good, so that later queries need not."""
         boundary = self._checked(boundary)
         self._run(
-            connection, f"CREATE OR REPLACE TABLE daily_totals AS {self._merged(boundary)}", {}
+            connection,
+            f"CREATE OR REPLACE TABLE {self._merged_table} AS {self._merged(boundary)}",
         )
         self._before = boundary
 
     def totals(self, connection: duckdb.DuckDBPyConnection) -> Totals:
         """Return what `merge` left, sorted by the entity's key."""
-        schema = totals_schema(self._use_case, self._types)
+        schema = totals_schema(self.table, self._types)
         names = ", ".join(f'"{name}"' for name in self._types)
         merged = connection.sql(
-            f'SELECT "{self._key}", day AS last_day, {names} FROM daily_totals ORDER BY 1'
+            f'SELECT "{self._key}", day AS last_day, {names} FROM {self._merged_table} ORDER BY 1'
         )
         return Totals(self._before, merged.to_arrow_table().cast(schema))
 
-    def _run(
-        self, connection: duckdb.DuckDBPyConnection, sql: str, values: dict[str, datetime]
-    ) -> None:
+    def _run(self, connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         """Run SQL that holds the declared aggregates; what fails there is theirs."""
-        where = f"{self._use_case.name}/use_case.yaml: daily.columns"
+        where = f"{self.table.where}.daily.columns"
         try:
             with limited(connection, where):
-                connection.execute(sql, values)
+                connection.execute(sql)
         except duckdb.Error as error:
-            raise ConfigError(f"{where}: they fail on the orders: {error}") from error
+            raise ConfigError(f"{where}: they fail on the rows: {error}") from error
 
     def _checked(self, boundary: date | None) -> date:
         if boundary is None or boundary == self._before:
@@ -210,69 +152,57 @@ class DailyRows:
             for name, kind in self._types.items()
         )
         return (
-            f'SELECT "{self._key}", max(day) AS day, {merges} FROM (SELECT * FROM daily_totals '
-            f"UNION ALL SELECT * FROM daily_rows WHERE day >= '{self._before}' "
-            f"AND day < '{boundary}') GROUP BY \"{self._key}\""
+            f'SELECT "{self._key}", max(day) AS day, {merges} FROM '
+            f"(SELECT * FROM {self._merged_table} UNION ALL SELECT * FROM {self.stored} "
+            f"WHERE day >= '{self._before}' AND day < '{boundary}') GROUP BY \"{self._key}\""
         )
 
 
-def iter_totals(
-    use_case: UseCase,
-    orders_paths: Sequence[str],
-    older: Totals | None,
-    boundaries: Sequence[date],
-    *,
-    threads: int,
-    memory_mb: int,
-) -> Iterator[Totals]:
+def iter_totals(table: Events, given: Given, boundaries: Sequence[date]) -> Iterator[Totals]:
     """Compute the totals at some boundaries, each from the one before.
 
     Parameters
     ----------
-    orders_paths
-        Files of the orders since `older`, up to the last boundary; later ones do no harm.
-    older
-        Totals to start from; None starts from the first order.
+    given
+        Totals to start from, if any, and files of the events since, up to the last boundary.
     boundaries
-        Ascending, after `older`.
+        Ascending, after the totals to start from.
     """
-    end = datetime.combine(boundaries[-1], time(), UTC)
-    past = DailyRows(use_case, orders_paths, end, older)
-    with Engine(past, threads=threads, memory_mb=memory_mb) as engine:
+    past = DailyRows(table, given, boundaries[-1])
+    with Engine([past]) as engine:
         for boundary in boundaries:
             past.merge(engine.connection, boundary)
             yield past.totals(engine.connection)
 
 
-def totals_schema(use_case: UseCase, types: dict[str, str]) -> pa.Schema:
+def totals_schema(table: Events, types: dict[str, str]) -> pa.Schema:
     """Arrow schema of `Totals.rows`, from what `column_types` returned."""
-    dtype = use_case.orders.published[use_case.entity.key].dtype
+    key = table.entity_key
     return pa.schema(
         [
-            (use_case.entity.key, _ARROW_TYPES[DUCKDB_TYPES[dtype]]),
+            (key, arrow(table.published[key].dtype)),
             ("last_day", pa.date32()),
             *((name, _arrow_type(kind)) for name, kind in types.items()),
         ]
     )
 
 
-def column_types(connection: duckdb.DuckDBPyConnection, use_case: UseCase) -> dict[str, str]:
-    """Judge the columns of `daily`, and say of which DuckDB type each is.
+def column_types(connection: duckdb.DuckDBPyConnection, table: Events) -> dict[str, str]:
+    """Judge the columns of a table's `daily`, and say of which DuckDB type each is.
 
     Raises
     ------
     ConfigError
-        One is no aggregate over the orders, depends on the order of rows, or cannot be merged
+        One is no aggregate over the rows, depends on the order of rows, or cannot be merged
         exactly.
     """
-    if use_case.daily is None:
-        raise ValueError(f"{use_case.name} declares no daily")
+    if table.daily is None:
+        raise ValueError(f"{table.where} declares no daily")
     shape = ", ".join(
-        f'"{name}" {DUCKDB_TYPES[column.dtype]}'
-        for name, column in use_case.orders.published.items()
+        f'"{name}" {NAMES[column.dtype].sql}' for name, column in table.published.items()
     )
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE orders_shape ({shape})")
-    grouped = f'"{use_case.entity.key}", CAST("{use_case.orders.time}" AS DATE)'
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE rows_shape ({shape}, day DATE)")
+    grouped = f'"{table.entity_key}", day'
     aggregates = {
         name
         for (name,) in connection.execute(
@@ -281,24 +211,24 @@ def column_types(connection: duckdb.DuckDBPyConnection, use_case: UseCase) -> di
         ).fetchall()
     }
     types = {}
-    for name, column in use_case.daily.columns.items():
+    for name, column in table.daily.columns.items():
         check_expression(
             connection,
-            use_case,
+            table,
             kind="daily",
             name=name,
             sql=column.sql,
-            relation="orders_shape",
+            relation="rows_shape",
             group_by=grouped,
         )
-        where = f"{use_case.name}/use_case.yaml: daily.columns: {name}: {column.sql!r}"
+        where = f"{table.where}.daily.columns: {name}: {column.sql!r}"
         used = _functions(connection, column.sql) & aggregates
         if used - _ORDER_FREE:
             raise ConfigError(
                 f"{where} uses {', '.join(sorted(used - _ORDER_FREE))}, whose result may depend on "
                 f"the order of rows. Expected only {', '.join(sorted(_ORDER_FREE))}."
             )
-        select = f"SELECT ({column.sql}\n) FROM orders_shape GROUP BY {grouped}"
+        select = f"SELECT ({column.sql}\n) FROM rows_shape GROUP BY {grouped}"
         found = connection.execute(f"DESCRIBE {select}").fetchall()[0][1]
         kind = _canonical(found)
         if kind is None:
@@ -319,7 +249,7 @@ def column_types(connection: duckdb.DuckDBPyConnection, use_case: UseCase) -> di
                 "the order of rows. Cast what is summed, for example sum(amount::DECIMAL(18, 6))."
             )
         types[name] = kind
-    connection.execute("DROP TABLE orders_shape")
+    connection.execute("DROP TABLE rows_shape")
     return types
 
 

@@ -1,12 +1,9 @@
 """A locked DuckDB in which a use case's SQL sees its past, the as-of days and nothing else.
 
-The SQL of a use case is configuration: it may compute whatever it likes from its two relations,
+The SQL of a use case is configuration: it may compute whatever it likes from its relations,
 and it may not read files, the network, the clock or chance. The first two are refused by DuckDB
 (external access is off and the configuration locked before the SQL is even bound), the others by
 a look at its syntax tree.
-
-Inside, every instant is a naive `TIMESTAMP` in UTC: DuckDB's arithmetic on zoned timestamps goes
-through calendars and takes twice as long. The zone is attached again on the way out.
 """
 
 from __future__ import annotations
@@ -17,12 +14,12 @@ from contextlib import ExitStack
 from datetime import date, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import duckdb
 
 from evergreen.errors import ConfigError
-from evergreen.features.compute.order_files import naive_utc
+from evergreen.features.compute.past import Boundaries, Past
 from evergreen.sql.connection import opened
 from evergreen.sql.syntax import order_dependence, unstable_functions, walk
 
@@ -37,38 +34,13 @@ _CLOCK_KEYWORDS = {
 }
 
 
-class Past(Protocol):
-    """What there is to know about the time before an as-of: single orders, or days of them."""
-
-    @property
-    def relation(self) -> str:
-        """Name under which the SQL reads it."""
-
-    @property
-    def table(self) -> str:
-        """Name of the table behind it."""
-
-    def load(self, connection: duckdb.DuckDBPyConnection) -> None:
-        """Read the files; called once, while they can still be read."""
-
-    def show(
-        self, connection: duckdb.DuckDBPyConnection, end: datetime, boundary: date | None
-    ) -> None:
-        """Let the relation hold what happened before `end`; see `Engine.query`."""
-
-    def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
-        """Days before `boundary` will never be asked for by themselves again."""
-
-
 class Engine:
     """The past of one call, and the only way to ask a use case's SQL about it.
 
     Parameters
     ----------
-    past
-        What to load.
-    threads, memory_mb
-        DuckDB's limits. Beyond the memory it spills to the scratch folder.
+    pasts
+        What to load, table by table.
     seconds
         Time allowed for one query; by default `EVERGREEN_SQL_TIMEOUT_SECONDS`.
 
@@ -78,16 +50,13 @@ class Engine:
         The files do not hold what the contract says.
     """
 
-    def __init__(
-        self, past: Past, *, threads: int, memory_mb: int, seconds: float | None = None
-    ) -> None:
-        self._past, self.seconds = past, seconds
-        self._relations = (past.relation, "as_of_days")
+    def __init__(self, pasts: Sequence[Past], *, seconds: float | None = None) -> None:
+        self._pasts, self.seconds = pasts, seconds
+        self._relations = [*(past.relation for past in pasts), "as_of_days"]
         with ExitStack() as stack:
-            self.connection = stack.enter_context(
-                opened("engine", threads=threads, memory_mb=memory_mb)
-            )
-            past.load(self.connection)
+            self.connection = stack.enter_context(opened("engine"))
+            for past in pasts:
+                past.load(self.connection)
             self.connection.execute("SET enable_external_access = false")
             self.connection.execute("SET lock_configuration = true")
             self._close = stack.pop_all().close
@@ -108,42 +77,43 @@ class Engine:
         sql: str,
         as_of_days: Sequence[tuple[datetime, ...]],
         names: Sequence[str],
-        end: datetime,
-        boundary: date | None = None,
+        end: date,
+        boundaries: Boundaries,
     ) -> duckdb.DuckDBPyRelation:
-        """Bind one SELECT to what happened before `end` and to the as-of days.
+        """Bind one SELECT to the days before `end` and to the as-of days.
 
         Parameters
         ----------
         sql
             A statement that `checked_select` has returned.
         as_of_days
-            Rows of the relation `as_of_days`: UTC instants.
+            Rows of the relation `as_of_days`: local midnights, without a zone.
         names
             Its column names.
         end
-            UTC instant, excluded.
-        boundary
-            Days before it are shown merged into one row per entity, if days are what is shown;
-            None merges no more than is stored merged.
+            First day that is not known.
+        boundaries
+            By table of which days are shown: days before it are shown merged into one row per
+            entity. A table that is not named shows no more merged than is stored merged.
 
         Returns
         -------
         duckdb.DuckDBPyRelation
             Not executed yet; valid until the next call.
         """
-        self._past.show(self.connection, end, boundary)
         declared = ", ".join(f'"{name}" TIMESTAMP' for name in names)
         self.connection.execute(f"CREATE OR REPLACE TABLE as_of_days ({declared})")
         marks = ", ".join("?" for _ in names)
         self.connection.executemany(
             f"INSERT INTO as_of_days VALUES ({marks})",  # noqa: S608 - only question marks
-            [[naive_utc(instant) for instant in row] for row in as_of_days],
+            [list(row) for row in as_of_days],
         )
+        for past in self._pasts:
+            past.show(self.connection, end, boundaries.get(past.table.name))
         return self.connection.sql(sql)
 
     def checked_select(self, sql: str, path: Path) -> str:
-        """Return the one SELECT in `sql`, if it reads nothing but the two relations.
+        """Return the one SELECT in `sql`, if it reads nothing but its relations.
 
         Raises
         ------
@@ -184,7 +154,7 @@ class Engine:
             # Outside of where it is defined, the name would be the table's.
             raise ConfigError(f"{path}: {', '.join(sorted(hidden))}: name that WITH otherwise.")
         known = {*self._relations, *named}
-        expected = f"expected only {' and '.join(self._relations)}"
+        expected = f"expected only {', '.join(self._relations)}"
         for node in nodes:
             kind = node.get("type")
             if kind == "BASE_TABLE":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -13,32 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from duckdb import ColumnExpression
 
-from evergreen.contract import Dtype, UseCase, as_of
+from evergreen.contract import NAMES, UseCase, arrow
+from evergreen.contract.dtypes import AnyDtype
 from evergreen.errors import ConfigError
 
-INSTANT = pa.timestamp("us", tz="UTC")
-ARROW_TYPES: dict[Dtype, pa.DataType] = {
-    "string": pa.string(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "timestamp": INSTANT,
-    "date": pa.date32(),
-}
-_INTEGERS = {
-    *("tinyint", "smallint", "integer", "bigint", "hugeint"),
-    *("utinyint", "usmallint", "uinteger", "ubigint", "uhugeint"),
-}
-_FRACTIONS = {"float", "double", "decimal"}
-# What SQL may return for a declared dtype; the values themselves must then fit exactly.
-_ACCEPTED: dict[Dtype, set[str]] = {
-    "string": {"varchar"},
-    "int64": _INTEGERS | _FRACTIONS,
-    "float64": _INTEGERS | _FRACTIONS,
-    "bool": {"boolean"},
-    "timestamp": {"timestamp", "timestamp with time zone", "date"},
-    "date": {"date"},
-}
+INSTANT = arrow("timestamp")
+_ONE_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -48,12 +28,14 @@ class Task:
     use_case: UseCase
     kind: Literal["features", "labels"]
     sql: str
-    values: dict[str, Dtype]
+    values: dict[str, AnyDtype]
 
     @property
     def path(self) -> Path:
         """The SQL file, for messages."""
-        return self.use_case.folder / f"{self.kind}.sql"
+        if self.kind == "features":
+            return self.use_case.features_path
+        return self.use_case.folder / "labels.sql"
 
     @property
     def key(self) -> str:
@@ -61,27 +43,27 @@ class Task:
         return self.use_case.entity.key
 
     @property
-    def returned(self) -> dict[str, Dtype]:
+    def returned(self) -> dict[str, AnyDtype]:
         """Columns the SQL must return."""
-        key_dtype = self.use_case.orders.published[self.key].dtype
-        return {self.key: key_dtype, "as_of": "timestamp", **self.values}
+        return {self.key: self.use_case.key_dtype, "as_of": "timestamp", **self.values}
 
     @property
     def schema(self) -> pa.Schema:
         """Of the finished table."""
-        fields = [(name, ARROW_TYPES[dtype]) for name, dtype in self.returned.items()]
+        fields = [(name, arrow(dtype)) for name, dtype in self.returned.items()]
         if self.kind == "labels":
             fields.append(("known_at", INSTANT))
         return pa.schema([*fields, ("day", pa.date32())])
 
-    def end(self, day: date) -> datetime:
-        """Instant from which on orders are unknown to the rows of `day`."""
-        horizon = self.use_case.label.horizon_days if self.kind == "labels" else 0
-        return as_of(day) + timedelta(days=horizon)
+    def end(self, day: date) -> date:
+        """First day that is unknown to the rows of `day`."""
+        horizon = self.use_case.target.horizon_days if self.kind == "labels" else 0
+        return day + timedelta(days=1 + horizon)
 
     def instants(self, day: date) -> tuple[datetime, ...]:
-        """Row of `as_of_days`."""
-        return (as_of(day), self.end(day)) if self.kind == "labels" else (as_of(day),)
+        """Row of `as_of_days`: local midnights, without a zone."""
+        ends = [day + _ONE_DAY, *([self.end(day)] if self.kind == "labels" else [])]
+        return tuple(datetime.combine(end, time()) for end in ends)
 
     @property
     def instant_names(self) -> tuple[str, ...]:
@@ -91,7 +73,7 @@ class Task:
 
 def features_task(use_case: UseCase) -> Task:
     """Return what `features.sql` is to do."""
-    values: dict[str, Dtype] = {
+    values: dict[str, AnyDtype] = {
         name: feature.dtype for name, feature in use_case.features.columns.items()
     }
     return Task(use_case, "features", use_case.features_sql, values)
@@ -99,7 +81,7 @@ def features_task(use_case: UseCase) -> Task:
 
 def labels_task(use_case: UseCase) -> Task:
     """Return what `labels.sql` is to do."""
-    return Task(use_case, "labels", use_case.labels_sql, {"label": "bool"})
+    return Task(use_case, "labels", use_case.labels_sql, {"label": use_case.target.label_dtype})
 
 
 def finish(task: Task, relation: duckdb.DuckDBPyRelation, days: Sequence[date]) -> pa.Table:
@@ -128,13 +110,23 @@ def finish(task: Task, relation: duckdb.DuckDBPyRelation, days: Sequence[date]) 
     table = relation.select(*typed_columns).sort("as_of", task.key).to_arrow_table()
     typed = {name: _cast(task, table, name, dtype) for name, dtype in task.returned.items()}
     _check_rows(task, typed, days)
-    one_day = pa.scalar(timedelta(days=1), pa.duration("us"))
-    day = pc.subtract(typed["as_of"], one_day).cast(pa.date32())
+    midnights, codes = _encoded(typed["as_of"])
+    of = [midnight.as_py().date() - _ONE_DAY for midnight in midnights]
+    day = pa.array(of, pa.date32()).take(codes)
+    instants = [task.use_case.as_of(found) for found in of]
+    typed["as_of"] = pa.array(instants, INSTANT).take(codes)
     known_at = []
     if task.kind == "labels":
-        horizon = timedelta(days=task.use_case.label.horizon_days)
-        known_at = [pc.add(typed["as_of"], pa.scalar(horizon, pa.duration("us")))]
+        horizon = timedelta(days=task.use_case.target.horizon_days)
+        known = [task.use_case.as_of(found + horizon) for found in of]
+        known_at = [pa.array(known, INSTANT).take(codes)]
     return pa.table([*typed.values(), *known_at, day], schema=task.schema)
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """Return the distinct values of a column, and for each row which of them it is."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return encoded.dictionary, encoded.indices
 
 
 def _check_columns(task: Task, relation: duckdb.DuckDBPyRelation) -> None:
@@ -146,20 +138,21 @@ def _check_columns(task: Task, relation: duckdb.DuckDBPyRelation) -> None:
             f"{found}. Mend the SELECT or the columns in use_case.yaml."
         )
     for name, kind in zip(found, relation.types, strict=True):
-        if kind.id not in _ACCEPTED[task.returned[name]]:
+        if kind.id not in NAMES[task.returned[name]].returned:
             raise ConfigError(
                 f"{task.path}: {name} is {kind}; expected something that is "
                 f"{task.returned[name]} without guessing. Cast it in the SELECT."
             )
 
 
-def _cast(task: Task, table: pa.Table, name: str, dtype: Dtype) -> pa.ChunkedArray:
+def _cast(task: Task, table: pa.Table, name: str, dtype: AnyDtype) -> pa.ChunkedArray:
     column = table[name]
     try:
         if dtype == "int64" and pa.types.is_decimal(column.type):
             # By way of whole decimals: rescaling refuses what the direct cast cuts off.
             column = column.cast(pa.decimal128(38, 0))
-        return column.cast(ARROW_TYPES[dtype])
+        # The SQL speaks in the wall clock of the zone; `finish` turns as_of into an instant.
+        return column.cast(pa.timestamp("us") if dtype == "timestamp" else arrow(dtype))
     except pa.ArrowInvalid as error:
         raise ConfigError(
             f"{task.path}: {name} has values that are not {dtype}: {error}. Round or cast it in "
@@ -188,7 +181,7 @@ def _check_rows(task: Task, typed: dict[str, pa.ChunkedArray], days: Sequence[da
                 "and declare the feature nullable."
             )
     instants, keys = typed["as_of"].combine_chunks(), typed[task.key].combine_chunks()
-    strays = set(pc.unique(instants).to_pylist()) - {as_of(day) for day in days}
+    strays = set(pc.unique(instants).to_pylist()) - {task.instants(day)[0] for day in days}
     if strays:
         raise ConfigError(
             f"{task.path} returns as_of {min(strays).isoformat()}, which was not asked for "

@@ -4,7 +4,7 @@ Notes
 -----
 Computing one day is honest by construction: the SQL sees nothing at or after that day's `as_of`
 (for labels: `horizon_end`). Computing many days at once shows the SQL what lies after the earlier
-`as_of`s, so it is only honest if it says `< as_of` itself. And where the SQL reads `daily`, days
+`as_of`s, so it is only honest if it says `< as_of` itself. And where the SQL reads days, those
 before a boundary are merged, which it must not notice. Therefore the first, a middle and the last
 day are computed again, each alone and with another boundary, and must come out equal. The proof
 costs at most four one-day queries per chunk.
@@ -14,53 +14,52 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evergreen.contract import UseCase, as_of
+from evergreen.contract import Attributes, References, UseCase
 from evergreen.errors import ConfigError, LookAheadError, LookBackError
 from evergreen.features.compute.comparison import difference
-from evergreen.features.compute.daily import DailyRows, Totals, merged_before
-from evergreen.features.compute.engine import Engine, Past
-from evergreen.features.compute.order_files import SingleOrders
+from evergreen.features.compute.daily import DailyRows
+from evergreen.features.compute.engine import Engine
+from evergreen.features.compute.past import (
+    Boundaries,
+    Given,
+    NewestDelivery,
+    Past,
+    SingleRows,
+    ValidRows,
+)
 from evergreen.features.compute.result import Task, features_task, finish, labels_task
-from evergreen.settings import load_settings
 from evergreen.sql.connection import limited
 
 logger = logging.getLogger(__name__)
 
+_ONE_DAY = timedelta(days=1)
 # Measured: larger chunks save little time, and memory grows with days x customers.
 DAYS_PER_CHUNK = 30
 
 
 def compute_features(
     use_case: UseCase,
-    orders_paths: Sequence[str],
+    given: Mapping[str, Given],
     days: Sequence[date],
-    *,
-    totals: Totals | None = None,
-    threads: int,
-    memory_mb: int,
 ) -> pa.Table:
     """Compute the features of some days.
 
     Parameters
     ----------
     use_case
-        Its `features.sql` runs over `as_of_days(as_of)` and `orders`, or `daily` if declared.
-    orders_paths
-        Planned Parquet files of the accepted orders; they may hold later orders too. May be empty.
+        Its `features.sql` runs over `as_of_days(as_of)` and its tables, or days of them.
+    given
+        What there is of each table, by its name; of a table that is absent there is nothing.
+        Totals, if given, end at least `daily.lookback_days` before the first as-of.
     days
-        UTC days, in any order; features of day D know the orders before D+1 00:00 UTC.
-    totals
-        Stand for all orders before their boundary, which is at least `daily.lookback_days` before
-        the first as-of; None where `orders_paths` hold all orders.
-    threads, memory_mb
-        DuckDB's limits.
+        In any order; features of a day know what happened before the next local midnight.
 
     Returns
     -------
@@ -75,37 +74,33 @@ def compute_features(
     LimitError
         The SQL takes more time, memory or disk than it may.
     LookAheadError
-        Features of a day change with orders at or after its `as_of`.
+        Features of a day change with what lies at or after its `as_of`.
     LookBackError
         Features of a day change with the boundary before which days are merged.
 
     Notes
     -----
-    The bytes depend on nothing but orders, SQL and days as long as the SQL avoids sums of floats,
+    The bytes depend on nothing but tables, SQL and days as long as the SQL avoids sums of floats,
     whose last digits follow the order of rows; sum DECIMALs instead. Cost is that of the SQL; see
     `iter_features` for many days.
     """
-    return _whole(features_task(use_case), orders_paths, days, totals, threads, memory_mb)
+    return _whole(features_task(use_case), given, days)
 
 
 def compute_labels(
     use_case: UseCase,
-    orders_paths: Sequence[str],
+    given: Mapping[str, Given],
     days: Sequence[date],
-    *,
-    totals: Totals | None = None,
-    threads: int,
-    memory_mb: int,
 ) -> pa.Table:
-    """Compute the labels of days whose horizon the orders cover; see `compute_features`.
+    """Compute the labels of days whose horizon has passed; see `compute_features`.
 
-    `labels.sql` runs over the same and `as_of_days(as_of, horizon_end)`, with
-    `horizon_end = as_of + horizon_days`, excluded.
+    `labels.sql` runs over the same and `as_of_days(as_of, horizon_end)`; `horizon_end` is the local
+    midnight `horizon_days` days after `as_of`, excluded.
 
     Returns
     -------
     pa.Table
-        Columns: entity key, `as_of`, `label` (bool, never null), `known_at` (the `horizon_end`,
+        Columns: entity key, `as_of`, `label` (never null), `known_at` (the `horizon_end`,
         timestamp[us, UTC]), `day` (date32). Sorted by (`as_of`, key); one row per pair.
 
     Raises
@@ -113,20 +108,17 @@ def compute_labels(
     ConfigError
         As for `compute_features`.
     LookAheadError
-        Labels change with orders at or after `horizon_end`, or who gets a label changes with
-        orders at or after `as_of`.
+        Labels change with what lies at or after `horizon_end`, or who gets a label changes with
+        what lies at or after `as_of`.
     """
-    return _whole(labels_task(use_case), orders_paths, days, totals, threads, memory_mb)
+    return _whole(labels_task(use_case), given, days)
 
 
 def iter_features(
     use_case: UseCase,
-    orders_paths: Sequence[str],
+    given: Mapping[str, Given],
     days: Sequence[date],
     *,
-    totals: Totals | None = None,
-    threads: int,
-    memory_mb: int,
     days_per_chunk: int = DAYS_PER_CHUNK,
 ) -> Iterator[tuple[list[date], pa.Table]]:
     """Compute the features of many days, a bounded number at a time.
@@ -138,32 +130,29 @@ def iter_features(
 
     Notes
     -----
-    Orders are loaded once; memory is the orders plus one chunk of result. Measured on 730 days of
+    Tables are loaded once; memory is theirs plus one chunk of result. Measured on 730 days of
     6,000 customers and 130,000 orders (2.2 million rows out) with two threads, peak memory of the
     process included: 1 day per chunk 16 s and 0.23 GB, 7 days 12 s and 0.28 GB, 30 days 7 s and
     0.39 GB, 120 days 7 s and 0.78 GB, 365 days 16 s and 1.7 GB.
     """
     task = features_task(use_case)
-    yield from _chunks(task, orders_paths, days, totals, threads, memory_mb, days_per_chunk)
+    yield from _chunks(task, given, days, days_per_chunk)
 
 
 def iter_labels(
     use_case: UseCase,
-    orders_paths: Sequence[str],
+    given: Mapping[str, Given],
     days: Sequence[date],
     *,
-    totals: Totals | None = None,
-    threads: int,
-    memory_mb: int,
     days_per_chunk: int = DAYS_PER_CHUNK,
 ) -> Iterator[tuple[list[date], pa.Table]]:
     """Compute the labels of many days, a bounded number at a time; see `iter_features`."""
     task = labels_task(use_case)
-    yield from _chunks(task, orders_paths, days, totals, threads, memory_mb, days_per_chunk)
+    yield from _chunks(task, given, days, days_per_chunk)
 
 
 def rehearse(
-    task: Task, orders_paths: Sequence[str], days: Sequence[date], *, seconds: float
+    task: Task, given: Mapping[str, Given], days: Sequence[date], *, seconds: float
 ) -> pa.Table:
     """Compute some days with all proofs, and with the rows in the opposite order.
 
@@ -185,24 +174,22 @@ def rehearse(
         Beside what they raise: the result depends on the order of rows, or the labels end before
         their horizon.
     """
-    settings = load_settings()
-    end, boundary = task.end(days[-1]), _boundary(task, days[0])
+    end, boundaries = task.end(days[-1]), _boundaries(task, days[0])
     results = []
     for reverse in (True, False):
-        past = _past(task, orders_paths, end, None)
-        limits = {"threads": settings.threads, "memory_mb": settings.memory_mb}
-        with Engine(past, **limits, seconds=seconds) as engine:
-            if reverse:
-                again = f"SELECT * FROM {past.table} ORDER BY rowid DESC"  # noqa: S608 - ours
-                engine.connection.execute(f"CREATE OR REPLACE TABLE {past.table} AS {again}")
+        pasts = pasts_of(task.use_case, given, end)
+        with Engine(pasts, seconds=seconds) as engine:
+            for stored in [past.stored for past in pasts if reverse]:
+                again = f"SELECT * FROM {stored} ORDER BY rowid DESC"  # noqa: S608 - ours
+                engine.connection.execute(f"CREATE OR REPLACE TABLE {stored} AS {again}")
             run = _Run(engine, task, engine.checked_select(task.sql, task.path))
-            results.append(run(days, end, boundary))
+            results.append(run(days, end, boundaries))
             if not reverse:
-                _prove(run, days, boundary, results[-1])
+                _prove(run, days, boundaries, results[-1])
                 _prove_horizon(run, days[0])
     if changed := difference(task.key, list(task.values), *results):
         raise ConfigError(
-            f"{task.path} depends on the order in which rows come: the same orders the other way "
+            f"{task.path} depends on the order in which rows come: the same rows the other way "
             f"round changed {changed}. Let every ORDER BY end with columns that leave no ties."
         )
     return results[-1]
@@ -223,47 +210,50 @@ def feature_schema(use_case: UseCase) -> pa.Schema:
     return features_task(use_case).schema
 
 
-def label_schema(use_case: UseCase) -> pa.Schema:
-    """Arrow schema of what `compute_labels` returns."""
-    return labels_task(use_case).schema
-
-
 # --- running -------------------------------------------------------------------------------------
 
 
-def _whole(
-    task: Task,
-    paths: Sequence[str],
-    days: Sequence[date],
-    totals: Totals | None,
-    threads: int,
-    memory_mb: int,
-) -> pa.Table:
-    chunks = _chunks(task, paths, days, totals, threads, memory_mb, max(len(days), 1))
+def pasts_of(use_case: UseCase, given: Mapping[str, Given], end: date) -> list[Past]:
+    """Return all tables as the SQL sees them, up to a day."""
+    pasts: list[Past] = []
+    for name, table in use_case.tables.items():
+        of_table = given.get(name, Given(()))
+        if isinstance(table, Attributes):
+            pasts.append(ValidRows(table, of_table, end))
+        elif isinstance(table, References):
+            pasts.append(NewestDelivery(table, of_table, end))
+        elif table.daily is not None:
+            pasts.append(DailyRows(table, of_table, end))
+        elif of_table.totals is None:
+            pasts.append(SingleRows(table, of_table, end))
+        else:
+            raise ValueError(f"{table.where} declares no daily, so it has no totals")
+    return pasts
+
+
+def _whole(task: Task, given: Mapping[str, Given], days: Sequence[date]) -> pa.Table:
+    chunks = _chunks(task, given, days, max(len(days), 1))
     return next((table for _, table in chunks), task.schema.empty_table())
 
 
 def _chunks(
     task: Task,
-    paths: Sequence[str],
+    given: Mapping[str, Given],
     days: Sequence[date],
-    totals: Totals | None,
-    threads: int,
-    memory_mb: int,
     days_per_chunk: int,
 ) -> Iterator[tuple[list[date], pa.Table]]:
     chunks = chunk_days(days, days_per_chunk)
     if not chunks:
         return
-    past = _past(task, paths, task.end(chunks[-1][-1]), totals)
-    with Engine(past, threads=threads, memory_mb=memory_mb) as engine:
+    pasts = pasts_of(task.use_case, given, task.end(chunks[-1][-1]))
+    with Engine(pasts) as engine:
         run = _Run(engine, task, engine.checked_select(task.sql, task.path))
         done = 0
         for chunk in chunks:
             started = time.monotonic()
-            boundary = _boundary(task, chunk[0])
-            result = run(chunk, task.end(chunk[-1]), boundary)
-            _prove(run, chunk, boundary, result)
+            boundaries = _boundaries(task, chunk[0])
+            result = run(chunk, task.end(chunk[-1]), boundaries)
+            _prove(run, chunk, boundaries, result)
             done += len(chunk)
             logger.info(
                 "%s %s: %d of %d days, %s to %s: %d rows in %.1f s",
@@ -271,21 +261,18 @@ def _chunks(
                 *(result.num_rows, time.monotonic() - started),
             )
             yield chunk, result
-            if boundary is not None:
-                past.merge(engine.connection, boundary)
+            for past in pasts:
+                if past.table.name in boundaries:
+                    past.merge(engine.connection, boundaries[past.table.name])
 
 
-def _past(task: Task, paths: Sequence[str], end: datetime, totals: Totals | None) -> Past:
-    if task.use_case.daily is not None:
-        return DailyRows(task.use_case, paths, end, totals)
-    if totals is not None:
-        raise ValueError(f"{task.use_case.name} declares no daily, so it has no totals")
-    return SingleOrders(task.use_case.orders, paths, end)
-
-
-def _boundary(task: Task, day: date) -> date | None:
-    """As late as `day` allows; None where nothing is merged."""
-    return merged_before(task.use_case.daily, day) if task.use_case.daily else None
+def _boundaries(task: Task, day: date) -> Boundaries:
+    """As late as `day` allows, for each table that is read by days."""
+    return {
+        name: table.daily.merged_before(day)
+        for name, table in task.use_case.events.items()
+        if table.daily is not None
+    }
 
 
 class _Run:
@@ -295,41 +282,42 @@ class _Run:
         self.task = task
         self._engine, self._select = engine, select
 
-    def __call__(self, days: Sequence[date], end: datetime, boundary: date | None) -> pa.Table:
+    def __call__(self, days: Sequence[date], end: date, boundaries: Boundaries) -> pa.Table:
         rows = [self.task.instants(day) for day in days]
         names = self.task.instant_names
         path, engine = self.task.path, self._engine
         try:
             with limited(engine.connection, str(path), engine.seconds):
-                found = engine.query(self._select, rows, names, end, boundary)
+                found = engine.query(self._select, rows, names, end, boundaries)
                 return finish(self.task, found, days)
         except duckdb.Error as error:
             raise ConfigError(f"{path} fails: {error}") from error
 
 
-def _prove(run: _Run, days: Sequence[date], boundary: date | None, result: pa.Table) -> None:
-    """Compute sample days alone, and with another boundary than the chunk's."""
+def _prove(run: _Run, days: Sequence[date], boundaries: Boundaries, result: pa.Table) -> None:
+    """Compute sample days alone, and with other boundaries than the chunk's."""
     task = run.task
     what = list(task.values)
     sample = {days[0], days[len(days) // 2], days[-1]}
-    if boundary is None:
+    if not boundaries:
         # Nothing is merged, and the last day is honest by construction.
         sample.remove(days[-1])
     for day in sorted(sample):
         # The first day is tried with no more merged than is stored merged, the others with all
         # that they allow.
-        other = None if day == days[0] else _boundary(task, day)
+        others: Boundaries = {} if day == days[0] else _boundaries(task, day)
         among = result.filter(pc.equal(result["day"], pa.scalar(day)))
-        alone = run([day], task.end(day), other)
+        alone = run([day], task.end(day), others)
         if not (changed := difference(task.key, what, among, alone)):
             continue
-        if boundary is None or difference(
-            task.key, what, among, run([day], task.end(day), boundary)
+        if not boundaries or difference(
+            task.key, what, among, run([day], task.end(day), boundaries)
         ):
             raise _looks_ahead(task, day, changed)
+        told = ", ".join(f"{name} before {boundary}" for name, boundary in boundaries.items())
         raise LookBackError(
-            f"{task.path} tells merged days from single ones: for {day}, merging the days before "
-            f"{boundary} changed {changed}. Days more than daily.lookback_days before as_of may "
+            f"{task.path} tells merged days from single ones: for {day}, merging the days of "
+            f"{told} changed {changed}. Days more than daily.lookback_days before as_of may "
             "stand merged into one row per entity: use no window that reaches further back "
             "(declare more lookback_days), count no rows, and take each column by its declared "
             "merge (sum of a sum, min of a min, max of a max)."
@@ -337,7 +325,7 @@ def _prove(run: _Run, days: Sequence[date], boundary: date | None, result: pa.Ta
     if task.kind == "labels":
         # Who is asked about must be known at as_of; only the answer may wait for the horizon.
         among = result.filter(pc.equal(result["day"], pa.scalar(days[0])))
-        known = run([days[0]], as_of(days[0]), boundary)
+        known = run([days[0]], days[0] + _ONE_DAY, boundaries)
         if changed := difference(task.key, [], among, known):
             raise _looks_ahead(task, days[0], changed)
 
@@ -348,18 +336,18 @@ def _prove_horizon(run: _Run, day: date) -> None:
     if task.kind == "features" or "horizon_end" in task.sql.lower():
         return
     end = task.end(day)
-    whole, shorter = (run([day], until, None) for until in (end, end - timedelta(days=1)))
+    whole, shorter = (run([day], until, {}) for until in (end, end - _ONE_DAY))
     if difference(task.key, list(task.values), whole, shorter) is None:
         raise ConfigError(
             f"{task.path} does not use horizon_end, and what happens on the last of the "
-            f"{task.use_case.label.horizon_days} days of label.horizon_days changes no label. "
+            f"{task.use_case.target.horizon_days} days of target.horizon_days changes no label. "
             "Expected it to look at all of them: compare with horizon_end, or mend the key."
         )
 
 
 def _looks_ahead(task: Task, day: date, changed: str) -> LookAheadError:
     return LookAheadError(
-        f"{task.path} reads the future: for {day}, orders that its rows must not know changed "
-        f"{changed}. Expected each row to depend on earlier orders only: compare the time of what "
+        f"{task.path} reads the future: for {day}, what its rows must not know changed "
+        f"{changed}. Expected each row to depend on earlier events only: compare the time of what "
         "it reads with as_of (in labels also with horizon_end)."
     )

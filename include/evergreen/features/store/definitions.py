@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from feast import Entity, FeatureService, FeatureView, Field, ValueType
-from feast.types import Bool, FeastType, Float64, Int64, String
+from feast import Entity, FeatureService, FeatureView, Field, ValueType, types
 
-from evergreen.contract import Dtype, UseCase
+from evergreen.contract import NAMES, UseCase
+from evergreen.contract.dtypes import AnyDtype
 from evergreen.features.store.lake_source import LakeSource
-
-_FIELD_TYPES: dict[Dtype, FeastType] = {
-    "string": String,
-    "int64": Int64,
-    "float64": Float64,
-    "bool": Bool,
-}
-_KEY_TYPES: dict[Dtype, ValueType] = {"string": ValueType.STRING, "int64": ValueType.INT64}
 
 
 def view_name(use_case: UseCase) -> str:
-    """Name of the use case's feature view."""
-    return f"{use_case.name}_features"
+    """Name of the feature view that the use case reads, its own or that of its base."""
+    return f"{use_case.owner_of('features')}_features"
 
 
 def service_name(use_case: UseCase) -> str:
-    """Name of the use case's feature service: what models are trained on and scored with."""
-    return use_case.name
+    """Name of the feature service: what models are trained on and scored with."""
+    return use_case.owner_of("features")
 
 
 def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]:
@@ -37,12 +29,12 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
     Names carry the use case, because all use cases share one Feast project.
     """
     key = use_case.entity.key
-    key_dtype = use_case.orders.published[key].dtype
+    key_dtype = use_case.key_dtype
     tags = {"use_case": use_case.name}
     entity = Entity(
         name=f"{use_case.name}_{use_case.entity.name}",
         join_keys=[key],
-        value_type=_KEY_TYPES[key_dtype],
+        value_type=ValueType[NAMES[key_dtype].feast.upper()],
         description=use_case.entity.description,
         owner=use_case.owner,
         tags=tags,
@@ -50,7 +42,7 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
     fields = [
         Field(
             name=name,
-            dtype=_FIELD_TYPES[feature.dtype],
+            dtype=_feast_type(feature.dtype),
             description=feature.description,
             tags={"unit": feature.unit} if feature.unit else {},
         )
@@ -59,11 +51,12 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
     view = FeatureView(
         name=view_name(use_case),
         entities=[entity],
-        schema=[Field(name=key, dtype=_FIELD_TYPES[key_dtype]), *fields],
-        ttl=timedelta(days=use_case.features.ttl_days),
+        schema=[Field(name=key, dtype=_feast_type(key_dtype)), *fields],
+        ttl=_ttl(use_case),
         source=LakeSource(
             namespace=use_case.name,
             table="features",
+            zone=use_case.zone,
             timestamp_field="as_of",
             created_timestamp_column="created_at",
             description=f"Features of {use_case.title}, one partition per day.",
@@ -83,3 +76,17 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
         tags=tags,
     )
     return entity, view, service
+
+
+def _feast_type(dtype: AnyDtype) -> types.FeastType:
+    named: types.FeastType = getattr(types, NAMES[dtype].feast)
+    return named
+
+
+def _ttl(use_case: UseCase) -> timedelta:
+    """Return how long a value is usable: never up to the as-of that many days later.
+
+    A day has 23 hours where clocks go forward.
+    """
+    hour = timedelta(hours=0 if use_case.zone == "UTC" else 1)
+    return timedelta(days=use_case.features.ttl_days) - hour

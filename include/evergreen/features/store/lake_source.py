@@ -34,6 +34,8 @@ class LakeSource(DataSource):
     ----------
     namespace, table
         The Iceberg table `<namespace>.<table>`; also the name of the source.
+    zone
+        Whose midnights are its timestamps.
     timestamp_field, created_timestamp_column
         Columns of type timestamp[us, UTC].
     description, owner, tags
@@ -45,6 +47,7 @@ class LakeSource(DataSource):
         *,
         namespace: str,
         table: str,
+        zone: str,
         timestamp_field: str,
         created_timestamp_column: str,
         description: str = "",
@@ -61,6 +64,7 @@ class LakeSource(DataSource):
         )
         self.namespace = namespace
         self.table = table
+        self.zone = zone
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LakeSource) and bool(super().__eq__(other))
@@ -79,6 +83,7 @@ class LakeSource(DataSource):
         return LakeSource(
             namespace=options["namespace"],
             table=options["table"],
+            zone=options.get("zone", "UTC"),
             timestamp_field=data_source.timestamp_field,
             created_timestamp_column=data_source.created_timestamp_column,
             description=data_source.description,
@@ -87,7 +92,7 @@ class LakeSource(DataSource):
         )
 
     def _to_proto_impl(self) -> Any:
-        options = {"namespace": self.namespace, "table": self.table}
+        options = {"namespace": self.namespace, "table": self.table, "zone": self.zone}
         return DataSourceProto(
             name=self.name,
             type=DataSourceProto.CUSTOM_SOURCE,

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from typing import Literal
 
 import ibis
 import pandas as pd
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 from feast import FeatureView
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
@@ -33,10 +31,10 @@ from ibis.expr.types import Table
 from pydantic import Field
 
 from evergreen import lake
+from evergreen.contract import day_of
 from evergreen.errors import NotReadyError
-from evergreen.features.compute.order_files import as_named
 from evergreen.features.store.lake_source import LakeSource
-from evergreen.lake.sealed import require_intact
+from evergreen.lake.opening import open_files
 from evergreen.settings import load_settings
 from evergreen.sql.connection import connect
 
@@ -78,7 +76,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
         instants = pd.to_datetime(_event_timestamps(entity_df), utc=True).drop_duplicates()
         reach = max((view.ttl for view in feature_views), default=timedelta(0))
         unlimited = any(not view.ttl for view in feature_views)
-        days = None if unlimited else _usable_days(list(instants), reach)
+        usable = None if unlimited else [(at - reach, at) for at in instants]
         return get_historical_features_ibis(
             config=config,
             feature_views=[_half_open(view) for view in feature_views],
@@ -87,7 +85,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
             registry=registry,
             project=project,
             full_feature_names=full_feature_names,
-            data_source_reader=_reader(config, days),
+            data_source_reader=_reader(config, usable),
             data_source_writer=_refuse_write,
             filter_by_created_timestamp=filter_by_created_timestamp,
         )
@@ -113,7 +111,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            data_source_reader=_reader(config, _interval_days(start_date, end_date)),
+            data_source_reader=_reader(config, [(start_date, end_date)]),
             data_source_writer=_refuse_write,
         )
 
@@ -129,7 +127,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """All rows of an interval; see Feast."""
-        days = _interval_days(start_date, end_date) if start_date and end_date else None
+        interval = [(start_date, end_date)] if start_date and end_date else None
         return pull_all_from_table_or_query_ibis(
             config=config,
             data_source=data_source,
@@ -139,23 +137,26 @@ class LakeOfflineStore(DuckDBOfflineStore):
             created_timestamp_column=created_timestamp_column,
             start_date=start_date,
             end_date=end_date,
-            data_source_reader=_reader(config, days),
+            data_source_reader=_reader(config, interval),
             data_source_writer=_refuse_write,
         )
 
 
-def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
-    """Make the callback through which Feast reads sources; all it reads shares one DuckDB."""
+def _reader(config: RepoConfig, intervals: Sequence[tuple[datetime, datetime]] | None) -> _Reader:
+    """Make the callback through which Feast reads sources; all it reads shares one DuckDB.
+
+    Only rows whose timestamp lies in one of the intervals will be asked for; None asks for all.
+    """
     store: LakeOfflineStoreConfig = config.offline_store
     spill = load_settings().scratch / "joins"
     spill.mkdir(parents=True, exist_ok=True)
-    connection = ibis.duckdb.from_connection(
-        connect(spill, threads=store.threads, memory_mb=store.memory_mb)
-    )
+    opened = connect(spill, threads=store.threads, memory_mb=store.memory_mb)
+    connection = ibis.duckdb.from_connection(opened)
 
     def read(source: DataSource, _repo_path: str) -> Table:
         if not isinstance(source, LakeSource):
             raise TypeError(f"Found the source {source.name}; expected a LakeSource.")
+        days = {day for interval in intervals or () for day in _days(*interval, source.zone)}
         start, end = (min(days), max(days) + timedelta(days=1)) if days else (None, None)
         scan = lake.scan(
             source.namespace,
@@ -173,20 +174,11 @@ def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
             )
         if not scan.paths:
             return connection.read_in_memory(scan.schema.empty_table())
-        return _open(connection, scan.paths)
+        view = f"{source.namespace}_{source.table}"
+        open_files(opened, scan.paths).create_view(view, replace=True)
+        return connection.table(view)
 
     return read
-
-
-def _open(connection: Any, paths: Sequence[str]) -> Table:
-    # DuckDB and Arrow's datasets look at no checksum.
-    require_intact(paths)
-    if any("://" in path for path in paths):
-        # DuckDB's own access to object stores is an extension to download; Arrow's is not.
-        system, first = pafs.FileSystem.from_uri(paths[0])
-        rest = [path.split("://", 1)[1] for path in paths[1:]]
-        return connection.read_in_memory(ds.dataset([first, *rest], filesystem=system))
-    return connection.read_parquet(as_named(paths), union_by_name=True, hive_partitioning=False)
 
 
 def _event_timestamps(entity_df: pd.DataFrame) -> pd.Series:
@@ -194,12 +186,6 @@ def _event_timestamps(entity_df: pd.DataFrame) -> pd.Series:
     if "event_timestamp" in entity_df:
         return entity_df["event_timestamp"]
     return entity_df[entity_df.select_dtypes(include=["datetime", "datetimetz"]).columns[0]]
-
-
-def _usable_days(instants: Iterable[datetime], reach: timedelta) -> list[date]:
-    """Days whose rows can be joined to any instant: `as_of` in `[instant - reach, instant]`."""
-    days = {day for instant in instants for day in _interval_days(instant - reach, instant)}
-    return sorted(days)
 
 
 def _half_open(view: FeatureView) -> FeatureView:
@@ -212,10 +198,9 @@ def _half_open(view: FeatureView) -> FeatureView:
     return shortened
 
 
-def _interval_days(start: datetime, end: datetime) -> list[date]:
-    """Days whose `as_of`, the midnight after them, may lie in `[start, end]`."""
-    first = start.astimezone(UTC).date() - timedelta(days=1)
-    return lake.days_between(first, end.astimezone(UTC).date())
+def _days(start: datetime, end: datetime, zone: str) -> list[date]:
+    """Days whose `as_of`, the local midnight after them, may lie in `[start, end]`."""
+    return lake.days_between(day_of(start, zone), day_of(end, zone) + timedelta(days=1))
 
 
 def _refuse_write(*_: object) -> None:

@@ -33,11 +33,10 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from evergreen import lake
-from evergreen.contract import UseCase, as_of
+from evergreen.contract import UseCase, arrow
 from evergreen.databases import service_down
 from evergreen.errors import ConfigError, ConservationError, NotReadyError
-from evergreen.features.compute.order_files import open_files
-from evergreen.features.compute.result import ARROW_TYPES, INSTANT
+from evergreen.features.compute.result import INSTANT
 from evergreen.features.compute.run import feature_schema
 from evergreen.features.store.definitions import definitions, service_name, view_name
 from evergreen.features.store.offline_store import LakeOfflineStoreConfig
@@ -45,6 +44,7 @@ from evergreen.features.store.online_store import (
     ForwardPostgresOnlineStore,
     ForwardPostgresOnlineStoreConfig,
 )
+from evergreen.lake.opening import open_files
 from evergreen.settings import Settings, load_settings
 from evergreen.sql.connection import opened
 
@@ -101,7 +101,7 @@ def materialize(
     use_case
         Applied before with `apply`.
     day
-        UTC day; exactly this partition is read, unless `since` is earlier.
+        Exactly this partition is read, unless `since` is earlier.
     snapshot_id
         Snapshot of the `features` table; None reads the current one.
     since
@@ -116,7 +116,7 @@ def materialize(
 
     Notes
     -----
-    Who was in an earlier version of a day and is no longer (its orders were corrected away) gets
+    Who was in an earlier version of a day and is no longer (its events were corrected away) gets
     the features of the last day before that it was in, or none.
 
     Goes from the lake's files to the online store piece by piece, so memory does not grow with
@@ -140,7 +140,7 @@ def materialize(
             newest = _NewestRows(use_case, found.snapshot_id)
             online.write_tables(store.config, view, newest.of(days))
             # Whoever is still there with an older version of one of these days is no longer in it.
-            standing = {as_of(day): newest.created_at.get(day) for day in days}
+            standing = {use_case.as_of(day): newest.created_at.get(day) for day in days}
             gone = online.left_over(store.config, view, standing)
             if gone:
                 earlier = newest.before(first, use_case.first_day, gone)
@@ -204,7 +204,7 @@ class _NewestRows:
 
     def _noted(self, rows: pa.Table) -> pa.Table:
         if rows.num_rows:
-            day = rows["as_of"][0].as_py().date() - timedelta(days=1)
+            day = self._use_case.day_of(rows["as_of"][0].as_py())
             oldest = pc.min(rows["created_at"]).as_py()
             self.created_at[day] = min(oldest, self.created_at.get(day, oldest))
         self.rows += rows.num_rows
@@ -259,7 +259,7 @@ def training_set(
     names = use_case.feature_names
     _check_entity_frame(use_case, entity_frame)
     key = use_case.entity.key
-    kind = ARROW_TYPES[use_case.orders.published[key].dtype]
+    kind = arrow(use_case.key_dtype)
     if not entity_frame.num_rows:
         empty = feature_schema(use_case).empty_table().select(names)
         return pa.table(
@@ -274,7 +274,7 @@ def training_set(
             _ROW: np.arange(entity_frame.num_rows, dtype="int64"),
         }
     )
-    table = f"{use_case.name}.features"
+    table = f"{use_case.owner_of('features')}.features"
     offline = LakeOfflineStoreConfig(
         snapshots={} if snapshot_id is None else {table: snapshot_id},
         pins={table: dict(pins or {})},

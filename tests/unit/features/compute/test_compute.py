@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from evergreen.features.compute.order_files import SingleOrders
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from evergreen.errors import ConfigError, LimitError, LookAheadError
 from evergreen.features.compute import run as compute
 from evergreen.features.compute.comparison import difference
 from evergreen.features.compute.engine import Engine
-from evergreen.features.compute.order_files import SingleOrders
 from evergreen.features.compute.result import INSTANT
 from evergreen.settings import PROJECT_ROOT
 

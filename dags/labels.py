@@ -1,0 +1,31 @@
+"""Labels of a use case that builds on another's features: those whose horizon a day completes.
+
+Runs once per published day of the other's `features`.
+"""
+
+from airflow.sdk import PartitionedAssetTimetable, dag, task
+
+from conventions import DAY, asset, dag_arguments
+from evergreen import steps
+from evergreen.contract import UseCase, load_use_cases
+from patience import UNTIL_NO_GAP
+
+
+def labels(use_case: UseCase) -> None:
+    """Build `<use_case>_labels`."""
+
+    @dag(
+        **dag_arguments(use_case, "labels", __doc__),
+        schedule=PartitionedAssetTimetable(assets=asset(use_case, "features")),
+        is_paused_upon_creation=False,
+        max_active_runs=3,
+    )
+    def build() -> None:
+        task(steps.publish_labels, **UNTIL_NO_GAP)(use_case.name, DAY)
+
+    build()
+
+
+for use_case in load_use_cases():
+    if use_case.base is not None:
+        labels(use_case)
