@@ -165,7 +165,7 @@ class UseCase(Model):
         known = {f"{bound}_{name}" for bound in ("min", "max") for name in self.target.metrics}
         found += [
             f"gate.{name}: unknown key; expected a bound of a metric of the target "
-            f"({some(self.target.metrics)}), such as min_{self.target.metrics[0]}"
+            f"({some(self.target.metrics)}), as in min_{self.target.main_metric}"
             for name in sorted(self.gate.limits.keys() - known)
         ]
         lowest = self.target.lowest_score

@@ -7,52 +7,25 @@ that is too small and a champion nobody compared with are all reasons to refuse.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Literal
+from typing import Literal, Self
 
 import pyarrow as pa
 
-from evergreen.contract import Gate
+from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored, decision_table
 
 Decision = Literal["promote", "refuse"]
 
-REQUIRED_BASELINES = ("recency", "logistic_regression")
-"""What every challenger must beat: recency alone, and logistic regression."""
+Metrics = dict[str, float | None]
+"""Measurements of a model on the holdout, by metric; None or absent: not measured."""
 
 
 @dataclass(frozen=True)
-class Metrics(Stored):
-    """Quality and speed of a model on the holdout; None means it was not measured.
-
-    Parameters
-    ----------
-    auc, brier
-        In [0, 1].
-    logloss
-        Natural logarithm, at least 0.
-    latency_ms_per_1k
-        Milliseconds to score 1,000 rows.
-    """
-
-    auc: float | None
-    logloss: float | None = None
-    brier: float | None = None
-    latency_ms_per_1k: float | None = None
-
-
-@dataclass(frozen=True)
-class Baseline(Stored):
-    """A simple model on the same holdout."""
-
-    auc: float | None
-    logloss: float | None = None
-
-
-@dataclass(frozen=True)
-class Champion(Stored):
+class MeasuredChampion(Stored):
     """The model in charge, measured now on the challenger's holdout.
 
     Parameters
@@ -63,27 +36,30 @@ class Champion(Stored):
     """
 
     version: int
-    auc: float | None
-    logloss: float | None = None
+    metrics: Metrics = field(default_factory=dict)
     unfit: str | None = None
 
 
 @dataclass(frozen=True)
-class Evidence(Stored):
+class PromotionEvidence(Stored):
     """All the gate may look at.
 
     Parameters
     ----------
     day
-        UTC day the training belongs to.
+        Day the training belongs to.
     version
         Registered version of the challenger.
     holdout_as_of
         Instant (UTC) the holdout's features were computed as of.
-    rows, minority_rows
-        Rows of the holdout, and those of its rarer class.
+    counts
+        Rows of the holdout, and what else the target counts of it.
+    challenger
+        Metrics of the target.
+    latency_ms_per_1k
+        Milliseconds the challenger takes to score 1,000 rows.
     baselines
-        By name; `REQUIRED_BASELINES` must be among them.
+        Metrics by name of the baseline.
     ledger_sequence
         Sequence number of the ledger entry that put the champion in charge when the comparison
         was made; 0 when nothing was ever promoted. The promotion is appended right after it, or
@@ -94,12 +70,57 @@ class Evidence(Stored):
     use_case: str
     version: int
     holdout_as_of: datetime
-    rows: int
-    minority_rows: int
+    counts: dict[str, int]
     challenger: Metrics
-    baselines: dict[str, Baseline] = field(default_factory=dict)
-    champion: Champion | None = None
+    latency_ms_per_1k: float | None = None
+    baselines: dict[str, Metrics] = field(default_factory=dict)
+    champion: MeasuredChampion | None = None
     ledger_sequence: int = 0
+
+
+@dataclass(frozen=True)
+class PromotionDemands(Stored):
+    """What the use case and its target demand of a challenger.
+
+    Parameters
+    ----------
+    main_metric
+        By which models are compared; higher is better.
+    possible
+        Every metric that must be measured, with the least and greatest it can be; None: no bound.
+    limits
+        Bounds by name: `min_<metric>`, `max_<metric>`.
+    counts
+        Of what is counted of the holdout, the least numbers.
+    baselines
+        Names of those that must have been measured, and beaten.
+    """
+
+    main_metric: str
+    possible: dict[str, tuple[float | None, float | None]]
+    limits: dict[str, float]
+    counts: dict[str, int]
+    baselines: tuple[str, ...]
+    max_latency_ms_per_1k: float
+    min_baseline_margin: float
+    max_champion_deficit: float
+
+    @classmethod
+    def of(cls, use_case: UseCase) -> Self:
+        """Gather what is declared."""
+        target, gate = use_case.target, use_case.gate
+        return cls(
+            main_metric=target.main_metric,
+            possible={
+                name: (_finite(low), _finite(high)) for name, (low, high) in target.metrics.items()
+            },
+            limits=use_case.limits,
+            counts={**target.enough, "rows": gate.min_holdout_rows},
+            baselines=(*use_case.training.baselines, *target.baselines()),
+            max_latency_ms_per_1k=gate.max_latency_ms_per_1k,
+            min_baseline_margin=gate.min_baseline_margin,
+            max_champion_deficit=gate.max_champion_deficit,
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +135,7 @@ class Check(Stored):
 
 
 @dataclass(frozen=True)
-class Verdict(Stored):
+class PromotionVerdict(Stored):
     """The decision; `reasons` are those of the failed checks, or of all when none failed."""
 
     decision: Decision
@@ -127,36 +148,39 @@ class Verdict(Stored):
         return tuple(check for check in self.checks if not check.passed)
 
 
-def decide_promotion(evidence: Evidence, gate: Gate) -> Verdict:
+def decide_promotion(evidence: PromotionEvidence, demands: PromotionDemands) -> PromotionVerdict:
     """Decide whether the challenger may take charge.
 
     Parameters
     ----------
     evidence
         What was measured. Not modified.
-    gate
+    demands
         What the use case demands.
 
     Returns
     -------
-    Verdict
+    PromotionVerdict
         `promote` only if every check passed.
 
     Notes
     -----
-    The verdict is monotone: a challenger with a higher AUC, lower logloss, lower latency or a
-    larger holdout, all else equal, is never refused where the other was promoted.
+    The verdict is monotone: a challenger with a better main metric, or further within a limit, with
+    a lower latency or on a larger holdout, all else equal, is never refused where the other was
+    promoted.
     """
-    checks = tuple(check for demand in DEMANDS for check in demand(evidence, gate))
+    checks = tuple(check for demand in DEMANDS for check in demand(evidence, demands))
     failed = [check for check in checks if not check.passed]
-    return Verdict(
+    return PromotionVerdict(
         decision="refuse" if failed or not checks else "promote",
         checks=checks,
         reasons=tuple(check.reason for check in failed or checks),
     )
 
 
-def record_promotion_decision(evidence: Evidence, gate: Gate, verdict: Verdict) -> pa.Table:
+def record_promotion_decision(
+    evidence: PromotionEvidence, demands: PromotionDemands, verdict: PromotionVerdict
+) -> pa.Table:
     """Return the decision as one row of the table `decisions`."""
     return decision_table(
         day=evidence.day,
@@ -167,93 +191,98 @@ def record_promotion_decision(evidence: Evidence, gate: Gate, verdict: Verdict) 
         version=evidence.version,
         reasons=verdict.reasons,
         evidence=evidence,
-        demands=gate.model_dump(mode="json"),
+        demands=demands.to_dict(),
         verdict=verdict,
     )
 
 
-def replay_promotion(stored: str) -> Verdict:
+def render_promotion(evidence: PromotionEvidence, verdict: PromotionVerdict) -> str:
+    """Return the decision as a short Markdown text."""
+    lines = [f"Version {evidence.version}, trained for {evidence.day}: **{verdict.decision}**."]
+    for check in verdict.checks:
+        lines.append(f"- {'passed' if check.passed else 'FAILED'} {check.name}: {check.reason}")
+    return "\n".join(lines)
+
+
+def replay_promotion(stored: str) -> PromotionVerdict:
     """Decide again from the column `evidence` of a stored gate decision."""
     record = json.loads(stored)
-    return decide_promotion(Evidence.from_dict(record["evidence"]), Gate(**record["demands"]))
+    return decide_promotion(
+        PromotionEvidence.from_dict(record["evidence"]),
+        PromotionDemands.from_dict(record["demands"]),
+    )
 
 
-def _measured(evidence: Evidence, gate: Gate) -> Iterator[Check]:
-    challenger = evidence.challenger
-    highest = {"auc": 1.0, "brier": 1.0}
-    absent = []
-    for name in ("auc", "logloss", "brier", "latency_ms_per_1k"):
-        value = getattr(challenger, name)
-        if value is None or not 0 <= value <= highest.get(name, value):
-            absent.append(f"{name} ({value})")
+def _measured(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
+    values = {name: evidence.challenger.get(name) for name in sorted(demands.possible)}
+    values["latency_ms_per_1k"] = evidence.latency_ms_per_1k
+    bounds = {**demands.possible, "latency_ms_per_1k": (0.0, None)}
+    absent = [
+        f"{name} ({value})"
+        for name, value in values.items()
+        if not _is_possible(value, *bounds[name])
+    ]
     yield Check(
         "metrics_measured",
         not absent,
-        4.0 - len(absent),
-        4.0,
+        float(len(values) - len(absent)),
+        float(len(values)),
         f"not measured or impossible: {', '.join(absent)}; measure the challenger again"
         if absent
         else "all metrics of the challenger were measured",
     )
 
 
-def _holdout(evidence: Evidence, gate: Gate) -> Iterator[Check]:
-    yield _at_least("holdout_rows", "holdout rows", evidence.rows, gate.min_holdout_rows)
-    yield _at_least(
-        "holdout_minority",
-        "holdout rows of the rarer class",
-        evidence.minority_rows,
-        gate.min_holdout_minority,
-    )
+def _holdout(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
+    for what, least in sorted(demands.counts.items()):
+        found = evidence.counts.get(what)
+        yield _at_least(f"holdout_{what}", f"{what.replace('_', ' ')} of the holdout", found, least)
 
 
-def _absolute(evidence: Evidence, gate: Gate) -> Iterator[Check]:
-    challenger = evidence.challenger
-    yield _at_least("min_auc", "AUC", challenger.auc, gate.min_auc)
-    yield _at_most("max_logloss", "logloss", challenger.logloss, gate.max_logloss)
+def _absolute(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
+    for limit, bound in sorted(demands.limits.items()):
+        side, _, metric = limit.partition("_")
+        compare = _at_least if side == "min" else _at_most
+        yield compare(limit, metric, evidence.challenger.get(metric), bound)
     yield _at_most(
         "max_latency",
         "latency in ms per 1,000 rows",
-        challenger.latency_ms_per_1k,
-        gate.max_latency_ms_per_1k,
+        evidence.latency_ms_per_1k,
+        demands.max_latency_ms_per_1k,
     )
 
 
-def _baselines(evidence: Evidence, gate: Gate) -> Iterator[Check]:
-    auc = evidence.challenger.auc
-    for name in sorted({*REQUIRED_BASELINES, *evidence.baselines}):
-        baseline = evidence.baselines.get(name)
-        if baseline is None or baseline.auc is None:
-            yield Check(
-                f"beats_{name}",
-                False,
-                auc,
-                None,
-                f"baseline {name} was not measured on the holdout; nothing shows it is beaten",
-            )
+def _baselines(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
+    metric = demands.main_metric
+    found = evidence.challenger.get(metric)
+    for name in sorted({*demands.baselines, *evidence.baselines}):
+        reached = evidence.baselines.get(name, {}).get(metric)
+        if reached is None:
+            reason = f"baseline {name} was not measured on the holdout; nothing shows it is beaten"
+            yield Check(f"beats_{name}", False, found, None, reason)
             continue
-        required = baseline.auc + gate.min_baseline_margin
-        passed = auc is not None and auc > required
+        required = reached + demands.min_baseline_margin
+        passed = found is not None and found > required
         yield Check(
             f"beats_{name}",
             passed,
-            auc,
+            found,
             required,
-            f"AUC {_show(auc)} {'exceeds' if passed else 'does not exceed'} {required:.4f}, "
-            f"baseline {name} plus margin {gate.min_baseline_margin:g}",
+            f"{metric} {_show(found)} {'exceeds' if passed else 'does not exceed'} {required:.4f}, "
+            f"baseline {name} plus margin {demands.min_baseline_margin:g}",
         )
 
 
-def _champion(evidence: Evidence, gate: Gate) -> Iterator[Check]:
-    name = "not_worse_than_champion"
-    auc, champion = evidence.challenger.auc, evidence.champion
+def _champion(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
+    name, metric, champion = "not_worse_than_champion", demands.main_metric, evidence.champion
+    found = evidence.challenger.get(metric)
     if champion is None:
         # No champion is fine exactly once; later it means that nobody compared.
         first = evidence.ledger_sequence == 0
         yield Check(
             name,
             first,
-            auc,
+            found,
             None,
             "there is no champion yet"
             if first
@@ -266,25 +295,26 @@ def _champion(evidence: Evidence, gate: Gate) -> Iterator[Check]:
             f"champion {champion.version} cannot be measured on today's features: "
             f"{champion.unfit}. The challenger is held against the other demands alone"
         )
-        yield Check(name, True, auc, None, reason)
+        yield Check(name, True, found, None, reason)
         return
-    if champion.auc is None:
-        reason = f"champion {champion.version} has no AUC on this holdout; measure it again"
-        yield Check(name, False, auc, None, reason)
+    reached = champion.metrics.get(metric)
+    if reached is None:
+        reason = f"champion {champion.version} has no {metric} on this holdout; measure it again"
+        yield Check(name, False, found, None, reason)
         return
-    required = champion.auc - gate.max_champion_deficit
-    passed = auc is not None and auc >= required
+    required = reached - demands.max_champion_deficit
+    passed = found is not None and found >= required
     yield Check(
         name,
         passed,
-        auc,
+        found,
         required,
-        f"AUC {_show(auc)} {'reaches' if passed else 'is below'} {required:.4f}, champion "
-        f"{champion.version} less allowed deficit {gate.max_champion_deficit:g}",
+        f"{metric} {_show(found)} {'reaches' if passed else 'is below'} {required:.4f}, champion "
+        f"{champion.version} less allowed deficit {demands.max_champion_deficit:g}",
     )
 
 
-Demand = Callable[[Evidence, Gate], Iterator[Check]]
+Demand = Callable[[PromotionEvidence, PromotionDemands], Iterator[Check]]
 
 DEMANDS: tuple[Demand, ...] = (_measured, _holdout, _absolute, _baselines, _champion)
 """Each yields checks. A statistical comparison with the champion is one more entry here."""
@@ -302,7 +332,15 @@ def _at_most(name: str, what: str, found: float | None, required: float) -> Chec
     return Check(name, passed, found, required, f"{what}: {_show(found)} {verb} {required:g}")
 
 
+def _is_possible(value: float | None, low: float | None, high: float | None) -> bool:
+    return value is not None and (low is None or low <= value) and (high is None or value <= high)
+
+
 def _show(value: float | None) -> str:
     if value is None:
         return "not measured"
     return f"{value:d}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _finite(bound: float) -> float | None:
+    return bound if math.isfinite(bound) else None

@@ -73,26 +73,33 @@ class Night(Stored):
 
 @dataclass(frozen=True)
 class Performance(Stored):
-    """Realised performance of the newest day whose labels have matured."""
+    """Realised performance of the newest day whose labels have matured, by the main metric.
+
+    Parameters
+    ----------
+    value, holdout
+        Of the metric, realised and on the holdout of the same version; None: not measured.
+    """
 
     day: date
     model_version: int
     rows: int
-    auc: float | None
-    holdout_auc: float | None
+    metric: str
+    value: float | None
+    holdout: float | None
     degraded: bool
 
 
 @dataclass(frozen=True)
 class Champion(Stored):
-    """The model in charge; `trained_on` is the UTC day its training belongs to."""
+    """The model in charge; `trained_on` is the day its training belongs to."""
 
     version: int
     trained_on: date
 
 
 @dataclass(frozen=True)
-class Training(Stored):
+class RequestedTraining(Stored):
     """The training of an earlier day: asked for by its night, or started by hand."""
 
     day: date
@@ -100,19 +107,17 @@ class Training(Stored):
 
 
 @dataclass(frozen=True)
-class Evidence(Stored):
+class RetrainingEvidence(Stored):
     """All the governor may look at.
 
     Parameters
     ----------
     day
-        The UTC day of the night that is looked at.
+        The day of the night that is looked at.
     newest_day
         Newest day of features there is; None without any.
     nights
         Nights with measured drift, any order; a night that is absent is no drift night.
-    training_in_progress
-        How a training without an end was told before there was `trainings`; stored evidence has it.
     requests
         Earlier days for which retraining was requested.
     trainings
@@ -127,14 +132,13 @@ class Evidence(Stored):
     nights: tuple[Night, ...] = ()
     performance: Performance | None = None
     champion: Champion | None = None
-    training_in_progress: bool = False
     requests: tuple[date, ...] = ()
     incidents: tuple[str, ...] = ()
-    trainings: tuple[Training, ...] = ()
+    trainings: tuple[RequestedTraining, ...] = ()
 
 
 @dataclass(frozen=True)
-class Verdict(Stored):
+class RetrainingVerdict(Stored):
     """The decision, with everything that spoke for it (`triggers`) and against it (`blocks`).
 
     `trigger` is the first of `triggers` when the decision is to retrain, else None.
@@ -147,7 +151,7 @@ class Verdict(Stored):
     reasons: tuple[str, ...]
 
 
-def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
+def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> RetrainingVerdict:
     """Decide whether to request retraining for `evidence.day`.
 
     Parameters
@@ -159,7 +163,7 @@ def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
 
     Returns
     -------
-    Verdict
+    RetrainingVerdict
         `retrain` if at least one trigger fires and nothing blocks.
 
     Notes
@@ -181,7 +185,7 @@ def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
         )
     if not triggers:
         reasons += ("nothing calls for retraining",)
-    return Verdict(
+    return RetrainingVerdict(
         decision="retrain" if retrain else "wait",
         trigger=triggers[0] if retrain else None,
         triggers=triggers,
@@ -191,7 +195,7 @@ def decide_retraining(evidence: Evidence, monitoring: Monitoring) -> Verdict:
 
 
 def record_retraining_decision(
-    evidence: Evidence, monitoring: Monitoring, verdict: Verdict
+    evidence: RetrainingEvidence, monitoring: Monitoring, verdict: RetrainingVerdict
 ) -> pa.Table:
     """Return the decision as one row of the table `decisions`."""
     return decision_table(
@@ -220,11 +224,11 @@ def record_event(use_case: str, day: date, event: Event, reason: str) -> pa.Tabl
     return pa.Table.from_pylist([row], schema=DECISIONS)
 
 
-def replay_retraining(stored: str) -> Verdict:
+def replay_retraining(stored: str) -> RetrainingVerdict:
     """Decide again from the column `evidence` of a stored governor decision."""
     record = json.loads(stored)
     return decide_retraining(
-        Evidence.from_dict(record["evidence"]), Monitoring(**record["demands"])
+        RetrainingEvidence.from_dict(record["evidence"]), Monitoring(**record["demands"])
     )
 
 
@@ -276,7 +280,7 @@ def _night(
     )
 
 
-def _blocks(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Block, str]]:
+def _blocks(evidence: RetrainingEvidence, monitoring: Monitoring) -> Iterator[tuple[Block, str]]:
     for incident in evidence.incidents:
         yield "incident", f"{incident}; mend the data, retraining on it would learn the fault"
     champion = evidence.champion
@@ -288,8 +292,6 @@ def _blocks(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Block,
             f"{evidence.day} is not the newest day ({evidence.newest_day or 'there is none'}); "
             "older nights never request retraining",
         )
-    if evidence.training_in_progress:
-        yield "in_progress", "a training is under way; there is one at a time"
     under_way, _ = _unfinished(evidence, monitoring)
     if under_way:
         until = under_way[-1].day + timedelta(days=monitoring.request_expires_days)
@@ -323,20 +325,22 @@ def _blocks(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Block,
 
 
 def _unfinished(
-    evidence: Evidence, monitoring: Monitoring
-) -> tuple[list[Training], list[Training]]:
+    evidence: RetrainingEvidence, monitoring: Monitoring
+) -> tuple[list[RequestedTraining], list[RequestedTraining]]:
     """Return the trainings that are waited for, and those that were waited for in vain."""
     trainings = sorted(evidence.trainings, key=lambda training: (training.day, training.state))
     expiry = evidence.day - timedelta(days=monitoring.request_expires_days)
     return [t for t in trainings if t.day > expiry], [t for t in trainings if t.day <= expiry]
 
 
-def _describe(training: Training) -> str:
+def _describe(training: RequestedTraining) -> str:
     what = "was requested and has not started" if training.state == "asked" else "has not ended"
     return f"the training of {training.day} {what}"
 
 
-def _triggers(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Trigger, str]]:
+def _triggers(
+    evidence: RetrainingEvidence, monitoring: Monitoring
+) -> Iterator[tuple[Trigger, str]]:
     champion = evidence.champion
     if champion is None:
         return
@@ -345,8 +349,8 @@ def _triggers(evidence: Evidence, monitoring: Monitoring) -> Iterator[tuple[Trig
     if realised and realised.degraded and realised.model_version == champion.version:
         yield (
             "degradation",
-            f"realised AUC of {realised.day} is {_show(realised.auc)} over {realised.rows} rows, "
-            f"against {_show(realised.holdout_auc)} on the holdout",
+            f"realised {realised.metric} of {realised.day} is {_show(realised.value)} over "
+            f"{realised.rows} rows, against {_show(realised.holdout)} on the holdout",
         )
     needed, window = monitoring.persistence
     start = evidence.day - timedelta(days=window)

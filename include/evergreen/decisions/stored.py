@@ -51,9 +51,7 @@ class Stored:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            plain = value.item() if hasattr(value, "item") else value
-            if isinstance(plain, float) and not math.isfinite(plain):
-                plain = None
+            plain = _plain(value)
             if plain is not value:
                 object.__setattr__(self, field.name, plain)
 
@@ -78,6 +76,13 @@ class Stored:
                 f"The stored {cls.__module__}.{cls.__qualname__} cannot be read: {error}"
             ) from error
         return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    plain = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 _adapters: dict[str, TypeAdapter[Any]] = {}
@@ -129,11 +134,11 @@ def decision_table(
     Parameters
     ----------
     day
-        UTC day the decision belongs to.
+        Day the decision belongs to.
     version
         The model version it is about: the challenger for the gate, the champion for the governor.
     demands
-        The use case's gate or monitoring section as JSON-able values (`model_dump(mode="json")`).
+        What the use case demands, as JSON-able values.
     """
     row = {
         "day": day,

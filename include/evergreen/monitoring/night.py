@@ -1,110 +1,252 @@
-"""One night of the monitor as Markdown, for the run's log and its page."""
+"""What a night measures: drift, realised performance, freshness, staleness.
+
+Every measurement publishes its table and returns what the governor is told: JSON-able, with
+`incidents`, one text each, and `bad`, the tables and periods that are to be made again. What is
+published of a night does not depend on which nights ran before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Any
 
-from evergreen.decisions.governor import Evidence, Verdict
-from evergreen.monitoring.drift import DriftRow
-from evergreen.monitoring.freshness import FreshnessRow
-from evergreen.monitoring.performance import PerformanceRow
+import pyarrow as pa
+
+from evergreen import lake
+from evergreen.contract import Period, UseCase
+from evergreen.decisions.governor import Champion, Performance, summarise_nights
+from evergreen.errors import NotReadyError, PermanentError, ValidationError
+from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
+from evergreen.monitoring.freshness import freshness_table, measure_freshness
+from evergreen.monitoring.performance import (
+    ALL,
+    PerformanceRow,
+    performance_table,
+    realised_performance,
+)
+from evergreen.monitoring.reference import SCORE, Reference
+from evergreen.provenance import receipts
+from evergreen.provenance.staging import Staged, publish_chunk
+from evergreen.provenance.staleness import find_stale, staleness_table, summarise
+from evergreen.release import ledger
+from evergreen.settings import load_settings
+from evergreen.training.compatibility import require_computed, require_fit
+from evergreen.training.fit import LoadedModel, predict
+from evergreen.training.tracking import describe_version, load_version
+
+logger = logging.getLogger(__name__)
+
+# A night measures so many scored days, its own and those before it that are owed.
+PERFORMANCE_DAYS = 31
+# Measured by nights, and mended by them.
+_OF_NIGHTS = ("drift", "performance")
+_ONE_DAY = timedelta(days=1)
 
 
-def render_night(
-    evidence: Evidence,
-    verdict: Verdict,
-    drift: Sequence[DriftRow] = (),
-    performance: Sequence[PerformanceRow] = (),
-    freshness: Sequence[FreshnessRow] = (),
-) -> str:
-    """Return a short Markdown text: verdict, reasons, drift, performance, freshness.
+def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
+    """Hold features and scores of the last nights against the champion's training reference.
 
-    Drifted columns come first, then by D; parts that were not measured say so.
+    The governor asks for persistence over several nights. All of them are measured here, against
+    the same reference, so the verdict of a night does not depend on which nights ran before it.
     """
-    champion = evidence.champion
-    headline = f"**{verdict.decision}**"
-    if verdict.trigger:
-        headline += f", because of {verdict.trigger}"
-    lines = [
-        f"# {evidence.use_case}, night of {evidence.day}",
-        "",
-        f"{headline}. Champion: {f'version {champion.version}' if champion else 'none'}.",
-        "",
-        *(f"- {reason}" for reason in verdict.reasons),
-        *_drift(drift),
-        *_performance(performance),
-        *_freshness(freshness),
-    ]
-    return "\n".join(lines) + "\n"
+    version = _version_of_night(use_case, tonight)
+    if version is None:
+        return {"nights": [], "incidents": [], "bad": []}
+    basis = receipts.newest_sequence()
+    model = load_version(use_case, version)
+    rows: list[dict[str, Any]] = []
+    first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
+    for night in Period(first, tonight + _ONE_DAY).days:
+        try:
+            table = drift_table(night, version, _drift_of(use_case, model, night))
+        except PermanentError as error:
+            if night == tonight:
+                return {"nights": [], **_incident(error, "features", tonight)}
+            logger.warning("drift of %s could not be measured: %s", night, error)
+            continue
+        rows.extend(table.to_pylist())
+    inputs = {"model_version": version}
+    publish(use_case, tonight, "measure_drift", "drift", table, tonight, basis, inputs)
+    summaries = summarise_nights(rows, use_case.monitoring)
+    return {"nights": [night.to_dict() for night in summaries], "incidents": [], "bad": []}
 
 
-def _drift(rows: Sequence[DriftRow]) -> list[str]:
-    if not rows:
-        return ["", "## Drift", "", "Not measured."]
-    ranked = sorted(rows, key=lambda row: (not row.drifted, -(row.statistic or 0.0), row.feature))
-    cells = [
-        [
-            row.feature,
-            _number(row.statistic),
-            _number(row.p_adjusted, "#.2g"),
-            f"{row.psi:.3f} {row.psi_band}",
-            _number(row.importance),
-            "**drifted**" if row.drifted else "",
-        ]
-        for row in ranked
-    ]
-    drifted = sum(row.drifted for row in rows)
-    return [
-        "",
-        "## Drift",
-        "",
-        f"{drifted} of {len(rows)} columns drifted.",
-        "",
-        *_table(["column", "D", "adjusted p", "PSI", "importance", ""], cells),
-    ]
+def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
+    """Compare scores with what happened: of the day whose labels matured today, and of owed ones.
+
+    A day is owed when its labels came after its night, or when it says something else than it was
+    measured on. Of those, every night measures the last `PERFORMANCE_DAYS` up to its own, and what
+    a row says does not depend on the night; so nights may come in any order, and at once.
+    """
+    matured = tonight - timedelta(days=use_case.target.horizon_days)
+    oldest = matured - timedelta(days=PERFORMANCE_DAYS - 1)
+    owed = {stale.day for stale in find_stale(use_case) if stale.table == "performance"}
+    for scored in sorted(day for day in owed if oldest <= day < matured):
+        try:
+            _measure_day(use_case, tonight, scored, owed=True)
+        except PermanentError as error:
+            # It stays owed, and is listed; that is no reason to judge this night without its own.
+            logger.warning("the performance of %s could not be measured: %s", scored, error)
+    try:
+        summary = _measure_day(use_case, tonight, matured, owed=matured in owed)
+    except PermanentError as error:
+        return {"performance": None, **_incident(error, "labels", matured)}
+    return {"performance": summary and summary.to_dict(), "incidents": [], "bad": []}
 
 
-def _performance(rows: Sequence[PerformanceRow]) -> list[str]:
-    if not rows:
-        return ["", "## Realised performance", "", "No labels have matured."]
-    cells = [
-        [
-            str(row.model_version),
-            row.slice,
-            f"{row.rows:,}",
-            _number(row.base_rate),
-            _number(row.mean_score),
-            _number(row.auc),
-            _number(row.logloss),
-            _number(row.brier),
-            "**degraded**" if row.degraded else row.reason,
-        ]
-        for row in rows
-    ]
-    header = ["version", "slice", "rows", "base rate", "mean score", "AUC", "logloss", "Brier", ""]
-    return ["", "## Realised performance", "", *_table(header, cells)]
+def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
+    """Measure how far each table lies behind the day.
+
+    Attributes and references come when they change, so being silent says nothing of them.
+    """
+    tables, owed_after = [*use_case.events, "features"], {}
+    if releases := ledger.entries(ledger.engine(), use_case.name):
+        tables.append("predictions")
+        # Days that had come before there was a champion are owed no scores.
+        seen = receipts.newest_day(
+            use_case.owner_of("features"), "publish_features", releases[0].recorded_at
+        )
+        owed_after = {"predictions": seen} if seen else {}
+    newest = {
+        table: max(receipts.standing(use_case.owner_of(table), table), default=None)
+        for table in tables
+    }
+    rows = measure_freshness(newest, tonight, use_case.monitoring.max_staleness_days, owed_after)
+    table = freshness_table(tonight, rows)
+    publish(use_case, tonight, "measure_freshness", "freshness", table, tonight)
+    bad = []
+    for row in rows:
+        last = row.newest_day or owed_after.get(row.table)
+        if row.stale:
+            first = last + _ONE_DAY if last else use_case.first_day
+            bad.append([row.table, Period(first, tonight + _ONE_DAY).label])
+    return {"incidents": [row.reason for row in rows if row.stale], "bad": bad}
 
 
-def _freshness(rows: Sequence[FreshnessRow]) -> list[str]:
-    if not rows:
-        return ["", "## Freshness", "", "Not measured."]
-    cells = [
-        [
-            row.table,
-            str(row.newest_day or "none"),
-            "" if row.lag_days is None else str(row.lag_days),
-            "**stale**" if row.stale else "",
-        ]
-        for row in rows
-    ]
-    return ["", "## Freshness", "", *_table(["table", "newest day", "lag in days", ""], cells)]
+def staleness(use_case: UseCase, tonight: date) -> dict[str, Any]:
+    """List the days of tables whose inputs have changed since, with the commands that mend them.
+
+    Not those of `drift` and `performance`: other nights mend them, and what a night records must
+    not depend on which of them ran before it.
+    """
+    stale = [item for item in find_stale(use_case) if item.table not in _OF_NIGHTS]
+    findings = summarise(use_case, stale)
+    for finding in findings:
+        logger.warning(
+            "stale: %s of %s (%s); mend it with: %s",
+            *(finding.table, finding.period.label, finding.reason, "; ".join(finding.mend)),
+        )
+    table = staleness_table(tonight, findings)
+    publish(use_case, tonight, "measure_staleness", "staleness", table, tonight)
+    return {"stale": len(findings)}
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    # A pipe inside a cell would end it.
-    return ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+def champion_of(use_case: UseCase, night: date) -> Champion | None:
+    """Return the last released of the versions that were trained by that night.
+
+    A training that a later night asked for must not change what this one says. Before the first,
+    it is the first.
+    """
+    champion = None
+    for entry in reversed(ledger.entries(ledger.engine(), use_case.name)):
+        day = date.fromisoformat(describe_version(use_case, entry.version).tags["day"])
+        champion = Champion(entry.version, day)
+        if day <= night:
+            break
+    return champion
 
 
-def _number(value: float | None, spec: str = ".3f") -> str:
-    return "" if value is None else format(value, spec)
+def publish(
+    use_case: UseCase,
+    night: date,
+    step: str,
+    table: str,
+    rows: pa.Table,
+    day: date,
+    basis: int = 0,
+    inputs: Mapping[str, Any] | None = None,
+    part: Mapping[str, str] | None = None,
+) -> None:
+    """Publish what a night says of one day; the receipt names the night as the run."""
+    counts = {day.isoformat(): {"rows": rows.num_rows}}
+    batch = Staged(
+        use_case.name, night.isoformat(), "", inputs=inputs or {}, counts=counts, basis=basis
+    )
+    publish_chunk(batch, step, table, rows, [day], part=part)
+
+
+def _version_of_night(use_case: UseCase, night: date) -> int | None:
+    """Return the version a night was held against; the first time, the champion of that night."""
+    recorded = receipts.latest(use_case.name, "measure_drift", night, night + _ONE_DAY)
+    if recorded:
+        return int(recorded[night].inputs["model_version"])
+    champion = champion_of(use_case, night)
+    return champion.version if champion else None
+
+
+def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftRow]:
+    owner = use_case.owner_of("features")
+    features = lake.read_day(owner, "features", night)
+    if not features.num_rows:
+        raise NotReadyError(f"{owner}.features has no rows for {night}.")
+    require_fit(use_case, model.version, model.reads)
+    require_computed(use_case, [(night, features)], model.inputs.names)
+    # Scored here with the champion, so that the score's drift is about the population and not
+    # about which version happened to score the day.
+    matrix = model.inputs.prepare(features)
+    threads = load_settings().threads
+    scores = predict(model.booster, matrix, use_case.target, threads=threads)[SCORE]
+    current = features.append_column(SCORE, pa.array(scores))
+    declared = use_case.features.columns
+    watched = {SCORE, *(name for name, feature in declared.items() if feature.drift)}
+    frozen = Reference.from_dict(model.reference).columns
+    kept = Reference(tuple(column for column in frozen if column.name in watched))
+    return measure_drift(kept, current, use_case.monitoring, model.importances)
+
+
+def _measure_day(
+    use_case: UseCase, tonight: date, scored: date, *, owed: bool
+) -> Performance | None:
+    """Publish the performance of one scored day; None if there is nothing to compare."""
+    basis = receipts.newest_sequence()
+    predictions, labels = (
+        lake.read_day(use_case.name, table, scored) if lake.exists(use_case.name, table) else None
+        for table in ("predictions", "labels")
+    )
+    rows: list[PerformanceRow] = []
+    if predictions and labels:
+        holdouts = {
+            version: describe_version(use_case, version).holdout
+            for version in predictions["model_version"].unique().to_pylist()
+        }
+        rows = realised_performance(predictions, labels, use_case, holdouts)
+    elif not owed:
+        logger.info("%s: no scored day with matured labels (looked at %s)", use_case.name, scored)
+        return None
+    table = performance_table(scored, rows)
+    publish(use_case, tonight, "measure_performance", "performance", table, scored, basis)
+    main = use_case.target.main_metric
+    whole = [row for row in rows if (row.slice, row.metric) == (ALL, main)]
+    if not whole:
+        return None
+    overall = max(whole, key=lambda row: row.rows)
+    return Performance(
+        day=scored,
+        model_version=overall.model_version,
+        rows=overall.rows,
+        metric=main,
+        value=overall.value,
+        holdout=overall.holdout,
+        degraded=overall.degraded,
+    )
+
+
+def _incident(error: PermanentError, table: str, day: date) -> dict[str, Any]:
+    """Tell the governor of an incident and, where it lies in a table, which day is to be made."""
+    bad = isinstance(error, NotReadyError | ValidationError)
+    return {
+        "incidents": [str(error).rstrip(".")],
+        "bad": [[table, day.isoformat()]] if bad else [],
+    }

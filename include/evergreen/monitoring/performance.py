@@ -2,72 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from evergreen.contract import Monitoring
+from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError, ValidationError
+from evergreen.targets import TargetModel
 
 PERFORMANCE = pa.schema(
     [
         ("day", pa.date32()),
         ("model_version", pa.int64()),
         ("slice", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
         ("rows", pa.int64()),
         ("unlabelled", pa.int64()),
-        ("minority_rows", pa.int64()),
-        ("base_rate", pa.float64()),
-        ("mean_score", pa.float64()),
-        ("auc", pa.float64()),
-        ("logloss", pa.float64()),
-        ("brier", pa.float64()),
-        ("holdout_auc", pa.float64()),
+        ("holdout", pa.float64()),
         ("degraded", pa.bool_()),
         ("reason", pa.string()),
     ]
 )
-"""Arrow schema of the table `performance`: one row per scored day, model version and slice."""
+"""Arrow schema of the table `performance`: one row per scored day, version, slice and metric."""
+
+ALL = "all"
+"""The slice of all predictions of a version; the others are `band=<name>`."""
+
+MAX_UNLABELLED_RATIO = 0.01
+"""Largest tolerable share of predictions without a label."""
 
 
 @dataclass(frozen=True)
 class PerformanceRow(Stored):
-    """One slice of one scored day.
+    """One metric of one slice of one scored day.
 
     Parameters
     ----------
-    slice
-        `all`, or `band=<name>`.
+    metric
+        Of the target, or `mean_label`, `mean_score`.
+    value
+        None where the metric does not exist for these rows.
     rows, unlabelled
         Predictions with and without a label.
-    minority_rows
-        Labelled rows of the rarer class.
-    base_rate, mean_score
-        Observed share of positive labels, and mean score; None without rows.
-    auc
-        None where only one class was observed.
-    holdout_auc
-        What the same model reached on its holdout; None when not compared.
+    holdout
+        What the same version reached on its holdout; None if that is not on record, and for bands.
+    degraded, reason
+        Whether the main metric of slice `all` fell too far below it, and why; else no reason.
     """
 
     model_version: int
     slice: str
+    metric: str
+    value: float | None
     rows: int
     unlabelled: int
-    minority_rows: int
-    base_rate: float | None
-    mean_score: float | None
-    auc: float | None
-    logloss: float | None
-    brier: float | None
-    holdout_auc: float | None = None
+    holdout: float | None = None
     degraded: bool = False
     reason: str = ""
 
@@ -75,36 +69,55 @@ class PerformanceRow(Stored):
 def realised_performance(
     predictions: pa.Table,
     labels: pa.Table,
-    key: str,
-    *,
-    max_unlabelled_ratio: float = 0.01,
+    use_case: UseCase,
+    holdouts: Mapping[int, Mapping[str, float]],
 ) -> list[PerformanceRow]:
     """Compare the scores of one day with the labels of the same day.
 
     Parameters
     ----------
     predictions
-        `key`, `score` in [0, 1], `model_version` and, if there are bands, `band`; one row per
-        key. Not modified.
+        Entity key, `score`, `model_version` and `band`; one row per key. Not modified.
     labels
-        `key`, `label` (0 or 1, null while unknown); one row per key. More keys than predictions
-        are fine: orders that arrived late brought new entities. Not modified.
-    max_unlabelled_ratio
-        Largest tolerable share of predictions without a label.
+        Entity key, `label` (null while unknown); one row per key. More keys than predictions are
+        fine: events that arrived late brought new entities. Not modified.
+    holdouts
+        Metrics on its holdout, by model version; a version that is not in it is not judged.
 
     Returns
     -------
     list of PerformanceRow
-        Per model version: the slice `all`, then each band by name.
+        Per model version: the slice `all`, then each band by name; of each, the target's metrics in
+        their order, `mean_label` and `mean_score`. Only the main metric of `all` is judged: within
+        a band the scores hardly differ.
 
     Raises
     ------
     NotReadyError
         There are no predictions or no labels.
     ValidationError
-        A key occurs twice, a label is neither 0 nor 1, a score is missing or outside [0, 1], or
-        too many predictions have no label.
+        A key occurs twice, a label is impossible, a score is missing or impossible, or too many
+        predictions have no label.
     """
+    joined = _joined(predictions, labels, use_case)
+    rows: list[PerformanceRow] = []
+    for version in sorted(joined["model_version"].unique().to_pylist()):
+        of_version = joined.filter(pc.equal(joined["model_version"], version))
+        whole = list(_measured(version, ALL, of_version, use_case.target))
+        rows += _judged(whole, of_version, use_case, holdouts.get(version, {}))
+        for band in sorted(of_version["band"].unique().to_pylist()):
+            part = of_version.filter(pc.equal(of_version["band"], band))
+            rows += _measured(version, f"band={band}", part, use_case.target)
+    return rows
+
+
+def performance_table(day: date, rows: Sequence[PerformanceRow]) -> pa.Table:
+    """Return rows with the schema `PERFORMANCE`; `day` is the day that was scored."""
+    return pa.Table.from_pylist([{"day": day} | asdict(row) for row in rows], schema=PERFORMANCE)
+
+
+def _joined(predictions: pa.Table, labels: pa.Table, use_case: UseCase) -> pa.Table:
+    key = use_case.entity.key
     if predictions.num_rows == 0 or labels.num_rows == 0:
         raise NotReadyError(
             f"Found {predictions.num_rows} predictions and {labels.num_rows} labels; performance "
@@ -112,13 +125,7 @@ def realised_performance(
         )
     for what, rows in (("predictions", predictions), ("labels", labels)):
         _require_unique(what, rows, key)
-    wanted = [
-        key,
-        "score",
-        "model_version",
-        *(["band"] if "band" in predictions.schema.names else []),
-    ]
-    joined = predictions.select(wanted).join(
+    joined = predictions.select([key, "score", "model_version", "band"]).join(
         labels.select([key, "label"]), keys=key, join_type="left outer"
     )
     if joined.num_rows != predictions.num_rows:
@@ -127,100 +134,67 @@ def realised_performance(
             "their labels; expected the same number."
         )
     unlabelled = joined["label"].null_count
-    if unlabelled > max_unlabelled_ratio * joined.num_rows:
+    if unlabelled > MAX_UNLABELLED_RATIO * joined.num_rows:
         raise ValidationError(
             f"{unlabelled} of {joined.num_rows} predictions have no label, expected at most "
-            f"{max_unlabelled_ratio:.1%}. Compute the labels of this day again."
+            f"{MAX_UNLABELLED_RATIO:.1%}. Compute the labels of this day again."
         )
-    _require_values(joined)
-    rows = []
-    for version in sorted(joined["model_version"].unique().to_pylist()):
-        of_version = joined.filter(pc.equal(joined["model_version"], version))
-        rows.append(_row(version, "all", of_version))
-        if "band" in joined.column_names:
-            for band in sorted(of_version["band"].unique().drop_null().to_pylist()):
-                part = of_version.filter(pc.equal(of_version["band"], band))
-                rows.append(_row(version, f"band={band}", part))
-    return rows
+    _require_scores(joined["score"], use_case.target)
+    return joined
 
 
-def judge_performance(
-    rows: Sequence[PerformanceRow],
-    holdout_auc: Mapping[int, float],
-    monitoring: Monitoring,
-    *,
-    min_rows: int = 200,
-    min_minority: int = 30,
-) -> list[PerformanceRow]:
-    """Mark the versions whose realised AUC fell too far below their own holdout AUC.
-
-    Parameters
-    ----------
-    holdout_auc
-        By model version; a version that is not in it is not judged.
-    min_rows, min_minority
-        Fewer labelled rows, or fewer of the rarer class, judge nothing.
-
-    Returns
-    -------
-    list of PerformanceRow
-        The rows, those of slice `all` judged. Bands are never judged by AUC: within a band the
-        scores hardly differ.
-    """
-    return [
-        _judge(row, holdout_auc.get(row.model_version), monitoring, min_rows, min_minority)
-        if row.slice == "all"
-        else row
-        for row in rows
-    ]
-
-
-def performance_table(day: date, rows: Sequence[PerformanceRow]) -> pa.Table:
-    """Return rows with the schema `PERFORMANCE`; `day` is the day that was scored."""
-    return pa.Table.from_pylist([{"day": day} | asdict(row) for row in rows], schema=PERFORMANCE)
-
-
-def _judge(
-    row: PerformanceRow,
-    holdout_auc: float | None,
-    monitoring: Monitoring,
-    min_rows: int,
-    min_minority: int,
-) -> PerformanceRow:
-    if holdout_auc is None:
-        return replace(row, reason=f"version {row.model_version} has no holdout AUC on record")
-    if row.auc is None or row.rows < min_rows or row.minority_rows < min_minority:
-        reason = (
-            f"too little to judge: {row.rows} rows, {row.minority_rows} of the rarer class; "
-            f"expected {min_rows} and {min_minority}"
-        )
-        return replace(row, holdout_auc=holdout_auc, reason=reason)
-    least = holdout_auc - monitoring.max_auc_drop
-    degraded = row.auc < least
-    reason = (
-        f"AUC {row.auc:.4f} {'is below' if degraded else 'reaches'} {least:.4f}, holdout AUC "
-        f"{holdout_auc:.4f} less allowed drop {monitoring.max_auc_drop:g}"
-    )
-    return replace(row, holdout_auc=holdout_auc, degraded=degraded, reason=reason)
-
-
-def _row(version: int, name: str, rows: pa.Table) -> PerformanceRow:
+def _measured(
+    version: int, name: str, rows: pa.Table, target: TargetModel
+) -> Iterator[PerformanceRow]:
     labelled = rows.filter(pc.is_valid(rows["label"]))
-    y: NDArray[np.float64] = labelled["label"].cast(pa.float64()).to_numpy()
-    scores: NDArray[np.float64] = labelled["score"].cast(pa.float64()).to_numpy()
-    positives = int(y.sum())
-    both = 0 < positives < len(y)
-    return PerformanceRow(
-        model_version=version,
-        slice=name,
-        rows=len(y),
-        unlabelled=rows.num_rows - len(y),
-        minority_rows=min(positives, len(y) - positives),
-        base_rate=float(y.mean()) if len(y) else None,
-        mean_score=float(scores.mean()) if len(y) else None,
-        auc=float(roc_auc_score(y, scores)) if both else None,
-        logloss=float(log_loss(y, scores, labels=[0, 1])) if len(y) else None,
-        brier=float(brier_score_loss(y, scores, labels=[0, 1], pos_label=1)) if len(y) else None,
+    labels = target.read_labels(labelled["label"])
+    scores = labelled["score"].to_numpy()
+    values: dict[str, float | None] = {
+        **dict.fromkeys(target.metrics),
+        **target.measure(labels, scores),
+        "mean_label": float(labels.mean()) if len(labels) else None,
+        "mean_score": float(scores.mean()) if len(labels) else None,
+    }
+    for metric, value in values.items():
+        yield PerformanceRow(
+            model_version=version,
+            slice=name,
+            metric=metric,
+            value=value,
+            rows=len(labels),
+            unlabelled=rows.num_rows - len(labels),
+        )
+
+
+def _judged(
+    measured: Sequence[PerformanceRow],
+    rows: pa.Table,
+    use_case: UseCase,
+    holdout: Mapping[str, float],
+) -> Iterator[PerformanceRow]:
+    target = use_case.target
+    counts = target.count(target.read_labels(rows["label"].drop_null()))
+    for row in measured:
+        compared = replace(row, holdout=holdout.get(row.metric))
+        if row.metric == target.main_metric:
+            degraded, reason = _judge(compared, target.too_few(counts), use_case)
+            compared = replace(compared, degraded=degraded, reason=reason)
+        yield compared
+
+
+def _judge(row: PerformanceRow, too_few: str | None, use_case: UseCase) -> tuple[bool, str]:
+    if row.holdout is None:
+        return False, f"version {row.model_version} has no {row.metric} of a holdout on record"
+    if too_few or row.value is None:
+        return False, f"too little to judge: {too_few or f'{row.metric} does not exist'}"
+    drop = use_case.monitoring.max_performance_drop
+    if drop is None:
+        drop = use_case.target.max_drop
+    least = row.holdout - drop
+    degraded = row.value < least
+    return degraded, (
+        f"{row.metric} {row.value:.4f} {'is below' if degraded else 'reaches'} {least:.4f}, "
+        f"{row.holdout:.4f} on the holdout less allowed drop {drop:g}"
     )
 
 
@@ -233,13 +207,15 @@ def _require_unique(what: str, rows: pa.Table, key: str) -> None:
         )
 
 
-def _require_values(joined: pa.Table) -> None:
-    scores = joined["score"].cast(pa.float64())
-    valid = pc.and_(pc.greater_equal(scores, 0.0), pc.less_equal(scores, 1.0))
-    bad_scores = joined.num_rows - (pc.sum(pc.cast(valid, pa.int64())).as_py() or 0)
-    seen = {float(label) for label in joined["label"].unique().drop_null().to_pylist()}
-    if bad_scores or not seen <= {0.0, 1.0}:
+def _require_scores(scores: pa.ChunkedArray, target: TargetModel) -> None:
+    low, high = target.score_range
+    valid = pc.is_finite(scores)
+    if low is not None:
+        valid = pc.and_(valid, pc.greater_equal(scores, low))
+    if high is not None:
+        valid = pc.and_(valid, pc.less_equal(scores, high))
+    if bad := len(scores) - (pc.sum(valid).as_py() or 0):
         raise ValidationError(
-            f"Found {bad_scores} scores that are missing or outside [0, 1] and the labels "
-            f"{sorted(seen)[:5]}; expected probabilities and labels 0 or 1."
+            f"Found {bad} scores that are missing or no scores of {target.name}; expected finite "
+            f"ones from {low} to {high} (None: without bound)."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,18 @@ from evergreen.errors import ConfigError, NotReadyError
 
 Floats = NDArray[np.float64]
 
+SCORE = "score"
+"""Name of the model's output among the columns of a reference."""
+
 _GRID = 1_000
 _BINS = 10
+# Fewer rows of a value are hardly the same number in another sample.
+_COMMON = 5
 
 
 @dataclass(frozen=True)
-class ColumnReference(Stored):
-    """The frozen distribution of one column.
+class NumberReference(Stored):
+    """The frozen distribution of one column of numbers.
 
     Parameters
     ----------
@@ -49,8 +54,46 @@ class ColumnReference(Stored):
 
 
 @dataclass(frozen=True)
+class CategoryReference(Stored):
+    """The frozen distribution of one column of categories.
+
+    Parameters
+    ----------
+    rows, missing
+        All rows, and those without a value.
+    values, counts
+        The distinct values, ascending, and how many rows have each.
+    """
+
+    name: str
+    rows: int
+    missing: int
+    values: tuple[str, ...]
+    counts: tuple[int, ...]
+
+    @property
+    def proportions(self) -> tuple[float, ...]:
+        """Share of all rows per PSI bin; see `bin_shares`. Sums to 1."""
+        return self.bin_shares(dict(zip(self.values, self.counts, strict=True)), self.missing)
+
+    def bin_shares(self, counts: Mapping[str, int], missing: int) -> tuple[float, ...]:
+        """Return the share of all rows per bin: each common value, all others, missing.
+
+        Which of the rare values a sample has is chance, so they are one bin with the unseen ones.
+        """
+        common = [v for v, n in zip(self.values, self.counts, strict=True) if n >= _COMMON]
+        of_common = [counts.get(value, 0) for value in common]
+        present = sum(counts.values())
+        bins = (*of_common, present - sum(of_common), missing)
+        return tuple(count / (present + missing) for count in bins)
+
+
+ColumnReference = NumberReference | CategoryReference
+
+
+@dataclass(frozen=True)
 class Reference(Stored):
-    """The frozen distributions of all monitored columns; about 30 kB of JSON per column."""
+    """The frozen distributions of all monitored columns; about 30 kB of JSON per number."""
 
     columns: tuple[ColumnReference, ...]
 
@@ -66,15 +109,15 @@ def build_reference(frame: pa.Table, columns: Sequence[str]) -> Reference:
     Parameters
     ----------
     frame
-        Rows the champion was trained on, with its score on them if that is monitored; float, int
-        or bool columns, nulls and NaN are missing values. Not modified.
+        Rows the champion was trained on; numbers, bools, and strings, which are categories. Nulls
+        and NaN are missing values. Not modified.
 
     Raises
     ------
     NotReadyError
         There are no rows, or a column is absent.
     ConfigError
-        A column is not numeric.
+        A column is of another type.
 
     Notes
     -----
@@ -84,10 +127,28 @@ def build_reference(frame: pa.Table, columns: Sequence[str]) -> Reference:
     """
     if frame.num_rows == 0:
         raise NotReadyError("The drift reference has no rows; train on at least one row.")
-    return Reference(tuple(_column_reference(name, frame) for name in columns))
+    return Reference(
+        tuple(
+            _categories(name, frame)
+            if _column(name, frame).type in (pa.string(), pa.large_string())
+            else _numbers(name, frame)
+            for name in columns
+        )
+    )
 
 
-def _column_reference(name: str, frame: pa.Table) -> ColumnReference:
+def _categories(name: str, frame: pa.Table) -> CategoryReference:
+    counts, missing = count_values(name, frame)
+    return CategoryReference(
+        name=name,
+        rows=frame.num_rows,
+        missing=missing,
+        values=tuple(counts),
+        counts=tuple(counts.values()),
+    )
+
+
+def _numbers(name: str, frame: pa.Table) -> NumberReference:
     values, missing = sorted_values(name, frame)
     distinct = np.unique(values)
     if len(distinct) <= _GRID:
@@ -103,7 +164,7 @@ def _column_reference(name: str, frame: pa.Table) -> ColumnReference:
         ranks = -(-len(values) * np.arange(1, _BINS + 1) // _BINS) - 1
         upper = np.unique(values[ranks])
     edges = np.concatenate([values[:1], upper])
-    return ColumnReference(
+    return NumberReference(
         name=name,
         rows=frame.num_rows,
         missing=missing,
@@ -117,12 +178,7 @@ def _column_reference(name: str, frame: pa.Table) -> ColumnReference:
 
 def sorted_values(name: str, frame: pa.Table) -> tuple[Floats, int]:
     """Return the present values, ascending, and how many are missing."""
-    if name not in frame.column_names:
-        raise NotReadyError(
-            f"Column {name} is absent (found {', '.join(frame.column_names)}); compute this day "
-            "with the columns the champion was trained on."
-        )
-    column = frame[name]
+    column = _column(name, frame)
     kind = column.type
     if pa.types.is_boolean(kind):
         column = pc.cast(column, pa.uint8())
@@ -134,6 +190,22 @@ def sorted_values(name: str, frame: pa.Table) -> tuple[Floats, int]:
     # Infinite values keep their place at the ends and stay writable as JSON.
     limit = np.finfo(np.float64).max
     return np.sort(np.clip(values, -limit, limit)), frame.num_rows - len(values)
+
+
+def count_values(name: str, frame: pa.Table) -> tuple[dict[str, int], int]:
+    """Count the rows of each value present, ascending by value, and the missing ones."""
+    column = _column(name, frame)
+    counted = column.drop_null().cast(pa.string()).value_counts().to_pylist()
+    return dict(sorted((row["values"], row["counts"]) for row in counted)), column.null_count
+
+
+def _column(name: str, frame: pa.Table) -> pa.ChunkedArray:
+    if name not in frame.column_names:
+        raise NotReadyError(
+            f"Column {name} is absent (found {', '.join(frame.column_names)}); compute this day "
+            "with the columns the champion was trained on."
+        )
+    return frame[name]
 
 
 def bin_shares(values: Floats, missing: int, edges: Floats) -> Floats:

@@ -8,6 +8,7 @@ that may fail is a share nobody looks at.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
@@ -94,14 +95,20 @@ def features_batch_expectations(*, allow_empty: bool) -> list[Expectation]:
 def predictions_expectations(use_case: UseCase) -> list[Expectation]:
     """Return what every row of `predictions` must fulfil."""
     key = use_case.entity.key
-    required = (key, "as_of", "score", "rank", "band", "model_version")
+    target = use_case.target
+    required = (key, "as_of", *target.score_columns, "rank", "band", "model_version")
     return [
         *(gxe.ExpectColumnValuesToNotBeNull(column=name) for name in required),
         gxe.ExpectColumnValuesToBeOfType(column="as_of", type_="Timestamp"),
-        gxe.ExpectColumnValuesToBeOfType(column="score", type_="float64"),
-        gxe.ExpectColumnValuesToBeBetween(column="score", min_value=0.0, max_value=1.0),
+        *(
+            expectation
+            for name in target.score_columns
+            for expectation in _typed(name, "float64", target.score_range)
+        ),
+        # Quantiles never cross.
+        *(_at_least(high, low) for low, high in pairwise(target.score_columns)),
         gxe.ExpectColumnValuesToBeOfType(column="rank", type_="int64"),
-        gxe.ExpectColumnValuesToBeInSet(column="band", value_set=list(use_case.scoring.bands)),
+        gxe.ExpectColumnValuesToBeInSet(column="band", value_set=list(use_case.bands)),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=[key, "as_of"]),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=["as_of", "rank"]),
     ]

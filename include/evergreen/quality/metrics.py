@@ -156,9 +156,10 @@ def _age_hours(table: AnyTable, day: date, newest_at: datetime | None) -> float:
 
 
 def _bands(use_case: UseCase, predictions: pa.Table) -> pa.Array:
-    """Return the band each score belongs to; null where the score is null or below every band."""
+    """Return the band each score belongs to; the lowest takes all that is lower."""
     scores = predictions.column("score")
-    reached = [pc.greater_equal(scores, low) for low in use_case.bands.values()]
-    names = [pa.scalar(name) for name in use_case.bands]
-    conditions = pc.make_struct(*reached, field_names=[str(n) for n in range(len(reached))])
-    return pc.case_when(conditions, *names)
+    *higher, (lowest, _) = use_case.bands.items()
+    found = pa.repeat(pa.scalar(lowest), len(scores))
+    for name, low in reversed(higher):
+        found = pc.if_else(pc.greater_equal(scores, low), pa.scalar(name), found)
+    return found

@@ -188,8 +188,8 @@ def validate_predictions(
     Parameters
     ----------
     predictions
-        Columns entity key, `as_of`, `score`, `rank`, `band`, `model_version`; others are ignored.
-        Not modified.
+        Columns entity key, `as_of`, the target's score columns, `rank`, `band`, `model_version`;
+        others are ignored. Not modified.
     population
         How many entities had to be scored: per day, or a number when `run_name` is the one day.
 
@@ -200,7 +200,8 @@ def validate_predictions(
     ConfigError
         `population` is a number and `run_name` is not a day.
     """
-    names = [use_case.entity.key, "as_of", "score", "rank", "band", "model_version"]
+    scores = use_case.target.score_columns
+    names = [use_case.entity.key, "as_of", *scores, "rank", "band", "model_version"]
     _require_columns("predictions", predictions, names)
     rows = predictions.select(names)
     if isinstance(population, int):

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from evergreen.decisions.gate import Verdict
+from evergreen.decisions.gate import PromotionVerdict
 from evergreen.errors import PermanentError
 from evergreen.release import ledger
 
@@ -34,7 +34,7 @@ def promote(
     expected_sequence: int | None = None,
     request: str | None = None,
     evidence: Mapping[str, Any] | None = None,
-    verdict: Verdict | None = None,
+    verdict: PromotionVerdict | None = None,
     recorded_at: datetime | None = None,
 ) -> ledger.Entry:
     """Put `version` in charge and project the alias.
@@ -44,8 +44,8 @@ def promote(
     action
         `promote`, or `roll_back` to a former champion.
     expected_sequence
-        Number of the ledger entry the decision was based on (`Evidence.ledger_sequence`). None is
-        for a person who decides regardless.
+        Number of the ledger entry the decision was based on (`PromotionEvidence.ledger_sequence`).
+        None is for a person who decides regardless.
     request
         The training run or manual run that asks; a retry with the same request appends nothing.
     evidence

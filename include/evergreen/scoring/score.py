@@ -10,41 +10,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xgboost as xgb
 
-from evergreen.contract import UseCase
+from evergreen.contract import UseCase, arrow
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
 from evergreen.training.fit import LoadedModel, predict
-from evergreen.training.frame import AS_OF, Matrix, prepare
+from evergreen.training.frame import AS_OF
+from evergreen.training.inputs import Matrix
 
 _CHUNK_ROWS = 100_000
 _INSTANT = pa.timestamp("us", "UTC")
-_MICROSECONDS_PER_DAY = 86_400_000_000
 
 
-def predictions_schema(use_case: UseCase, key_type: pa.DataType | None = None) -> pa.Schema:
+def predictions_schema(use_case: UseCase) -> pa.Schema:
     """Columns of the `predictions` table.
-
-    Parameters
-    ----------
-    use_case
-        Names the entity key.
-    key_type
-        Arrow type of the key; by default what the contract of the orders declares.
 
     Returns
     -------
     pyarrow.Schema
-        entity key; `as_of` timestamp[us, UTC]; `score` float64 in [0, 1]; `rank` int64 from 1,
-        the highest score first; `band` string; `reasons` list of string; `model_version` int64;
-        `variant` string; `day` date32.
+        entity key; `as_of` timestamp[us, UTC]; the target's score columns, float64, `score` among
+        them; `rank` int64 from 1, the highest score first; `band` string; `reasons` list of string;
+        `model_version` int64; `variant` string; `day` date32.
     """
-    if key_type is None:
-        declared = use_case.orders.published[use_case.entity.key].dtype
-        key_type = pa.int64() if declared == "int64" else pa.string()
     return pa.schema(
         [
-            pa.field(use_case.entity.key, key_type, nullable=False),
+            pa.field(use_case.entity.key, arrow(use_case.key_dtype), nullable=False),
             pa.field(AS_OF, _INSTANT, nullable=False),
-            pa.field("score", pa.float64(), nullable=False),
+            *(
+                pa.field(name, pa.float64(), nullable=False)
+                for name in use_case.target.score_columns
+            ),
             pa.field("rank", pa.int64(), nullable=False),
             pa.field("band", pa.string(), nullable=False),
             pa.field("reasons", pa.list_(pa.string()), nullable=False),
@@ -69,13 +62,13 @@ def score(
     Parameters
     ----------
     model
-        The version resolved for this run; its own feature names are read, so an old version can
-        score as long as its features exist.
+        The version resolved for this run; its own inputs are read, so an old version can score as
+        long as its features exist.
     features
         One partition of the feature table: entity key, `as_of` (the same in all rows) and the
         features, in any order of rows and columns. Not modified.
     use_case
-        Bands, number of reasons, name of the key.
+        Target, bands, number of reasons, name of the key.
     threads
         Threads of the prediction.
     variant
@@ -94,62 +87,61 @@ def score(
     NotReadyError
         There are no rows.
     ConfigError
-        A column is missing or is not a number.
+        A column is missing or has a wrong type.
     ValidationError
-        Keys are null or repeated, there is more than one as-of, or it is not a midnight.
+        Keys are null or repeated, there is more than one as-of, or it ends no day of the use case.
 
     Notes
     -----
-    A reason reads `days_since_last_order=83.2 raises 0.42`: the feature, its value (four
-    significant digits, or `missing`), the direction in which it moves this score, and by how much
-    in log-odds (SHAP values of the trees; Lundberg et al. 2018). Strongest first; features that
-    move nothing are left out. Cost: `O(rows)` for scores, `O(rows * trees * depth^2)` for reasons.
+    A reason reads `days_since_last_order=83.2 raises 0.42` or `country=DE raises 0.12`: the
+    feature, its value (of numbers four significant digits; `missing` if there is none, or none that
+    the model knows), the direction in which it moves this score, and by how much in what the trees
+    add up: log-odds of a probability, the logarithm of a count or amount, else the score itself
+    (SHAP values; Lundberg et al. 2018). Strongest first; features that move nothing are left out.
+    Cost: `O(rows)` for scores, `O(rows * trees * depth^2)` for reasons.
     """
     key = use_case.entity.key
-    _require_one_day(features, key)
+    _require_one_day(features, use_case)
     instant = features.column(AS_OF).cast(_INSTANT)[0]
-    keys = features.column(key)
-    if pa.types.is_dictionary(keys.type):
-        keys = keys.cast(keys.type.value_type)
-    scores, reasons = [], []
+    columns: dict[str, list[np.ndarray[Any, Any]]] = {}
+    reasons = []
     for chunk in _chunks(features, chunk_rows):
-        matrix = prepare(chunk, model.feature_names)
-        scores.append(predict(model.booster, matrix, threads=threads))
+        matrix = model.inputs.prepare(chunk)
+        predicted = predict(model.booster, matrix, use_case.target, threads=threads)
+        for name, values in predicted.items():
+            columns.setdefault(name, []).append(values)
         reasons.append(_reasons(model, matrix, use_case))
-    score_values = np.concatenate(scores)
-    rows = len(score_values)
+    scored = {name: np.concatenate(parts) for name, parts in columns.items()}
+    rows = len(scored["score"])
     if rows != features.num_rows:
         raise ValidationError(f"{rows} scores came out of {features.num_rows} rows of features.")
     predictions = pa.table(
         {
-            key: keys,
+            key: features.column(key),
             AS_OF: pa.repeat(instant, rows),
-            "score": pa.array(score_values),
-            "band": _bands(score_values, use_case),
+            **{name: pa.array(values) for name, values in scored.items()},
+            "band": _bands(scored["score"], use_case),
             "reasons": pa.chunked_array(reasons),
             "model_version": pa.repeat(pa.scalar(model.version, pa.int64()), rows),
             "variant": pa.repeat(pa.scalar(variant, pa.string()), rows),
-            # A day's as-of is its end.
-            "day": pa.repeat(
-                pa.scalar(instant.value // _MICROSECONDS_PER_DAY - 1, pa.int32()).cast(pa.date32()),
-                rows,
-            ),
+            "day": pa.repeat(pa.scalar(use_case.day_of(instant.as_py()), pa.date32()), rows),
         }
     )
     order = pc.sort_indices(predictions, [("score", "descending"), (key, "ascending")])
     ranked = predictions.take(order).append_column("rank", pa.array(np.arange(1, rows + 1)))
-    schema = predictions_schema(use_case, keys.type)
+    schema = predictions_schema(use_case)
     return ranked.select(schema.names).cast(schema).combine_chunks()
 
 
-def _require_one_day(features: pa.Table, key: str) -> None:
+def _require_one_day(features: pa.Table, use_case: UseCase) -> None:
+    key = use_case.entity.key
     for name in (key, AS_OF):
         if name not in features.column_names:
             raise ConfigError(f"The features lack {name}; found {features.column_names}.")
     if features.num_rows == 0:
         raise NotReadyError(
             "There are no features to score; expected one row per entity. Compute the day's "
-            "features first, or check that anybody ordered before it."
+            "features first, or check that anything happened before it."
         )
     keys = features.column(key)
     if keys.null_count:
@@ -166,8 +158,12 @@ def _require_one_day(features: pa.Table, key: str) -> None:
             f"The features have {len(instants)} values of as_of ({instants[:3].to_pylist()}); "
             "expected exactly one. Score one partition at a time."
         )
-    if instants[0].value % _MICROSECONDS_PER_DAY:
-        raise ValidationError(f"as_of is {instants[0]}; expected midnight UTC, the end of a day.")
+    found = instants[0].as_py()
+    expected = use_case.as_of(use_case.day_of(found))
+    if found != expected:
+        raise ValidationError(
+            f"as_of is {found}; expected the end of a day in {use_case.zone}, such as {expected}."
+        )
 
 
 def _chunks(features: pa.Table, rows: int) -> Iterator[pa.Table]:
@@ -176,10 +172,10 @@ def _chunks(features: pa.Table, rows: int) -> Iterator[pa.Table]:
 
 
 def _bands(scores: np.ndarray[Any, Any], use_case: UseCase) -> pa.Array:
-    bands = use_case.scoring.bands
+    bands = use_case.bands
     ascending = np.array(list(bands.values())[::-1])
-    # The number of lower bounds at or below the score, counted from the lowest band.
-    index = np.searchsorted(ascending, scores, side="right") - 1
+    # The number of lower bounds at or below the score; the lowest band takes all that is lower.
+    index = np.maximum(np.searchsorted(ascending, scores, side="right") - 1, 0)
     return pa.array(list(bands)[::-1]).take(pa.array(index))
 
 
@@ -189,19 +185,26 @@ def _reasons(model: LoadedModel, matrix: Matrix, use_case: UseCase) -> pa.Array:
     top = min(use_case.scoring.reasons, width)
     if top == 0:
         return pa.array([[]] * rows, pa.list_(pa.string()))
-    names = list(model.feature_names)
-    inputs = xgb.DMatrix(matrix, feature_names=names, missing=np.nan)
+    names = list(model.inputs.names)
+    given = xgb.DMatrix(
+        matrix,
+        feature_names=names,
+        feature_types=model.inputs.types,
+        enable_categorical=True,
+        missing=np.nan,
+    )
+    contributions = model.booster.predict(given, pred_contribs=True).astype(np.float64)
+    if contributions.ndim == 3:
+        contributions = contributions[:, use_case.target.explained_output]
     # The last column is the bias, which is nobody's reason.
-    contributions = model.booster.predict(inputs, pred_contribs=True)[:, :width].astype(np.float64)
-    contributions = np.round(contributions, 2)
+    contributions = np.round(contributions[:, :width], 2)
     strongest = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :top]
     moved = np.take_along_axis(contributions, strongest, axis=1)
-    values = np.take_along_axis(matrix, strongest, axis=1)
     keep = moved != 0.0
     texts = pc.binary_join_element_wise(
         pa.array(names).take(pa.array(strongest[keep])),
         pc.binary_join_element_wise(
-            _value_texts(values[keep]),
+            _value_texts(model, matrix, strongest, keep),
             pc.if_else(pa.array(moved[keep] > 0), "raises", "lowers"),
             pa.array(np.abs(moved[keep])).cast(pa.string()),
             " ",
@@ -212,12 +215,26 @@ def _reasons(model: LoadedModel, matrix: Matrix, use_case: UseCase) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), texts)
 
 
-def _value_texts(values: Matrix) -> pa.Array:
-    """Four significant digits at most, whole numbers in full; `missing` for NaN."""
+def _value_texts(
+    model: LoadedModel, matrix: Matrix, columns: np.ndarray[Any, Any], keep: np.ndarray[Any, Any]
+) -> pa.Array:
+    """Texts of the values in the chosen columns of each row, where they are kept."""
+    places = columns[keep]
+    values = np.take_along_axis(matrix, columns, axis=1)[keep]
+    texts = _number_texts(values)
+    for index, name in enumerate(model.inputs.names):
+        if name in model.inputs.categories:
+            here = places == index
+            words = model.inputs.decode(index, values[here])
+            texts = pc.replace_with_mask(texts, pa.array(here), words)
+    return pc.fill_null(texts, "missing")
+
+
+def _number_texts(values: Matrix) -> pa.Array:
+    """Four significant digits at most, whole numbers in full; null for NaN."""
     exact = values.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         magnitude = np.floor(np.log10(np.abs(exact)))
     digits = np.where(np.isfinite(magnitude), np.clip(3 - magnitude, 0, 12), 0)
     scale = 10.0**digits
-    rounded = np.round(exact * scale) / scale
-    return pc.fill_null(pa.array(rounded, from_pandas=True).cast(pa.string()), "missing")
+    return pa.array(np.round(exact * scale) / scale, from_pandas=True).cast(pa.string())

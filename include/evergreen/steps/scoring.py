@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from evergreen.contract import Period, load_use_case, parse_day
 from evergreen.errors import NotReadyError
 from evergreen.provenance.staging import Staged, drop_staging, new_staging, publish_staged
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_model(use_case: str, day: str) -> dict[str, Any]:
@@ -56,17 +59,18 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
     declared = load_use_case(resolved["use_case"])
     day = parse_day(resolved["day"], declared.name)
     period = Period.parse(resolved["day"])
-    basis = receipts.newest_sequence(declared.name)
-    snapshot = lake.snapshot_id(declared.name, "features")
-    features = lake.read_day(declared.name, "features", day, snapshot_id=snapshot)
+    basis = receipts.newest_sequence()
+    owner = declared.owner_of("features")
+    snapshot = lake.snapshot_id(owner, "features")
+    features = lake.read_day(owner, "features", day, snapshot_id=snapshot)
     if not features.num_rows:
         raise NotReadyError(
-            f"{declared.name}.features has no rows for {day}. Run {declared.name}_features for "
-            "that day first (it follows a backfill of the ingest DAG)."
+            f"{owner}.features has no rows for {day}. Run {owner}_features for that day first (it "
+            "follows a backfill of the ingest DAG)."
         )
     model = load_version(declared, resolved["version"])
     require_fit(declared, model.version, model.reads)
-    require_computed(declared, [(day, features)], model.feature_names)
+    require_computed(declared, [(day, features)], model.inputs.names)
     staged = Staged(
         declared.name,
         period.label,
@@ -77,10 +81,18 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
     )
     predictions = score(model, features, declared, threads=load_settings().threads)
     staged.write("predictions", period, predictions)
-    return staged.with_seconds(
-        started,
-        counts={resolved["day"]: {"population": features.num_rows, "rows": predictions.num_rows}},
-    ).to_dict()
+    unseen = model.inputs.count_unseen(features)
+    for name, values in unseen.items():
+        logger.warning(
+            "%d values of %s are unknown to version %d and count as missing",
+            *(values, name, model.version),
+        )
+    counts = {
+        "population": features.num_rows,
+        "rows": predictions.num_rows,
+        "unseen": sum(unseen.values()),
+    }
+    return staged.with_seconds(started, counts={resolved["day"]: counts}).to_dict()
 
 
 def validate_predictions(staged: dict[str, Any]) -> dict[str, Any]:

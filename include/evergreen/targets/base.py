@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from evergreen.contract.base import Identifier, Model
 from evergreen.contract.dtypes import Dtype
+from evergreen.errors import NotReadyError, ValidationError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
 
 
 class TargetModel(Model):
     """What is predicted: `labels.sql` gives one row per entity and as-of with column `label`.
 
     What is particular to a kind is a class variable or a method of its class; everything else
-    treats all kinds alike. Every main metric is better when it is higher.
+    treats all kinds alike. Measurements are mappings of metric to number; a metric that does not
+    exist for the measured rows is absent. Every main metric is better when it is higher.
     """
 
     name: Identifier
@@ -25,12 +36,112 @@ class TargetModel(Model):
 
     # dtype of the column `label`.
     label_dtype: ClassVar[Dtype]
-    # Metrics by name; the first is the main one, by which models are compared.
-    metrics: ClassVar[tuple[str, ...]]
+    # Metrics, and the least and greatest they can be; the first is the main one, by which models
+    # are compared.
+    metrics: ClassVar[Mapping[str, tuple[float, float]]]
     # Bounds that the gate demands where the use case does not.
     limits: ClassVar[Mapping[str, float]]
     # How far the main metric may fall before a model counts as degraded.
     max_drop: ClassVar[float]
-    # Least a score can be; None where there is no such bound.
-    lowest_score: ClassVar[float | None] = None
+    # Of what `count` counts, how many say enough to judge a model by.
+    enough: ClassVar[Mapping[str, int]] = {"rows": 200}
     default_bands: ClassVar[Mapping[str, float]]
+
+    @property
+    def main_metric(self) -> str:
+        """The metric by which models are compared."""
+        return next(iter(self.metrics))
+
+    @property
+    def score_range(self) -> tuple[float | None, float | None]:
+        """Least and greatest a score can be; None where there is no such bound."""
+        return (None, None)
+
+    @property
+    def lowest_score(self) -> float | None:
+        """Least a score can be; None where there is no such bound."""
+        return self.score_range[0]
+
+    @property
+    def score_columns(self) -> tuple[str, ...]:
+        """Columns of a prediction, ascending in value where there are several; one is `score`."""
+        return ("score",)
+
+    def read_labels(self, labels: pa.ChunkedArray) -> Vector:
+        """Return labels without nulls as numbers, float64 `[n]`.
+
+        Raises
+        ------
+        ValidationError
+            One is no such label.
+        """
+        import pyarrow as pa
+
+        values: Vector = labels.cast(pa.float64(), safe=False).to_numpy()
+        if expected := self.impossible_labels(values):
+            raise ValidationError(f"{expected} of {self.name}. Check labels.sql.")
+        return values
+
+    def require_learnable(self, labels: Vector, part: str) -> None:
+        """Refuse rows that nothing can be learned from.
+
+        Raises
+        ------
+        NotReadyError
+            All labels are equal.
+        """
+        if (labels == labels[0]).all():
+            raise NotReadyError(
+                f"All {len(labels)} labels of the {part} rows are {labels[0]:g}; a model needs "
+                "different ones. Check labels.sql and the horizon, or wait for more days."
+            )
+
+    def count(self, labels: Vector) -> dict[str, int]:
+        """Count the rows, and what else says whether they are enough to judge a model by."""
+        return {"rows": len(labels)}
+
+    def too_few(self, counts: Mapping[str, int]) -> str | None:
+        """Say what of it is not enough to judge a model by; None if all is."""
+        few = [
+            f"{counts[what]} {what}" for what, least in self.enough.items() if counts[what] < least
+        ]
+        expected = ", ".join(f"{least} {what}" for what, least in self.enough.items())
+        return f"found {', '.join(few)}; expected {expected}".replace("_", " ") if few else None
+
+    @property
+    def explained_output(self) -> int:
+        """Which of several outputs of the booster is the score."""
+        return 0
+
+    @abstractmethod
+    def impossible_labels(self, labels: Vector) -> str | None:
+        """Say how many labels are impossible, and what is expected; None if all are possible."""
+
+    @abstractmethod
+    def booster_parameters(self) -> dict[str, Any]:
+        """Return what XGBoost is told about this target: objective, eval metric and their own."""
+
+    def to_columns(self, raw: Vector) -> dict[str, Vector]:
+        """Turn what the booster predicts, `[n]` or `[n, m]`, into the columns of a prediction."""
+        return {"score": raw}
+
+    @abstractmethod
+    def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
+        """Measure scores against labels, both `[n]`; metrics that do not exist are absent."""
+
+    @abstractmethod
+    def regression(self) -> Any:
+        """Return an unfitted linear model (scikit-learn) that suits this target."""
+
+    @abstractmethod
+    def baselines(self) -> dict[str, Any]:
+        """Return unfitted models of all features (scikit-learn), by name, that must be beaten."""
+
+    def predict_baseline(self, fitted: Any, inputs: Any) -> Vector:
+        """Return the scores of a fitted baseline."""
+        import numpy as np
+
+        return np.asarray(fitted.predict(inputs), dtype=np.float64)
+
+    def draw(self, labels: Vector, scores: Vector, folder: Path) -> None:
+        """Draw what only this kind of target has a picture of."""

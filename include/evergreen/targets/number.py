@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +12,13 @@ from evergreen.contract.base import raise_if
 from evergreen.contract.dtypes import Dtype
 from evergreen.targets.base import TargetModel
 
+if TYPE_CHECKING:
+    from evergreen.targets.base import Vector
+
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+# A mean of a count or an amount is positive; in single precision it may round to zero.
+_LEAST_MEAN = 1e-9
 
 
 class NumberTarget(TargetModel):
@@ -31,7 +38,12 @@ class NumberTarget(TargetModel):
     quantiles: tuple[Share, ...] = ()
 
     label_dtype: ClassVar[Dtype] = "float64"
-    metrics: ClassVar[tuple[str, ...]] = ("d2", "deviance", "mae", "rmse")
+    metrics: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "d2": (-math.inf, 1.0),
+        "deviance": (0.0, math.inf),
+        "mae": (0.0, math.inf),
+        "rmse": (0.0, math.inf),
+    }
     limits: ClassVar[Mapping[str, float]] = {"min_d2": 0.0}
     max_drop: ClassVar[float] = 0.1
     default_bands: ClassVar[Mapping[str, float]] = {"all": 0.0}
@@ -50,3 +62,132 @@ class NumberTarget(TargetModel):
             problems.append("quantiles: 0.5 is missing; the median is the score")
         raise_if(problems)
         return self
+
+    @property
+    def score_range(self) -> tuple[float | None, float | None]:
+        """Counts and amounts are not negative."""
+        return (0.0, None) if self._is_positive else (None, None)
+
+    @property
+    def score_columns(self) -> tuple[str, ...]:
+        """One per quantile; the median is the score."""
+        names = tuple("score" if q == 0.5 else f"q{100 * q:g}" for q in self.quantiles)
+        return tuple(name.replace(".", "_") for name in names) or ("score",)
+
+    def impossible_labels(self, labels: Vector) -> str | None:
+        """Labels are finite, and not negative where the distribution is not."""
+        import numpy as np
+
+        low, what = (0.0, "no negative ones") if self._is_positive else (-math.inf, "finite ones")
+        # Also as XGBoost reads them, in single precision.
+        with np.errstate(over="ignore"):
+            possible = np.isfinite(labels.astype(np.float32)) & (labels >= low)
+        wrong = labels[~possible]
+        if not len(wrong):
+            return None
+        return f"Found {len(wrong)} labels such as {wrong[0]:g}; expected finite numbers, {what}"
+
+    def booster_parameters(self) -> dict[str, Any]:
+        """Deviance of the distribution; pinball loss of all quantiles at once."""
+        told: dict[str, dict[str, Any]] = {
+            "normal": {"objective": "reg:squarederror", "eval_metric": "rmse"},
+            "poisson": {"objective": "count:poisson", "eval_metric": "poisson-nloglik"},
+            "tweedie": {
+                "objective": "reg:tweedie",
+                "eval_metric": f"tweedie-nloglik@{self.tweedie_power:g}",
+                "tweedie_variance_power": self.tweedie_power,
+            },
+            "quantile": {
+                "objective": "reg:quantileerror",
+                "eval_metric": "quantile",
+                "quantile_alpha": list(self.quantiles),
+            },
+        }
+        return told[self.distribution]
+
+    @property
+    def explained_output(self) -> int:
+        """The median."""
+        return self.score_columns.index("score")
+
+    def to_columns(self, raw: Vector) -> dict[str, Vector]:
+        """Sort the quantiles of each row, because trees may let them cross."""
+        import numpy as np
+
+        if raw.ndim == 1:
+            return {"score": raw}
+        return dict(zip(self.score_columns, np.sort(raw, axis=1).T, strict=True))
+
+    def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
+        """Share of the deviance explained, mean deviance, mean absolute and root mean square error.
+
+        The deviance is the distribution's own: squared error, Poisson, Tweedie, or the pinball loss
+        at the median. `d2` is 1 - deviance / deviance of the best constant for these very labels
+        (their mean or median); equal labels have none.
+        """
+        import numpy as np
+
+        if not len(labels):
+            return {}
+        deviance = self._deviance(labels, scores)
+        centre = np.median if self.distribution == "quantile" else np.mean
+        constant = self._deviance(labels, np.full(len(labels), centre(labels)))
+        # Rounding keeps the mean of equal labels from being exact.
+        exists = constant > 0 and (labels != labels[0]).any()
+        found = {"d2": 1.0 - deviance / constant} if exists else {}
+        errors = scores - labels
+        return found | {
+            "deviance": deviance,
+            "mae": float(np.abs(errors).mean()),
+            "rmse": float(np.sqrt((errors**2).mean())),
+        }
+
+    def regression(self) -> Any:
+        """Generalised linear model: log link for counts and amounts, else ridge or median."""
+        from sklearn.linear_model import PoissonRegressor, Ridge, TweedieRegressor
+
+        # So little of a penalty that it only keeps columns apart that say the same.
+        if self.distribution == "poisson":
+            return PoissonRegressor(alpha=1e-3, max_iter=1_000)
+        if self.distribution == "tweedie":
+            return TweedieRegressor(
+                power=self.tweedie_power, link="log", alpha=1e-3, max_iter=1_000
+            )
+        return _median_regression() if self.distribution == "quantile" else Ridge()
+
+    def baselines(self) -> dict[str, Any]:
+        """Return the best constant, and the linear model."""
+        from sklearn.dummy import DummyRegressor
+
+        centre = "median" if self.distribution == "quantile" else "mean"
+        return {"naive": DummyRegressor(strategy=centre), "linear": self.regression()}
+
+    @property
+    def _is_positive(self) -> bool:
+        return self.distribution in ("poisson", "tweedie")
+
+    def _deviance(self, labels: Vector, scores: Vector) -> float:
+        import numpy as np
+        from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
+
+        if self.distribution == "quantile":
+            return float(mean_pinball_loss(labels, scores, alpha=0.5))
+        if self.distribution == "normal":
+            return float(np.mean((labels - scores) ** 2))
+        power = 1.0 if self.distribution == "poisson" else self.tweedie_power
+        return float(mean_tweedie_deviance(labels, np.maximum(scores, _LEAST_MEAN), power=power))
+
+
+def _median_regression() -> Any:
+    """Linear median regression on evenly spaced rows: all of them would take minutes."""
+    from sklearn.linear_model import QuantileRegressor
+
+    class MedianRegression(QuantileRegressor):
+        def fit(self, inputs: Any, labels: Any) -> Self:
+            import numpy as np
+
+            chosen = np.unique(np.linspace(0, len(labels) - 1, 2_000).astype(np.int64))
+            super().fit(inputs[chosen], labels[chosen])
+            return self
+
+    return MedianRegression(quantile=0.5, alpha=1e-4)

@@ -76,8 +76,12 @@ def choose_inputs(
         Whether to read all days as they are now, also those corrected after `day` was processed;
         otherwise they are read as they were known then (see `evergreen.provenance.as_known`).
     """
-    snapshots = {table: lake.snapshot_id(use_case.name, table) for table in _TABLES}
-    return TrainingInputs(snapshots, {} if corrected else pins_of(use_case, day, days))
+    snapshots = {table: lake.snapshot_id(use_case.owner_of(table), table) for table in _TABLES}
+    pins = {} if corrected else pins_of(use_case, day, days)
+    for table, pinned in pins.items():
+        if pinned:
+            logger.info("%s of %s are read as known then", table, ", ".join(map(str, pinned)))
+    return TrainingInputs(snapshots, pins)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,16 @@ class TrainingSet:
 
     rows: pa.Table
     left_out: Mapping[date, int]
+
+
+def keep(use_case: UseCase, version: int, inputs: TrainingInputs) -> None:
+    """Tag the snapshots a version was trained on: expiry leaves them, so it can be replayed."""
+    for name, snapshot in inputs.to_dict().items():
+        table, _, day = name.partition("/")
+        if snapshot:
+            # Several use cases may read the features of one.
+            label = f"{use_case.name}-version-{version}"
+            lake.tag(use_case.owner_of(table), table, snapshot, f"{label}-{day}" if day else label)
 
 
 def assemble(use_case: UseCase, plan: SplitPlan, inputs: TrainingInputs) -> TrainingSet:
@@ -140,8 +154,9 @@ def _with_features(
     use_case: UseCase, labels: Mapping[date, pa.Table], inputs: TrainingInputs
 ) -> dict[date, pa.Table]:
     """Keep the labels of the entities that have features on the label's day."""
+    owner = use_case.owner_of("features")
     snapshot, pins = inputs.snapshots["features"], inputs.pins.get("features", {})
-    published = lake.partitions(use_case.name, "features", snapshot) if snapshot else {}
+    published = lake.partitions(owner, "features", snapshot) if snapshot else {}
     missing = [day for day in labels if not pins.get(day, day in published)]
     if missing:
         hint = " If they were computed later, set the field corrections to as_corrected."
@@ -155,7 +170,7 @@ def _with_features(
 
     def read() -> Iterator[tuple[date, pa.Table]]:
         for day in labels:
-            features = lake.read_day(use_case.name, "features", day, pins.get(day, snapshot))
+            features = lake.read_day(owner, "features", day, pins.get(day, snapshot))
             known[day] = features[key].combine_chunks()
             yield day, features
 
@@ -188,7 +203,7 @@ def _labels(
             f"Training needs labels of {len(days)} days and {len(missing)} of them are not "
             f"published (the oldest is {missing[0]}, the newest {missing[-1]}). Load them: trigger "
             f"{use_case.name}_history from {missing[0]} to "
-            f"{missing[-1] + timedelta(days=use_case.label.horizon_days)}."
+            f"{missing[-1] + timedelta(days=use_case.target.horizon_days)}."
         )
     return {
         day: lake.read_day(use_case.name, "labels", day, pins.get(day, snapshot)).select(

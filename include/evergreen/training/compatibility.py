@@ -12,6 +12,7 @@ from datetime import date, timedelta
 import pyarrow as pa
 
 from evergreen.contract import UseCase
+from evergreen.contract.dtypes import NUMBER_DTYPES
 from evergreen.errors import NotReadyError
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import Stale, mend_commands
@@ -19,21 +20,21 @@ from evergreen.provenance.staleness import Stale, mend_commands
 _ONE_DAY = timedelta(days=1)
 
 
-def find_misfit(use_case: UseCase, reads: Mapping[str, str | None]) -> str | None:
+def find_misfit(use_case: UseCase, reads: Mapping[str, str]) -> str | None:
     """Say why a model cannot read what the use case declares; None if it can.
 
     Parameters
     ----------
     reads
-        The features the model was trained on, with the dtype that was declared for each (None
-        where a version is too old to say). Whole numbers and fractions are the same to a model.
+        The features the model was trained on, with the dtype that was declared for each. Whole
+        numbers and fractions are the same to a model.
     """
     declared = {name: feature.dtype for name, feature in use_case.features.columns.items()}
     gone = [name for name in reads if name not in declared]
     retyped = [
         f"{name} ({dtype} when it was trained, now {declared[name]})"
         for name, dtype in reads.items()
-        if dtype and name in declared and (dtype == "bool") != (declared[name] == "bool")
+        if name in declared and _kind(dtype) != _kind(declared[name])
     ]
     parts = [
         f"{', '.join(gone)}, which use_case.yaml does not declare any more" if gone else "",
@@ -43,7 +44,7 @@ def find_misfit(use_case: UseCase, reads: Mapping[str, str | None]) -> str | Non
 
 
 def require_fit(
-    use_case: UseCase, version: int, reads: Mapping[str, str | None], instead: str = ""
+    use_case: UseCase, version: int, reads: Mapping[str, str], instead: str = ""
 ) -> None:
     """Refuse a version that does not fit the declaration.
 
@@ -99,7 +100,8 @@ def require_computed(
         first = min(lacking)
         others = f", and {len(lacking) - 1} more days likewise" if len(lacking) > 1 else ""
         raise NotReadyError(
-            f"{use_case.name}.features of {first} lack {', '.join(lacking[first])}{others}: they "
+            f"{use_case.owner_of('features')}.features of {first} lack "
+            f"{', '.join(lacking[first])}{others}: they "
             "were computed before use_case.yaml declared this. Compute them again: "
             f"{mending(use_case, lacking)}"
         )
@@ -110,6 +112,11 @@ def mending(use_case: UseCase, days: Iterable[date]) -> str:
     return "; ".join(mend_commands(use_case, [Stale("features", day, "") for day in days]))
 
 
+def _kind(dtype: str) -> str:
+    return "number" if dtype in NUMBER_DTYPES else dtype
+
+
 def _is_by_another_declaration(use_case: UseCase, day: date) -> bool:
-    made = receipts.latest(use_case.name, "publish_features", day, day + _ONE_DAY).get(day)
+    owner = use_case.owner_of("features")
+    made = receipts.latest(owner, "publish_features", day, day + _ONE_DAY).get(day)
     return made is not None and made.contract_digest != use_case.contract_digest("features")

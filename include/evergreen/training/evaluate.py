@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import xgboost as xgb
-from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+from numpy.typing import NDArray
 
-from evergreen.contract import UseCase
-from evergreen.errors import NotReadyError, ValidationError
+from evergreen.targets import TargetModel
 from evergreen.training.fit import predict
-from evergreen.training.frame import LabelledFrame, prepare
+from evergreen.training.frame import LabelledSplit
+from evergreen.training.inputs import Inputs
 
-Vector = np.ndarray[Any, Any]
+Vector = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class CalibrationBin:
 
     rows: int
     mean_score: float
-    observed_rate: float
+    mean_label: float
 
 
 @dataclass(frozen=True)
@@ -35,140 +36,78 @@ class Evaluation:
 
     Parameters
     ----------
-    auc, logloss, brier
-        Area under the ROC curve, mean log loss (nats), mean squared error of the probability.
-    rows, positives
-        Rows of the holdout, and how many of their labels are true.
-    mean_score
-        Mean predicted probability; compare with `positives / rows`.
+    metrics
+        Of the target, by name.
+    counts
+        Rows of the holdout, and what else the target counts.
+    mean_score, mean_label
+        What was predicted and what happened, on average.
     latency_ms_per_1k
         Milliseconds to prepare and score 1,000 rows, median of several repetitions.
-    oracle_auc
-        AUC of the true probabilities where the source can tell them: what the best possible
-        model would reach. None elsewhere.
     calibration
         Up to ten bins by ascending score.
     """
 
-    auc: float
-    logloss: float
-    brier: float
-    rows: int
-    positives: int
+    metrics: Mapping[str, float]
+    counts: Mapping[str, int]
     mean_score: float
+    mean_label: float
     latency_ms_per_1k: float
-    oracle_auc: float | None
     calibration: tuple[CalibrationBin, ...]
 
-    def metrics(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float]:
         """Everything that is one number, by name."""
-        numbers = {
-            "auc": self.auc,
-            "logloss": self.logloss,
-            "brier": self.brier,
-            "rows": self.rows,
-            "positives": self.positives,
+        return {
+            **self.metrics,
+            **{name: float(count) for name, count in self.counts.items()},
             "mean_score": self.mean_score,
+            "mean_label": self.mean_label,
             "latency_ms_per_1k": self.latency_ms_per_1k,
         }
-        if self.oracle_auc is not None:
-            numbers["oracle_auc"] = self.oracle_auc
-        return {name: float(value) for name, value in numbers.items()}
 
 
 def evaluate(
-    booster: xgb.Booster,
-    holdout: LabelledFrame,
-    use_case: UseCase,
-    *,
-    threads: int,
-    oracle: pa.Table | None = None,
+    booster: xgb.Booster, split: LabelledSplit, target: TargetModel, *, threads: int
 ) -> Evaluation:
-    """Measure a model on the holdout.
-
-    Parameters
-    ----------
-    booster
-        Any booster that reads the holdout's features, in their order.
-    holdout
-        Labelled rows. Not modified.
-    use_case
-        Names the entity key of the oracle.
-    threads
-        Threads of the prediction.
-    oracle
-        True probabilities of the label: the entity key and `probability` (float64), for at least
-        the entities of the holdout, which must be one day.
-
-    Raises
-    ------
-    NotReadyError
-        The holdout holds one class only, or is empty.
-    ValidationError
-        The oracle lacks an entity of the holdout.
-    """
-    scores = predict(booster, holdout.matrix, threads=threads)
-    oracle_auc = None
-    if oracle is not None:
-        oracle_auc = measure_auc(holdout.target, _aligned(oracle, holdout, use_case.entity.key))
+    """Measure a model on the holdout of the split it was fitted on; nothing else is read."""
+    labels = split.holdout.labels
+    scores = predict(booster, split.holdout.matrix, target, threads=threads)["score"]
     return Evaluation(
-        auc=measure_auc(holdout.target, scores),
-        logloss=measure_logloss(holdout.target, scores),
-        brier=float(brier_score_loss(holdout.target, scores)),
-        rows=holdout.rows,
-        positives=holdout.positives,
+        metrics=target.measure(labels, scores),
+        counts=target.count(labels),
         mean_score=float(scores.mean()),
-        latency_ms_per_1k=measure_latency(booster, holdout, threads=threads),
-        oracle_auc=oracle_auc,
-        calibration=calibration_table(holdout.target, scores),
+        mean_label=float(labels.mean()),
+        latency_ms_per_1k=measure_latency(
+            booster, split.inputs, split.holdout_features, target, threads=threads
+        ),
+        calibration=calibration_table(labels, scores),
     )
 
 
-def measure_auc(target: Vector, scores: Vector) -> float:
-    """Area under the ROC curve.
-
-    Raises
-    ------
-    NotReadyError
-        The target holds one class only; its AUC does not exist.
-    """
-    positives = int(np.sum(target))
-    if positives in (0, len(target)):
-        raise NotReadyError(
-            f"AUC needs both classes; found {positives} true labels in {len(target)} rows. "
-            "Check labels.sql and the horizon, or choose a day with both outcomes."
-        )
-    return float(roc_auc_score(target, scores))
-
-
-def measure_logloss(target: Vector, scores: Vector) -> float:
-    """Mean negative log likelihood, in nats."""
-    return float(log_loss(target, scores, labels=[0.0, 1.0]))
-
-
 def measure_latency(
-    booster: xgb.Booster, holdout: LabelledFrame, *, threads: int, repetitions: int = 5
+    booster: xgb.Booster,
+    inputs: Inputs,
+    features: pa.Table,
+    target: TargetModel,
+    *,
+    threads: int,
+    repetitions: int = 5,
 ) -> float:
-    """Milliseconds to prepare and score 1,000 rows, from table to probabilities, at the median.
+    """Milliseconds to prepare and score 1,000 rows, from table to scores, at the median.
 
     Small holdouts are measured as they are, so they carry the fixed cost of a call: that errs on
     the strict side. At most 20,000 rows are used.
     """
-    sample = holdout.matrix[:20_000]
-    columns = {
-        name: pa.array(sample[:, index], from_pandas=True)
-        for index, name in enumerate(holdout.feature_names)
-    }
-    features = pa.table(columns)
+    sample = features.slice(0, 20_000)
     seconds = []
     for _ in range(repetitions):
         begun = time.perf_counter()
-        predict(booster, prepare(features, holdout.feature_names), threads=threads)
+        predict(booster, inputs.prepare(sample), target, threads=threads)
         seconds.append(time.perf_counter() - begun)
-    return statistics.median(seconds) * 1e3 / (len(sample) / 1e3)
+    return float(statistics.median(seconds) * 1e6 / sample.num_rows)
 
 
-def calibration_table(target: Vector, scores: Vector, bins: int = 10) -> tuple[CalibrationBin, ...]:
+def calibration_table(labels: Vector, scores: Vector, bins: int = 10) -> tuple[CalibrationBin, ...]:
     """Predicted against observed, in bins of equally many rows by ascending score.
 
     Ties may fall into two bins; with fewer rows than bins there is one bin per row.
@@ -178,22 +117,8 @@ def calibration_table(target: Vector, scores: Vector, bins: int = 10) -> tuple[C
         CalibrationBin(
             rows=len(part),
             mean_score=float(np.mean(scores[part])),
-            observed_rate=float(np.mean(target[part])),
+            mean_label=float(np.mean(labels[part])),
         )
         for part in np.array_split(order, bins)
         if len(part)
     )
-
-
-def _aligned(oracle: pa.Table, holdout: LabelledFrame, key: str) -> Vector:
-    truth = dict(
-        zip(oracle.column(key).to_pylist(), oracle.column("probability").to_pylist(), strict=True)
-    )
-    keys = holdout.keys.to_pylist()
-    unknown = [name for name in keys if name not in truth]
-    if unknown:
-        raise ValidationError(
-            f"The oracle lacks {len(unknown)} of {len(keys)} entities of the holdout, e.g. "
-            f"{unknown[0]!r}; expected all. Ask it for the holdout's as-of."
-        )
-    return np.array([truth[name] for name in keys], dtype=np.float64)

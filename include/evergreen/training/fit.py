@@ -8,10 +8,15 @@ from typing import Any
 
 import numpy as np
 import xgboost as xgb
+from numpy.typing import NDArray
 
 from evergreen.contract import UseCase
-from evergreen.errors import NotReadyError, PermanentError
-from evergreen.training.frame import LabelledFrame, LabelledSplit, Matrix
+from evergreen.errors import PermanentError
+from evergreen.targets import TargetModel
+from evergreen.training.frame import LabelledFrame, LabelledSplit
+from evergreen.training.inputs import Inputs, Matrix
+
+Vector = NDArray[np.float64]
 
 _DIRECTION = {"increasing": 1, "decreasing": -1, "none": 0}
 
@@ -26,14 +31,14 @@ class FittedModel:
         The booster in XGBoost's UBJSON format: the model, byte for byte.
     booster
         The same, loaded from `ubj`.
-    feature_names
-        Inputs, in order.
+    inputs
+        What it reads.
     rounds
         Number of boosting rounds.
     early_stopped
         Whether `rounds` was chosen on validation days, or is the configured default.
-    validation_logloss
-        The trial model's log loss there; None without validation days.
+    validation_loss
+        The trial model's loss there (its `eval_metric`); None without validation days.
     importances
         Share of the total gain per feature, summing to 1 (all 0 for a model without a split).
     parameters
@@ -42,10 +47,10 @@ class FittedModel:
 
     ubj: bytes
     booster: xgb.Booster = field(repr=False, compare=False)
-    feature_names: tuple[str, ...]
+    inputs: Inputs
     rounds: int
     early_stopped: bool
-    validation_logloss: float | None
+    validation_loss: float | None
     importances: dict[str, float]
     parameters: dict[str, Any]
 
@@ -63,31 +68,28 @@ class LoadedModel:
     ----------
     booster
         The trees.
-    feature_names
-        Inputs, in order.
+    inputs
+        What it reads.
     version, run_id
         Registered version, and the MLflow run that made it.
     importances
         As in `FittedModel`.
     reference
         The drift reference that was frozen with the model.
-    metrics
-        Everything that was measured in training, by name (`holdout_auc`, ...).
     tags
         Tags of the version (`day`, `request_key`, ...).
     reads
-        The dtype that was declared for each feature; None if that was not recorded.
+        The dtype that was declared for each feature.
     """
 
     booster: xgb.Booster = field(repr=False, compare=False)
-    feature_names: tuple[str, ...]
+    inputs: Inputs
     version: int
     run_id: str
     importances: dict[str, float]
     reference: dict[str, Any] = field(repr=False)
-    metrics: dict[str, float]
     tags: dict[str, str]
-    reads: dict[str, str | None]
+    reads: dict[str, str]
 
 
 def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: int) -> FittedModel:
@@ -98,7 +100,7 @@ def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: 
     split
         Rows of the plan; the holdout is not read.
     use_case
-        Settings of the booster and monotone directions of the features.
+        Its target, settings of the booster and monotone directions of the features.
     threads
         Fixed number of threads; part of what makes the bytes reproducible.
     seed
@@ -107,7 +109,7 @@ def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: 
     Raises
     ------
     NotReadyError
-        The rows to fit on hold one class only.
+        The rows to fit on hold one label only.
 
     Notes
     -----
@@ -115,10 +117,11 @@ def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: 
     behaviour moves. It keeps the number of rounds of the trial model: with more rows the best
     number would be a little higher, so this errs on the side of the simpler model.
     """
-    settings = use_case.training.booster
+    target, settings = use_case.target, use_case.training.booster
+    columns = use_case.features.columns
+    directions = [str(_DIRECTION[columns[name].monotone]) for name in split.inputs.names]
     parameters: dict[str, Any] = {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
+        **target.booster_parameters(),
         "tree_method": "hist",
         "learning_rate": settings.learning_rate,
         "max_depth": settings.max_depth,
@@ -126,19 +129,17 @@ def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: 
         "subsample": settings.subsample,
         "colsample_bytree": settings.colsample_bytree,
         "reg_lambda": settings.reg_lambda,
-        "monotone_constraints": "("
-        + ",".join(
-            str(_DIRECTION[feature.monotone]) for feature in use_case.features.columns.values()
-        )
-        + ")",
+        "monotone_constraints": f"({','.join(directions)})",
         "nthread": threads,
         "seed": seed,
         "verbosity": 0,
     }
-    rounds, validation_logloss = settings.default_rounds, None
+    rounds, validation_loss = settings.default_rounds, None
     if split.fit is not None and split.validation is not None:
-        fit_rows = _quantiles(split.fit, "fit", threads)
-        validation_rows = _quantiles(split.validation, "validation", threads, fit_rows)
+        target.require_learnable(split.fit.labels, "fit")
+        target.require_learnable(split.validation.labels, "validation")
+        fit_rows = _quantiles(split.fit, threads)
+        validation_rows = _quantiles(split.validation, threads, fit_rows)
         trial = xgb.train(
             parameters,
             fit_rows,
@@ -147,19 +148,19 @@ def fit_booster(split: LabelledSplit, use_case: UseCase, *, threads: int, seed: 
             early_stopping_rounds=settings.early_stopping_rounds,
             verbose_eval=False,
         )
-        rounds, validation_logloss = trial.best_iteration + 1, float(trial.best_score)
-    final = xgb.train(
-        parameters, _quantiles(split.refit, "refit", threads), rounds, verbose_eval=False
-    )
+        rounds, validation_loss = trial.best_iteration + 1, float(trial.best_score)
+    target.require_learnable(split.refit.labels, "refit")
+    final = xgb.train(parameters, _quantiles(split.refit, threads), rounds, verbose_eval=False)
+    split.inputs.keep_in(final)
     ubj = bytes(final.save_raw("ubj"))
     return FittedModel(
         ubj=ubj,
         booster=load_booster(ubj),
-        feature_names=split.refit.feature_names,
+        inputs=split.inputs,
         rounds=rounds,
-        early_stopped=validation_logloss is not None,
-        validation_logloss=validation_logloss,
-        importances=_importances(final, split.refit.feature_names),
+        early_stopped=validation_loss is not None,
+        validation_loss=validation_loss,
+        importances=_importances(final, split.inputs.names),
         parameters=parameters,
     )
 
@@ -171,51 +172,53 @@ def load_booster(ubj: bytes) -> xgb.Booster:
     return booster
 
 
-def predict(booster: xgb.Booster, matrix: Matrix, *, threads: int) -> np.ndarray[Any, Any]:
-    """Probability that the label is true.
+def predict(
+    booster: xgb.Booster, matrix: Matrix, target: TargetModel, *, threads: int
+) -> dict[str, Vector]:
+    """Predict the columns that are published of every row.
 
     Parameters
     ----------
     booster
         Its thread count is set; nothing else changes.
     matrix
-        float32 `[n, k]` from `prepare`, columns in the booster's order.
+        float32 `[n, k]` from `Inputs.prepare`, columns in the booster's order.
+    target
+        What the booster was fitted to.
 
     Returns
     -------
-    numpy.ndarray
-        float64 `[n]` in [0, 1].
+    dict of numpy.ndarray
+        float64 `[n]` per column of `target.score_columns`.
     """
     booster.set_param({"nthread": threads})
     if matrix.shape[1] != booster.num_features():
         raise PermanentError(
             f"The matrix has {matrix.shape[1]} columns; the model reads {booster.num_features()}. "
-            "Prepare it with the model's own feature names."
+            "Prepare it with the model's own inputs."
         )
     if len(matrix) == 0:
-        return np.empty(0, dtype=np.float64)
-    return np.asarray(booster.inplace_predict(matrix, missing=np.nan), dtype=np.float64)
+        return {name: np.empty(0) for name in target.score_columns}
+    raw = booster.inplace_predict(matrix, missing=np.nan)
+    return target.to_columns(np.asarray(raw, dtype=np.float64))
 
 
 def _quantiles(
-    frame: LabelledFrame, part: str, threads: int, reference: xgb.QuantileDMatrix | None = None
+    frame: LabelledFrame, threads: int, reference: xgb.QuantileDMatrix | None = None
 ) -> xgb.QuantileDMatrix:
-    if frame.positives in (0, frame.rows):
-        raise NotReadyError(
-            f"The {part} rows hold one class only: {frame.positives} of {frame.rows} labels are "
-            "true. A model needs both; check labels.sql and the horizon, or wait for more days."
-        )
     return xgb.QuantileDMatrix(
         frame.matrix,
-        label=frame.target,
-        feature_names=list(frame.feature_names),
+        label=frame.labels,
+        feature_names=list(frame.inputs.names),
+        feature_types=frame.inputs.types,
+        enable_categorical=True,
         missing=np.nan,
         nthread=threads,
         ref=reference,
     )
 
 
-def _importances(booster: xgb.Booster, feature_names: tuple[str, ...]) -> dict[str, float]:
+def _importances(booster: xgb.Booster, names: tuple[str, ...]) -> dict[str, float]:
     gains = booster.get_score(importance_type="total_gain")
     total = sum(gains.values())
-    return {name: float(gains.get(name, 0.0) / total) if total else 0.0 for name in feature_names}
+    return {name: float(gains.get(name, 0.0) / total) if total else 0.0 for name in names}

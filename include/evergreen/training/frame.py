@@ -1,8 +1,9 @@
-"""The one way from a table of features to what a model reads, for training and scoring alike."""
+"""Labelled rows of a training set, divided among the parts of a plan."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -12,14 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from evergreen.contract import UseCase, as_of
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
+from evergreen.training.inputs import Inputs, Matrix
 from evergreen.training.split import SplitPlan
 
 LABEL = "label"
 AS_OF = "as_of"
 
-Matrix = npt.NDArray[np.float32]
+_INSTANT = pa.timestamp("us", "UTC")
 
 
 @dataclass(frozen=True)
@@ -36,119 +38,120 @@ class LabelledFrame:
     as_of
         Instants, timestamp[us, UTC], length `n`.
     matrix
-        float32 `[n, k]`, NaN where a feature is null.
-    target
-        float32 `[n]`, 1.0 where the label is true.
-    feature_names
-        The `k` features, in the order of the columns of `matrix`.
+        float32 `[n, k]`, as `inputs.prepare` gave it.
+    labels
+        float64 `[n]`, as the target reads them.
+    inputs
+        What the columns of `matrix` are.
     """
 
     keys: pa.Array
     as_of: pa.Array
     matrix: Matrix
-    target: Matrix
-    feature_names: tuple[str, ...]
+    labels: npt.NDArray[np.float64]
+    inputs: Inputs
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.target)
-
-    @property
-    def positives(self) -> int:
-        """Number of rows whose label is true."""
-        return int(self.target.sum())
+        return len(self.labels)
 
     @property
     def digest(self) -> str:
         """SHA-256 of inputs and outcomes, hexadecimal."""
-        content = hashlib.sha256("\x1f".join(self.feature_names).encode())
+        read = [self.inputs.names, dict(self.inputs.categories)]
+        content = hashlib.sha256(json.dumps(read).encode())
         content.update(np.ascontiguousarray(self.matrix).tobytes())
-        content.update(np.ascontiguousarray(self.target).tobytes())
+        content.update(np.ascontiguousarray(self.labels).tobytes())
         return content.hexdigest()
 
 
 @dataclass(frozen=True)
 class LabelledSplit:
-    """The rows of a `SplitPlan`; `fit` and `validation` are None when the plan has no such days."""
+    """The rows of a `SplitPlan`.
+
+    Parameters
+    ----------
+    fit, validation
+        None when the plan has no such days.
+    refit, holdout
+        The rows the model is fitted on, and those it is measured on.
+    holdout_features
+        The features of `holdout` as they were computed, row by row: a model with other inputs is
+        measured on these.
+    """
 
     fit: LabelledFrame | None
     validation: LabelledFrame | None
     refit: LabelledFrame
     holdout: LabelledFrame
+    holdout_features: pa.Table
+
+    @property
+    def inputs(self) -> Inputs:
+        """What a model of this split reads; categories are those of `refit`."""
+        return self.refit.inputs
+
+    @property
+    def unseen(self) -> dict[str, int]:
+        """Values of the holdout that `refit` does not have, per category feature."""
+        return self.inputs.count_unseen(self.holdout_features)
 
 
-def prepare(features: pa.Table, feature_names: Sequence[str]) -> Matrix:
-    """Turn features into the model's matrix.
-
-    Parameters
-    ----------
-    features
-        Any table with the named columns, in any order, of integers, floats or booleans; further
-        columns are ignored. Not modified.
-    feature_names
-        The features the model reads: `use_case.feature_names` while training,
-        `model.feature_names` while scoring.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 `[n, k]`, columns in the order of `feature_names`, NaN where a value is null.
-
-    Raises
-    ------
-    ConfigError
-        A column is missing or is not a number.
-    ValidationError
-        A value is infinite, in the table or as a float32.
-    """
-    missing = [name for name in feature_names if name not in features.column_names]
-    if missing:
-        raise ConfigError(
-            f"The features lack {missing}; found {features.column_names}. Recompute the features "
-            "with the present features.sql, or choose a model version that was trained on these."
-        )
-    matrix = np.empty((features.num_rows, len(feature_names)), dtype=np.float32)
-    for index, name in enumerate(feature_names):
-        column = features.column(name)
-        kind = column.type
-        if pa.types.is_boolean(kind):
-            column = column.cast(pa.uint8())
-        elif not (
-            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-        ):
-            raise ConfigError(
-                f"The feature {name} has type {kind}; expected an integer, float or boolean. "
-                "Cast it in features.sql."
-            )
-        # A float64 beyond float32 becomes infinite and is refused below, with a better message.
-        with np.errstate(over="ignore"):
-            values = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float32)
-        if np.isinf(values).any():
-            raise ValidationError(
-                f"The feature {name} has {int(np.isinf(values).sum())} infinite values; expected "
-                "finite numbers or null. Guard the division in features.sql with nullif."
-            )
-        matrix[:, index] = values
-    return matrix
-
-
-def label_frame(rows: pa.Table, use_case: UseCase) -> LabelledFrame:
-    """Build the labelled frame of a point-in-time training set.
+def label_split(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledSplit:
+    """Divide one training set among the parts of a plan.
 
     Parameters
     ----------
     rows
-        Entity key, `as_of` (timestamp, UTC), the features, and `label` (boolean or 0/1), one row
-        per entity and as-of, in any order. Not modified.
+        Entity key, `as_of` (timestamp, UTC), the features, and `label`, one row per entity and
+        as-of, in any order, with the rows of all `plan.days`; rows of other days are ignored.
+        Not modified.
 
     Raises
     ------
+    NotReadyError
+        A planned day has no rows.
     ConfigError
         A column is missing or has a wrong type.
     ValidationError
-        A key, as-of or label is null, a label is neither 0 nor 1, or a row appears twice.
+        A key, as-of or label is null, a label is impossible, or a row appears twice.
     """
+    ordered = _ordered(rows, use_case)
+    present = {*pc.unique(ordered[AS_OF]).to_pylist()}
+    if absent := [day for day in plan.days if use_case.as_of(day) not in present]:
+        raise NotReadyError(
+            f"The training set has no labelled rows for {', '.join(map(str, absent))}; expected "
+            "features and labels of every planned day. Compute those days first."
+        )
+
+    def of_days(days: Sequence[date]) -> pa.Table:
+        wanted = pa.array([use_case.as_of(day) for day in days], _INSTANT)
+        return ordered.filter(pc.is_in(ordered[AS_OF], wanted))
+
+    refit, holdout = of_days(plan.refit), of_days(plan.holdout)
+    inputs = Inputs.freeze(use_case, refit)
+
+    def frame(part: pa.Table) -> LabelledFrame:
+        return LabelledFrame(
+            keys=part[use_case.entity.key].combine_chunks(),
+            as_of=part[AS_OF].combine_chunks(),
+            matrix=inputs.prepare(part),
+            labels=use_case.target.read_labels(part[LABEL]),
+            inputs=inputs,
+        )
+
+    return LabelledSplit(
+        fit=frame(of_days(plan.fit)) if plan.fit else None,
+        validation=frame(of_days(plan.validation)) if plan.validation else None,
+        refit=frame(refit),
+        holdout=frame(holdout),
+        holdout_features=holdout.select(list(inputs.names)),
+    )
+
+
+def _ordered(rows: pa.Table, use_case: UseCase) -> pa.Table:
+    """Return the rows by (as-of, key), if they are what a training set must be."""
     key = use_case.entity.key
     for name in (key, AS_OF, LABEL):
         if name not in rows.column_names:
@@ -160,66 +163,12 @@ def label_frame(rows: pa.Table, use_case: UseCase) -> LabelledFrame:
                 f"The training set's column {name} is null in {nulls} of {rows.num_rows} rows; "
                 "expected none. Check labels.sql and the point-in-time join."
             )
-    identity = rows.select([key, AS_OF])
-    distinct = identity.group_by([key, AS_OF]).aggregate([]).num_rows
+    distinct = rows.group_by([key, AS_OF]).aggregate([]).num_rows
     if distinct != rows.num_rows:
         raise ValidationError(
             f"The training set has {rows.num_rows} rows but only {distinct} different pairs of "
             f"{key} and as_of; expected one row each. Check GROUP BY in features.sql, labels.sql."
         )
     ordered = rows.take(pc.sort_indices(rows, [(AS_OF, "ascending"), (key, "ascending")]))
-    target = ordered.column(LABEL).cast(pa.float32()).to_numpy()
-    if not np.isin(target, (0.0, 1.0)).all():
-        raise ValidationError(
-            f"The label takes the values {np.unique(target)[:5].tolist()}; expected true and false."
-        )
-    return LabelledFrame(
-        keys=ordered.column(key).combine_chunks(),
-        as_of=ordered.column(AS_OF).cast(pa.timestamp("us", "UTC")).combine_chunks(),
-        matrix=prepare(ordered, use_case.feature_names),
-        target=target,
-        feature_names=tuple(use_case.feature_names),
-    )
-
-
-def label_split(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledSplit:
-    """Divide one training set among the parts of a plan.
-
-    Parameters
-    ----------
-    rows
-        As for `label_frame`, with the rows of all `plan.days`; rows of other days are ignored.
-
-    Raises
-    ------
-    NotReadyError
-        A planned day has no rows.
-    ConfigError, ValidationError
-        As `label_frame`.
-    """
-    frame = label_frame(rows, use_case)
-    present = set(pc.unique(frame.as_of).to_pylist())
-    if absent := [day for day in plan.days if as_of(day) not in present]:
-        raise NotReadyError(
-            f"The training set has no labelled rows for {', '.join(map(str, absent))}; expected "
-            "features and labels of every planned day. Compute those days first."
-        )
-
-    def part(days: Sequence[date]) -> LabelledFrame:
-        wanted = pa.array([as_of(day) for day in days], pa.timestamp("us", "UTC"))
-        mask = pc.is_in(frame.as_of, wanted)
-        chosen = mask.to_numpy(zero_copy_only=False)
-        return LabelledFrame(
-            keys=frame.keys.filter(mask),
-            as_of=frame.as_of.filter(mask),
-            matrix=frame.matrix[chosen],
-            target=frame.target[chosen],
-            feature_names=frame.feature_names,
-        )
-
-    return LabelledSplit(
-        fit=part(plan.fit) if plan.fit else None,
-        validation=part(plan.validation) if plan.validation else None,
-        refit=part(plan.refit),
-        holdout=part(plan.holdout),
-    )
+    instants = ordered[AS_OF].cast(_INSTANT)
+    return ordered.set_column(ordered.column_names.index(AS_OF), AS_OF, instants)

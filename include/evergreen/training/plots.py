@@ -1,4 +1,4 @@
-"""The three pictures of a training run, drawn without a display and without global state."""
+"""The pictures of a training run, drawn without a display and without global state."""
 
 from __future__ import annotations
 
@@ -6,32 +6,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from evergreen.training.evaluate import CalibrationBin
+from evergreen.training.evaluate import CalibrationBin, Vector
 
 
-def draw_roc(
-    target: np.ndarray[Any, Any], curves: Mapping[str, np.ndarray[Any, Any]], path: Path
-) -> None:
-    """Draw one ROC curve per named score vector to a PNG file."""
-    figure, axes = _square("false positive rate", "true positive rate")
-    for name, scores in curves.items():
-        false_positives, true_positives, _ = roc_curve(target, scores)
-        axes.plot(false_positives, true_positives, label=name)
-    axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
-    axes.legend(loc="lower right")
+def draw_roc(labels: Vector, scores: Vector, path: Path) -> None:
+    """Draw the ROC curve of labels 0 and 1 to a PNG file."""
+    figure, axes = _square("false positive rate", "true positive rate", (0.0, 1.0))
+    false_positives, true_positives, _ = roc_curve(labels, scores)
+    axes.plot(false_positives, true_positives)
     figure.savefig(path)
 
 
 def draw_calibration(bins: Sequence[CalibrationBin], path: Path) -> None:
-    """Draw observed against predicted rates to a PNG file."""
-    figure, axes = _square("mean score", "observed rate")
-    axes.plot([0, 1], [0, 1], linestyle=":", color="grey")
-    axes.plot([bin_.mean_score for bin_ in bins], [bin_.observed_rate for bin_ in bins], "o-")
+    """Draw what was observed against what was predicted to a PNG file."""
+    means = [mean for bin_ in bins for mean in (bin_.mean_score, bin_.mean_label)]
+    figure, axes = _square("mean score", "mean label", (min(means), max(means)))
+    axes.plot([bin_.mean_score for bin_ in bins], [bin_.mean_label for bin_ in bins], "o-")
     figure.savefig(path)
 
 
@@ -46,9 +40,10 @@ def draw_importances(importances: Mapping[str, float], path: Path) -> None:
     figure.savefig(path)
 
 
-def _square(x_label: str, y_label: str) -> tuple[Figure, Any]:
+def _square(x_label: str, y_label: str, limits: tuple[float, float]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(5, 5), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.plot(limits, limits, linestyle=":", color="grey")
     return figure, axes

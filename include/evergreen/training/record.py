@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.contract import UseCase
-from evergreen.training.baselines import Baseline
+from evergreen.targets import TargetModel
 from evergreen.training.evaluate import Evaluation
 from evergreen.training.fit import FittedModel, predict
 from evergreen.training.frame import LabelledSplit
-from evergreen.training.plots import draw_calibration, draw_importances, draw_roc
+from evergreen.training.plots import draw_calibration, draw_importances
 from evergreen.training.split import SplitPlan
 
 REFERENCE_FILE = "reference.json"
 IMPORTANCES_FILE = "importances.json"
+
+# What a metric of the holdout is called in a run begins with this.
+HOLDOUT = "holdout_"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class TrainingRecord:
     fitted
         The model.
     evaluation, baselines
-        Measurements on the holdout.
+        Measurements on the holdout; of baselines by their name.
     inputs
         Iceberg snapshot id of each table that was read; None for a table without snapshots.
     left_out
@@ -58,7 +61,7 @@ class TrainingRecord:
     split: LabelledSplit
     fitted: FittedModel
     evaluation: Evaluation
-    baselines: tuple[Baseline, ...]
+    baselines: Mapping[str, Mapping[str, float]]
     inputs: Mapping[str, int | None]
     left_out: Mapping[str, int]
     reference: Mapping[str, Any]
@@ -84,14 +87,18 @@ def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
 
 
 def run_metrics(record: TrainingRecord) -> dict[str, float]:
-    """Numbers: `holdout_<metric>` of the model, `<baseline>_<metric>` of the baselines."""
-    numbers = {f"holdout_{name}": value for name, value in record.evaluation.metrics().items()}
+    """Numbers: `holdout_<metric>` of the model, `<baseline>_<metric>` of the baselines.
+
+    `unseen_<feature>` counts the categories of the holdout that the model does not know.
+    """
+    numbers = {f"{HOLDOUT}{name}": value for name, value in record.evaluation.numbers().items()}
     numbers["left_out_rows"] = float(sum(record.left_out.values()))
-    for baseline in record.baselines:
-        numbers[f"{baseline.name}_auc"] = baseline.auc
-        numbers[f"{baseline.name}_logloss"] = baseline.logloss
-    if record.fitted.validation_logloss is not None:
-        numbers["validation_logloss"] = record.fitted.validation_logloss
+    for baseline, metrics in record.baselines.items():
+        numbers |= {f"{baseline}_{name}": value for name, value in metrics.items()}
+    for name, count in record.split.unseen.items():
+        numbers[f"unseen_{name}"] = float(count)
+    if record.fitted.validation_loss is not None:
+        numbers["validation_loss"] = record.fitted.validation_loss
     return numbers
 
 
@@ -100,12 +107,12 @@ def run_parameters(record: TrainingRecord) -> dict[str, Any]:
     return {
         **record.fitted.parameters,
         "rounds": record.fitted.rounds,
-        "features": len(record.fitted.feature_names),
+        "features": len(record.fitted.inputs.names),
         **{part: " ".join(map(str, days)) for part, days in asdict(record.plan).items()},
     }
 
 
-def write_artifacts(record: TrainingRecord, folder: Path) -> None:
+def write_artifacts(record: TrainingRecord, target: TargetModel, folder: Path) -> None:
     """Write drift reference, importances, calibration and plots below an existing folder."""
     documents: dict[str, Any] = {
         REFERENCE_FILE: record.reference,
@@ -120,7 +127,7 @@ def write_artifacts(record: TrainingRecord, folder: Path) -> None:
     plots.mkdir()
     holdout = record.split.holdout
     threads = int(record.fitted.parameters["nthread"])
-    scores = predict(record.fitted.booster, holdout.matrix, threads=threads)
-    draw_roc(holdout.target, {"model": scores}, plots / "roc.png")
+    predicted = predict(record.fitted.booster, holdout.matrix, target, threads=threads)
+    target.draw(holdout.labels, predicted["score"], plots)
     draw_calibration(record.evaluation.calibration, plots / "calibration.png")
     draw_importances(record.fitted.importances, plots / "importances.png")

@@ -2,7 +2,7 @@
 
 A label of as-of `t` is known at `t + horizon`. Two parts of the split are separated when every
 label of the older one was known before the newer one's first as-of; otherwise the same future
-orders would sit on both sides.
+events would sit on both sides.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from evergreen.contract import Training
+from evergreen.contract import Training, UseCase
 from evergreen.errors import NotReadyError
 
 
@@ -44,8 +44,13 @@ class SplitPlan:
         return tuple(sorted({*self.fit, *self.validation, *self.refit, *self.holdout}))
 
 
+def plan_training(use_case: UseCase, day: date) -> SplitPlan:
+    """Plan the training run of a day; see `plan_split`."""
+    return plan_split(use_case.training, use_case.target.horizon_days, use_case.first_day, day)
+
+
 def plan_split(training: Training, horizon_days: int, first_day: date, day: date) -> SplitPlan:
-    """Plan the training run of `day`, which knows orders before `as_of(day)` and nothing later.
+    """Plan the training run of `day`, which knows events before its as-of and nothing later.
 
     The holdout is the newest day whose label horizon has passed by then. Cut-offs go back from
     one horizon before it in steps of `cutoff_every_days`; the newest is the validation day. The
@@ -59,9 +64,9 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
     horizon_days
         Length of the label's window, in days.
     first_day
-        First day there is data for (UTC).
+        First day there is data for.
     day
-        Partition key of the run (UTC).
+        Partition key of the run.
 
     Returns
     -------
@@ -91,7 +96,7 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
             f"first_day {first_day}; expected at least {needed}: min_history_days "
             f"{training.min_history_days}, then one label horizon of {horizon_days} days for the "
             f"fit and one for the holdout. Training is possible from {ready_on} on; load older "
-            "orders and set first_day to them, or lower training.min_history_days."
+            "events and set first_day to them, or lower training.min_history_days."
         )
     holdout = day - horizon
     validation = holdout - horizon

@@ -30,9 +30,12 @@ from evergreen.contract import UseCase
 from evergreen.disk import scratch
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import Settings, load_settings
+from evergreen.targets import TargetModel
 from evergreen.training.fit import LoadedModel, load_booster
 from evergreen.training.frame import LabelledFrame
+from evergreen.training.inputs import Inputs
 from evergreen.training.record import (
+    HOLDOUT,
     IMPORTANCES_FILE,
     REFERENCE_FILE,
     TrainingRecord,
@@ -75,18 +78,26 @@ class VersionFacts:
     run_id
         The MLflow run that made it.
     metrics
-        Everything that was measured in training, by name (`holdout_auc`, ...).
+        Everything that was measured in training, by name.
     tags
         Tags of the version (`day`, `request_key`, ...).
     reads
-        The features it was trained on, in order, with the dtype that was declared for each; None
-        for versions that were trained before it was recorded.
+        The features it was trained on, in order, with the dtype that was declared for each.
     """
 
     run_id: str
     metrics: dict[str, float]
     tags: dict[str, str]
-    reads: dict[str, str | None]
+    reads: dict[str, str]
+
+    @property
+    def holdout(self) -> dict[str, float]:
+        """What was measured on its holdout, by metric."""
+        return {
+            name.removeprefix(HOLDOUT): value
+            for name, value in self.metrics.items()
+            if name.startswith(HOLDOUT)
+        }
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ class RunFacts:
     parameters: dict[str, str]
     plan: SplitPlan
     frame_digests: dict[str, str]
-    reads: dict[str, str | None]
+    reads: dict[str, str]
 
 
 def initialise(settings: Settings | None = None) -> None:
@@ -178,9 +189,9 @@ def log_training_run(
             )
             client.log_inputs(run_id, datasets=_datasets(record, use_case))
             with scratch("training") as folder:
-                write_artifacts(record, Path(folder))
+                write_artifacts(record, use_case.target, Path(folder))
                 client.log_artifacts(run_id, folder)
-            source, model_id = _log_model(record)
+            source, model_id = _log_model(record, use_case.target)
         _ensure_registered_model(client, use_case)
         version = client.create_model_version(
             use_case.name,
@@ -280,12 +291,11 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
     booster = load_booster(ubj)
     return LoadedModel(
         booster=booster,
-        feature_names=tuple(booster.feature_names or ()),
+        inputs=Inputs.of(booster),
         version=version,
         run_id=found.run_id,
         importances=documents[IMPORTANCES_FILE],
         reference=documents[REFERENCE_FILE],
-        metrics=found.metrics,
         tags=found.tags,
         reads=found.reads,
     )
@@ -411,13 +421,9 @@ def _fail_unfinished(client: MlflowClient, experiment_id: str, digest: str) -> N
 
 
 def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
-    schema = json.dumps(
-        {
-            "mlflow_colspec": Schema(
-                [ColSpec("double", n) for n in record.split.refit.feature_names]
-            ).to_dict()
-        }
-    )
+    inputs = record.split.inputs
+    columns = [ColSpec("string" if n in inputs.categories else "double", n) for n in inputs.names]
+    schema = json.dumps({"mlflow_colspec": Schema(columns).to_dict()})
     snapshots = dict(sorted(record.inputs.items()))
     dtypes = {name: feature.dtype for name, feature in use_case.features.columns.items()}
     datasets = []
@@ -429,7 +435,8 @@ def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
             "snapshots": snapshots,
             "days": [str(day) for day in getattr(record.plan, part)],
         }
-        profile = {"num_rows": frame.rows, "positives": frame.positives, "features": dtypes}
+        mean_label = float(frame.labels.mean())
+        profile = {"num_rows": frame.rows, "mean_label": mean_label, "features": dtypes}
         tags = [InputTag("mlflow.data.context", part)]
         tags += [InputTag(f"snapshot.{table}", str(value)) for table, value in snapshots.items()]
         dataset = Dataset(
@@ -444,19 +451,16 @@ def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
     return datasets
 
 
-def _reads(run: Run) -> dict[str, str | None]:
+def _reads(run: Run) -> dict[str, str]:
     """Read which features a run's model was trained on from what `_datasets` recorded."""
-    for given in run.inputs.dataset_inputs:
-        if dtypes := json.loads(given.dataset.profile).get("features"):
-            return dict(dtypes)
-        columns = json.loads(given.dataset.schema)["mlflow_colspec"]
-        return {column["name"]: None for column in columns}
-    return {}
+    given = run.inputs.dataset_inputs
+    return dict(json.loads(given[0].dataset.profile)["features"]) if given else {}
 
 
-def _log_model(record: TrainingRecord) -> tuple[str, str]:
-    names = list(record.fitted.feature_names)
-    # Doubles, so that a caller of the served model may send whole numbers and nulls alike.
+def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
+    names, outputs = list(record.fitted.inputs.names), target.score_columns
+    # Doubles, so that a caller of the served model may send whole numbers and nulls alike. The
+    # model itself reads categories as codes, the places of the values in its attribute.
     example = pd.DataFrame(record.split.holdout.matrix[:5].astype(np.float64), columns=names)
     with warnings.catch_warnings():
         # MLflow warns about a type hint of its own classes when it first loads them.
@@ -467,7 +471,7 @@ def _log_model(record: TrainingRecord) -> tuple[str, str]:
             model_format="ubj",
             signature=ModelSignature(
                 inputs=Schema([ColSpec("double", name) for name in names]),
-                outputs=Schema([ColSpec("float")]),
+                outputs=Schema([ColSpec("float", n if n != "score" else None) for n in outputs]),
             ),
             input_example=example,
             # Stated, because finding them out would start a second Python.

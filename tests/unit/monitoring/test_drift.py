@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, ks_2samp, kstwo
+from scipy.stats import chi2_contingency, false_discovery_control, ks_2samp, kstwo
 
 from evergreen.contract import Monitoring
 from evergreen.errors import ConfigError, NotReadyError
@@ -263,7 +263,7 @@ def test_no_rows_are_an_incident_and_never_drift():
     with pytest.raises(NotReadyError, match="no columns"):
         measure_drift(Reference(()), pa.table({"y": [1.0]}), MONITORING, {})
     with pytest.raises(ConfigError, match="expected a number"):
-        build_reference(pa.table({"x": ["a"]}), ["x"])
+        build_reference(pa.table({"x": [date(2026, 3, 1)]}), ["x"])
 
 
 def test_the_table_has_the_declared_schema():
@@ -294,3 +294,120 @@ def test_twenty_columns_of_many_rows_are_measured_quickly():
     # About 0.3 s; scipy's own function needs three times as long.
     assert time.process_time() - started < 3
     assert not any(row.drifted for row in rows)
+
+
+# --- categories --------------------------------------------------------------------------------
+
+
+def drawn(generator, shares, rows):
+    return generator.choice([f"v{n}" for n in range(len(shares))], rows, p=shares)
+
+
+def zipf(values):
+    shares = 1 / np.arange(1, values + 1)
+    return shares / shares.sum()
+
+
+def test_identical_categories_have_distance_zero():
+    words = drawn(np.random.default_rng(1), zipf(6), 2_000).tolist()
+    row = compare(words, words[::-1])
+    assert (row.test, row.statistic, row.psi, row.drifted) == ("chi2", 0.0, 0.0, False)
+    assert row.p_value == pytest.approx(1.0)
+
+
+def test_distance_and_chi_square_by_hand():
+    row = compare(["a"] * 50 + ["b"] * 50, ["a"] * 70 + ["b"] * 30)
+    assert row.statistic == pytest.approx(0.2)
+    expected = chi2_contingency([[50, 50], [70, 30]], correction=False)
+    assert row.p_value == pytest.approx(expected.pvalue)
+    assert row.psi == pytest.approx(psi_of([0.5, 0.5, 0, 0], [0.7, 0.3, 0, 0], 100, 100))
+    assert row.reason.startswith("distance 0.200 >= 0.155, adjusted p 0.0039 < 0.01")
+    # Of two values, it is what KS says of the same column as a flag.
+    flags = compare([True] * 50 + [False] * 50, [True] * 70 + [False] * 30)
+    assert flags.statistic == pytest.approx(row.statistic)
+
+
+@pytest.mark.parametrize("values", [2, 5, 40, 300])
+@pytest.mark.parametrize(("reference_rows", "current_rows"), [(3_000, 400), (500, 5_000)])
+def test_p_values_of_calm_categories_are_uniform(values, reference_rows, current_rows):
+    p_values, alarms = [], 0
+    for seed in range(200):
+        generator = np.random.default_rng([seed, values, current_rows])
+        row = compare(
+            drawn(generator, zipf(values), reference_rows),
+            drawn(generator, zipf(values), current_rows),
+        )
+        p_values.append(row.p_value)
+        alarms += row.drifted
+    # The floor spares nearly all of those that `alpha` would have let pass.
+    assert alarms <= 2
+    # Too many small ones would be false alarms; two values take few different p-values.
+    for level in (0.01, 0.05, 0.2, 0.5):
+        share = np.mean(np.array(p_values) < level)
+        assert share <= level + 3 * np.sqrt(level * (1 - level) / len(p_values))
+    assert np.mean(p_values) == pytest.approx(0.5, abs=0.06)
+
+
+def test_shares_that_move_are_drift():
+    generator = np.random.default_rng(7)
+    calm, moved = zipf(8), np.roll(zipf(8), 1)
+    row = compare(drawn(generator, calm, 5_000), drawn(generator, moved, 800))
+    assert row.drifted
+    assert row.statistic == pytest.approx(np.abs(calm - moved).sum() / 2, abs=0.05)
+
+
+def test_a_small_move_of_many_rows_is_significant_but_no_drift():
+    row = compare(["a"] * 500_000 + ["b"] * 500_000, ["a"] * 510_000 + ["b"] * 490_000)
+    assert row.p_adjusted < 1e-20
+    assert row.statistic == pytest.approx(0.01)
+    assert not row.drifted
+
+
+def test_unseen_values_are_drift_and_one_bin():
+    words = ["a", "b"] * 500
+    one = compare(words, words + ["new"] * 400)
+    many = compare(words, words + [f"new{n}" for n in range(400)])
+    for row in (one, many):
+        assert row.drifted
+        assert row.statistic == pytest.approx(400 / 1_400)
+        assert row.psi_band == "major"
+    assert many.psi == one.psi
+    assert not compare(words, [*words, "new"]).drifted
+
+
+def test_categories_gone_missing_are_drift_by_psi_alone():
+    words = ["a", "b"] * 500
+    gone = [None if n % 4 == 0 else ("a", "b")[n % 3 % 2] for n in range(1_000)]
+    row = compare(words, gone)
+    assert row.psi_band == "major"
+    assert row.drifted
+    alike = [None if n % 8 in (0, 1) else word for n, word in enumerate(words)]
+    row = compare(words, alike)
+    assert row.statistic == 0.0
+    assert row.drifted
+    empty = compare(words, pa.nulls(300, pa.string()))
+    assert (empty.statistic, empty.p_value, empty.drifted) == (None, None, True)
+
+
+def test_few_rows_of_rare_values_are_no_drift_by_chance():
+    generator = np.random.default_rng(11)
+    reference = drawn(generator, zipf(100), 5_000)
+    rows = [compare(reference, drawn(generator, zipf(100), 30)) for _ in range(60)]
+    assert sum(row.drifted for row in rows) <= 2
+    one = compare(["a"] * 100, ["a"] * 3)
+    assert (one.statistic, one.p_value, one.drifted) == (0.0, 1.0, False)
+
+
+def test_numbers_and_categories_share_one_adjustment():
+    generator = np.random.default_rng(12)
+
+    def frame(shift, shares):
+        words = drawn(generator, shares, 800)
+        return pa.table({"n": generator.normal(shift, 1, 800), "c": words})
+
+    reference = build_reference(frame(0.0, zipf(4)), ["n", "c"])
+    rows = measure_drift(reference, frame(0.2, zipf(4)[::-1]), MONITORING, {})
+    assert [row.test for row in rows] == ["ks", "chi2"]
+    expected = false_discovery_control([row.p_value for row in rows])
+    assert [row.p_adjusted for row in rows] == pytest.approx(list(expected))
+    assert drift_table(date(2026, 3, 1), 3, rows)["test"].to_pylist() == ["ks", "chi2"]

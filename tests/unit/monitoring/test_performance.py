@@ -3,72 +3,92 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from evergreen.contract import Monitoring
+from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError, ValidationError
 from evergreen.monitoring.performance import (
     PERFORMANCE,
-    judge_performance,
     performance_table,
     realised_performance,
 )
+from tiny_people import FEATURES, declare
+
+CHURN = declare({"name": "gone"}, FEATURES)
+SPEND = declare({"kind": "number", "name": "spent", "distribution": "poisson"}, FEATURES)
+
+
+def allowing(drop: float | None, use_case: UseCase = CHURN) -> UseCase:
+    monitoring = use_case.monitoring.model_copy(update={"max_performance_drop": drop})
+    return use_case.model_copy(update={"monitoring": monitoring})
 
 
 def tables(scores, labels, **more):
     keys = [f"c{n}" for n in range(len(scores))]
-    predictions = pa.table(
-        {"customer": keys, "score": scores, "model_version": [3] * len(keys), **more}
-    )
-    return predictions, pa.table({"customer": keys[::-1], "label": labels[::-1]})
+    predictions = {"customer_id": keys, "score": scores, "model_version": [3] * len(keys)}
+    known = pa.table({"customer_id": keys[::-1], "label": labels[::-1]})
+    return pa.table({**predictions, "band": ["one"] * len(keys), **more}), known
 
 
-def measure(scores, labels, **more):
-    return realised_performance(*tables(scores, labels, **more), "customer")
+def rows_of(scores, labels, use_case=CHURN, holdout=None, **more):
+    return realised_performance(*tables(scores, labels, **more), use_case, {3: holdout or {}})
 
 
-def large(auc_shift, rows=2_000, seed=1):
+def measure(*arguments, name="all", **more):
+    """Value per metric of one slice."""
+    rows = rows_of(*arguments, **more)
+    return {row.metric: row.value for row in rows if row.slice == name}
+
+
+def judge(scores, labels, holdout, use_case=CHURN):
+    (row,) = (row for row in rows_of(scores, labels, use_case, holdout) if row.reason)
+    assert (row.slice, row.metric) == ("all", use_case.target.main_metric)
+    return row
+
+
+def large(shift, rows=2_000, seed=1):
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 2, rows)
-    scores = 1 / (1 + np.exp(-generator.normal(auc_shift * labels, 1.0)))
-    return measure(scores.tolist(), labels.tolist())
+    scores = 1 / (1 + np.exp(-generator.normal(shift * labels, 1.0)))
+    return scores.tolist(), labels.tolist()
 
 
-def test_by_hand():
-    row = measure([0.9, 0.6, 0.4, 0.2], [1, 0, 1, 0])[0]
+def test_the_targets_metrics_and_two_means():
+    found = measure([0.9, 0.6, 0.4, 0.2], [1, 0, 1, 0])
+    assert list(found) == [*CHURN.target.metrics, "mean_label", "mean_score"]
+    assert found["auc"] == 0.75
+    assert (found["mean_label"], found["mean_score"]) == (0.5, pytest.approx(0.525))
+    row = rows_of([0.9, 0.6, 0.4, 0.2], [1, 0, 1, 0])[0]
     assert (row.model_version, row.slice, row.rows, row.unlabelled) == (3, "all", 4, 0)
-    assert row.auc == 0.75
-    assert row.brier == pytest.approx((0.01 + 0.36 + 0.36 + 0.04) / 4)
-    assert row.logloss == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.8]).mean())
-    assert (row.base_rate, row.mean_score) == (0.5, pytest.approx(0.525))
 
 
-def test_known_ranks():
-    assert measure([0.1, 0.9], [0, 1])[0].auc == 1.0
-    assert measure([0.9, 0.1], [False, True])[0].auc == 0.0
-    assert measure([0.5] * 4, [0, 1, 0, 1])[0].auc == 0.5
+def test_numbers_are_measured_by_the_same_table():
+    found = measure([1.0, 1.0, 2.0, 4.0], [0.0, 1.0, 4.0, 3.0], use_case=SPEND)
+    assert list(found) == ["d2", "deviance", "mae", "rmse", "mean_label", "mean_score"]
+    assert (found["mae"], found["mean_label"], found["mean_score"]) == (1.0, 2.0, 2.0)
 
 
 def test_bands_are_slices_and_add_up():
-    rows = measure([0.9, 0.8, 0.3, 0.1], [1, 0, 0, 0], band=["high", "high", "low", "low"])
-    assert [row.slice for row in rows] == ["all", "band=high", "band=low"]
-    assert [row.rows for row in rows] == [4, 2, 2]
-    low = rows[2]
-    # One class only: no AUC, everything else stands.
-    assert (low.auc, low.base_rate, low.minority_rows) == (None, 0.0, 0)
-    assert low.logloss == pytest.approx(-np.log([0.7, 0.9]).mean())
+    bands = ["high", "high", "low", "low"]
+    rows = rows_of([0.9, 0.8, 0.3, 0.1], [1, 0, 0, 0], holdout={"auc": 0.9}, band=bands)
+    sizes = {row.slice: row.rows for row in rows}
+    assert sizes == {"all": 4, "band=high": 2, "band=low": 2}
+    low = {row.metric: row for row in rows if row.slice == "band=low"}
+    # One class only: no AUC, everything else stands; and bands are not judged.
+    assert low["auc"].value is None
+    assert low["mean_label"].value == 0.0
+    assert low["logloss"].value == pytest.approx(-np.log([0.7, 0.9]).mean())
+    assert {(row.holdout, row.reason) for row in low.values()} == {(None, "")}
 
 
 def test_versions_are_kept_apart():
-    predictions, labels = tables([0.9, 0.1, 0.9, 0.1], [1, 0, 0, 1])
-    predictions = predictions.set_column(2, "model_version", pa.array([1, 1, 2, 2]))
-    rows = realised_performance(predictions, labels, "customer")
-    assert [(row.model_version, row.auc) for row in rows] == [(1, 1.0), (2, 0.0)]
+    both = pa.array([1, 1, 2, 2])
+    rows = rows_of([0.9, 0.1, 0.9, 0.1], [1, 0, 0, 1], model_version=both)
+    found = [(r.model_version, r.value) for r in rows if (r.slice, r.metric) == ("all", "auc")]
+    assert found == [(1, 1.0), (2, 0.0)]
 
 
 def test_list_columns_do_not_disturb():
-    assert measure([0.9, 0.1], [1, 0], reasons=[["a"], []])[0].auc == 1.0
+    assert measure([0.9, 0.1], [1, 0], reasons=[["a"], []])["auc"] == 1.0
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -76,93 +96,97 @@ def test_a_key_that_occurs_twice_is_refused(which):
     both = list(tables([0.9, 0.1], [1, 0]))
     both[which] = pa.concat_tables([both[which], both[which].slice(0, 1)])
     with pytest.raises(ValidationError, match="one row per key"):
-        realised_performance(*both, "customer")
+        realised_performance(*both, CHURN, {})
 
 
 def test_missing_labels_are_counted_up_to_a_limit():
-    predictions, labels = tables([0.9, 0.1, 0.5, 0.4], [1, 0, 1, None])
-    with pytest.raises(ValidationError, match="1 of 4 predictions have no label"):
-        realised_performance(predictions, labels, "customer")
-    row = realised_performance(predictions, labels, "customer", max_unlabelled_ratio=0.25)[0]
-    assert (row.rows, row.unlabelled) == (3, 1)
+    scores, labels = large(0.5, rows=400)
+    few = [None] * 4 + labels[4:]
+    row = rows_of(scores, few)[0]
+    assert (row.rows, row.unlabelled) == (396, 4)
     # A label that is absent counts like one that is null.
-    present = labels.filter(pa.compute.is_valid(labels["label"]))
-    assert realised_performance(predictions, present, "customer", max_unlabelled_ratio=0.25) == [
-        row
-    ]
+    predictions, known = tables(scores, few)
+    present = known.filter(pa.compute.is_valid(known["label"]))
+    assert realised_performance(predictions, present, CHURN, {})[0] == row
+    with pytest.raises(ValidationError, match="5 of 400 predictions have no label"):
+        rows_of(scores, [None] * 5 + labels[5:])
 
 
 def test_labels_of_entities_that_were_not_scored_are_no_error():
     predictions, labels = tables([0.9, 0.1, 0.5], [1, 0, 1])
-    rows = realised_performance(predictions.slice(0, 2), labels, "customer")
+    rows = realised_performance(predictions.slice(0, 2), labels, CHURN, {})
     assert (rows[0].rows, rows[0].unlabelled) == (2, 0)
 
 
 @pytest.mark.parametrize(
-    ("scores", "labels"),
+    ("scores", "labels", "use_case", "message"),
     [
-        ([1.2, 0.1], [1, 0]),
-        ([None, 0.1], [1, 0]),
-        ([float("nan"), 0.1], [1, 0]),
-        ([0.9, 0.1], [2, 0]),
+        ([1.2, 0.1], [1, 0], CHURN, "1 scores that are missing .* from 0.0 to 1.0"),
+        ([None, 0.1], [1, 0], CHURN, "1 scores"),
+        ([float("nan"), 0.1], [1, 0], CHURN, "1 scores"),
+        ([-0.5, 0.1], [1, 0], SPEND, "1 scores .* from 0.0 to None"),
+        ([0.9, 0.1], [2, 0], CHURN, "1 labels such as 2"),
+        ([0.9, 0.1], [-2, 0], SPEND, "1 labels such as -2"),
     ],
 )
-def test_impossible_values_are_refused(scores, labels):
-    with pytest.raises(ValidationError, match="expected probabilities and labels 0 or 1"):
-        measure(scores, labels)
+def test_impossible_values_are_refused(scores, labels, use_case, message):
+    with pytest.raises(ValidationError, match=message):
+        rows_of(scores, labels, use_case)
 
 
 def test_nothing_to_measure_is_not_ready():
     predictions, labels = tables([0.9, 0.1], [1, 0])
     for empty in ((predictions.slice(0, 0), labels), (predictions, labels.slice(0, 0))):
         with pytest.raises(NotReadyError, match="needs both"):
-            realised_performance(*empty, "customer")
+            realised_performance(*empty, CHURN, {})
 
 
-def judge(rows, holdout, **demands):
-    return judge_performance(rows, holdout, Monitoring(max_auc_drop=0.05), **demands)[0]
-
-
-def test_a_fall_below_the_holdout_is_degraded():
-    rows = large(0.5)
-    auc = rows[0].auc
-    assert judge(rows, {3: auc + 0.06}).degraded
-    assert not judge(rows, {3: auc + 0.04}).degraded
-    assert not judge(rows, {3: auc - 0.3}).degraded
-    assert judge(rows, {3: auc + 0.06}).holdout_auc == auc + 0.06
+@pytest.mark.parametrize("use_case", [CHURN, SPEND], ids=["binary", "number"])
+def test_a_fall_below_the_holdout_is_degraded(use_case):
+    if use_case is CHURN:
+        scores, labels = large(0.5)
+    else:
+        scores = np.random.default_rng(2).gamma(2.0, 1.0, 2_000).tolist()
+        labels = np.random.default_rng(3).poisson(scores).tolist()
+    metric = use_case.target.main_metric
+    value = measure(scores, labels, use_case=use_case)[metric]
+    for drop, allowed in ((0.02, 0.02), (None, use_case.target.max_drop)):
+        declared = allowing(drop, use_case)
+        assert judge(scores, labels, {metric: value + allowed + 0.01}, declared).degraded
+        assert not judge(scores, labels, {metric: value + allowed - 0.01}, declared).degraded
+        assert not judge(scores, labels, {metric: value - 0.3}, declared).degraded
+    found = judge(scores, labels, {metric: value + 0.3}, use_case)
+    assert found.holdout == value + 0.3
+    assert found.reason.startswith(f"{metric} {value:.4f} is below")
 
 
 def test_too_few_rows_judge_nothing():
-    rows = large(0.0, rows=150)
-    found = judge(rows, {3: 0.99})
+    found = judge(*large(0.0, rows=150), {"auc": 0.99})
     assert not found.degraded
-    assert "too little to judge: 150 rows" in found.reason
-    assert judge(rows, {3: 0.99}, min_rows=100).degraded
-    assert not judge(rows, {3: 0.99}, min_rows=100, min_minority=100).degraded
-    one_class = measure([0.5] * 300, [0] * 300)
-    assert not judge(one_class, {3: 0.99}).degraded
+    assert "too little to judge: found 150 rows" in found.reason
+    rare = judge([0.5] * 300, [1] * 29 + [0] * 271, {"auc": 0.99})
+    assert not rare.degraded
+    assert "29 minority rows" in rare.reason
+    # Equal labels have no d2, however many there are.
+    equal = judge([0.5] * 300, [1] * 300, {"d2": 0.99}, SPEND)
+    assert not equal.degraded
+    assert "d2 does not exist" in equal.reason
+    assert judge(*large(0.0, rows=300), {"auc": 0.99}).degraded
 
 
 def test_a_version_is_held_against_its_own_holdout():
-    found = judge(large(0.0), {4: 0.99})
-    assert not found.degraded
-    assert "no holdout AUC" in found.reason
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1)), min_size=2, max_size=60))
-def test_flipping_scores_and_labels_mirrors(pairs):
-    scores, labels = [score for score, _ in pairs], [label for _, label in pairs]
-    row = measure(scores, labels)[0]
-    mirrored = measure(scores, [1 - label for label in labels])[0]
-    assert mirrored.base_rate == pytest.approx(1 - row.base_rate)
-    assert mirrored.minority_rows == row.minority_rows
-    if row.auc is not None:
-        assert mirrored.auc == pytest.approx(1 - row.auc)
+    predictions, labels = tables(*large(0.0))
+    rows = realised_performance(predictions, labels, CHURN, {4: {"auc": 0.99}})
+    assert not any(row.degraded for row in rows)
+    assert any("version 3 has no auc of a holdout" in row.reason for row in rows)
 
 
 def test_the_table_has_the_declared_schema():
-    rows = judge_performance(large(0.5), {3: 0.9}, Monitoring())
+    scores, labels = large(0.5)
+    rows = rows_of(scores, labels, holdout={"auc": 0.9, "mean_label": 0.5})
     table = performance_table(date(2026, 3, 1), rows)
     assert table.schema == PERFORMANCE
-    assert table["degraded"].to_pylist() == [True]
+    found = {(r["slice"], r["metric"]): r for r in table.to_pylist()}
+    assert [key for key, row in found.items() if row["degraded"]] == [("all", "auc")]
+    assert found["all", "mean_label"]["holdout"] == 0.5
+    assert found["band=one", "auc"]["holdout"] is None

@@ -2,11 +2,16 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from evergreen.contract import Gate
-from evergreen.decisions.gate import Evidence, Metrics, Verdict, decide_promotion
+from evergreen.decisions.gate import (
+    PromotionDemands,
+    PromotionEvidence,
+    PromotionVerdict,
+    decide_promotion,
+)
 from evergreen.errors import LedgerConflictError, PermanentError
 from evergreen.release import ledger
 from evergreen.release.promote import project, promote
+from tiny_people import FEATURES, declare
 
 HAND = {"actor": "ada", "reason": "because"}
 
@@ -34,10 +39,11 @@ def test_promotion_appends_and_sets_the_alias(sqlite_ledger):
 
 
 def test_a_refused_challenger_is_not_promoted(sqlite_ledger):
-    evidence = Evidence(
-        date(2026, 3, 1), "churn", 1, datetime(2026, 1, 1, tzinfo=UTC), 0, 0, Metrics(None)
+    evidence = PromotionEvidence(
+        date(2026, 3, 1), "churn", 1, datetime(2026, 1, 1, tzinfo=UTC), {}, {}
     )
-    verdict = decide_promotion(evidence, Gate())
+    demands = PromotionDemands.of(declare({"name": "gone"}, FEATURES))
+    verdict = decide_promotion(evidence, demands)
     registry = Registry()
     with pytest.raises(PermanentError, match="gate refused version 1: not measured"):
         promote(sqlite_ledger, "churn", 1, verdict=verdict, set_alias=registry.set_alias, **HAND)
@@ -46,7 +52,7 @@ def test_a_refused_challenger_is_not_promoted(sqlite_ledger):
 
 
 def test_the_verdict_is_stored_with_its_evidence(sqlite_ledger):
-    verdict = Verdict("promote", (), ("good",))
+    verdict = PromotionVerdict("promote", (), ("good",))
     entry = promote(
         sqlite_ledger,
         "churn",

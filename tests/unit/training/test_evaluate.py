@@ -5,79 +5,47 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from evergreen.contract import as_of
-from evergreen.errors import NotReadyError, ValidationError
-from evergreen.training.baselines import fit_baselines
-from evergreen.training.evaluate import calibration_table, evaluate, measure_auc
+from evergreen.training.baselines import measure_baselines
+from evergreen.training.evaluate import calibration_table, evaluate
 
 
-def truth_of(rows, plan):
-    last = pc.equal(rows["as_of"], pa.scalar(as_of(plan.holdout[0]), rows["as_of"].type))
-    return rows.filter(last).select(["customer_id", "probability"])
-
-
-def test_model_lies_between_baselines_and_the_oracle(fitted, split, use_case, rows, plan):
-    oracle = truth_of(rows, plan)
-    shuffled = oracle.take(np.random.default_rng(0).permutation(oracle.num_rows))
-    evaluation = evaluate(fitted.booster, split.holdout, use_case, threads=2, oracle=shuffled)
-    recency, regression = fit_baselines(split, use_case)
-    assert 0.6 < recency.auc < evaluation.auc < evaluation.oracle_auc + 0.01
+def test_model_lies_between_baselines_and_the_truth(fitted, split, use_case, rows, plan):
+    instant = pa.scalar(use_case.as_of(plan.holdout[0]), rows["as_of"].type)
+    truth = rows.filter(pc.equal(rows["as_of"], instant))["probability"].to_numpy()
+    best = use_case.target.measure(split.holdout.labels, truth)
+    evaluation = evaluate(fitted.booster, split, use_case.target, threads=2)
+    baselines = measure_baselines(split, use_case)
+    assert list(baselines) == ["idle_days", "logistic_regression"]
+    recency, regression = baselines.values()
+    found = evaluation.metrics
+    assert 0.6 < recency["auc"] < found["auc"] < best["auc"] + 0.01
     # The population is logistic in log features, so the regression must come close to the truth.
-    assert regression.auc == pytest.approx(evaluation.oracle_auc, abs=0.02)
-    assert evaluation.auc == pytest.approx(evaluation.oracle_auc, abs=0.04)
-    assert evaluation.logloss < recency.logloss < np.log(2)
-    assert evaluation.metrics()["oracle_auc"] == evaluation.oracle_auc
+    assert regression["auc"] == pytest.approx(best["auc"], abs=0.02)
+    assert found["auc"] == pytest.approx(best["auc"], abs=0.04)
+    assert found["logloss"] < recency["logloss"] < np.log(2)
     assert evaluation.latency_ms_per_1k > 0
+    assert evaluation.counts["rows"] == split.holdout.rows
+    assert evaluation.mean_label == pytest.approx(split.holdout.labels.mean())
     by_hand = np.mean(
-        (fitted.booster.inplace_predict(split.holdout.matrix) - split.holdout.target) ** 2
+        (fitted.booster.inplace_predict(split.holdout.matrix) - split.holdout.labels) ** 2
     )
-    assert evaluation.brier == pytest.approx(by_hand, rel=1e-5)
-
-
-def test_recency_ranks_in_the_declared_direction_even_if_data_disagree(split, use_case):
-    def declare(direction):
-        column = use_case.features.columns["idle_days"].model_copy(update={"monotone": direction})
-        columns = {**use_case.features.columns, "idle_days": column}
-        features = use_case.features.model_copy(update={"columns": columns})
-        return use_case.model_copy(update={"features": features})
-
-    up, learnt, down = (
-        fit_baselines(split, declare(direction))[0].auc
-        for direction in ("increasing", "none", "decreasing")
-    )
-    assert up == learnt == pytest.approx(1 - down)
-    assert up > 0.6
+    assert found["brier"] == pytest.approx(by_hand, rel=1e-5)
+    assert evaluation.numbers()["auc"] == found["auc"]
 
 
 def test_baselines_survive_features_that_are_always_null(split, use_case):
     matrix = split.refit.matrix.copy()
     matrix[:, use_case.feature_names.index("gap_days")] = np.nan
     bare = dataclasses.replace(split, refit=dataclasses.replace(split.refit, matrix=matrix))
-    assert fit_baselines(bare, use_case)[1].auc > 0.6
-
-
-def test_one_class_has_no_auc():
-    with pytest.raises(NotReadyError, match="0 true labels in 3 rows"):
-        measure_auc(np.zeros(3), np.array([0.1, 0.2, 0.3]))
-
-
-def test_oracle_must_know_everybody(fitted, split, use_case, rows, plan):
-    with pytest.raises(ValidationError, match="lacks 1 of"):
-        evaluate(
-            fitted.booster,
-            split.holdout,
-            use_case,
-            threads=2,
-            oracle=truth_of(rows, plan).slice(1),
-        )
+    assert measure_baselines(bare, use_case)["logistic_regression"]["auc"] > 0.6
 
 
 def test_calibration_bins_hold_every_row_once_in_order_of_score():
     rng = np.random.default_rng(8)
     scores = rng.random(1003)
-    target = (rng.random(1003) < scores).astype(float)
-    bins = calibration_table(target, scores)
+    labels = (rng.random(1003) < scores).astype(float)
+    bins = calibration_table(labels, scores)
     assert sum(part.rows for part in bins) == 1003
     assert [part.mean_score for part in bins] == sorted(part.mean_score for part in bins)
-    assert all(abs(part.mean_score - part.observed_rate) < 0.15 for part in bins)
-    assert len(calibration_table(target[:3], scores[:3])) == 3
+    assert all(abs(part.mean_score - part.mean_label) < 0.15 for part in bins)
+    assert len(calibration_table(labels[:3], scores[:3])) == 3

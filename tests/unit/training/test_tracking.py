@@ -8,7 +8,7 @@ import pytest
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import load_settings
 from evergreen.training import tracking
-from evergreen.training.baselines import fit_baselines
+from evergreen.training.baselines import measure_baselines
 from evergreen.training.evaluate import evaluate
 from evergreen.training.record import TrainingRecord
 
@@ -35,8 +35,8 @@ def record(fitted, split, plan, use_case):
         plan=plan,
         split=split,
         fitted=fitted,
-        evaluation=evaluate(fitted.booster, split.holdout, use_case, threads=2),
-        baselines=fit_baselines(split, use_case),
+        evaluation=evaluate(fitted.booster, split, use_case.target, threads=2),
+        baselines=measure_baselines(split, use_case),
         inputs={"features": 123, "labels": None},
         left_out={"2025-01-01": 3},
         reference={"idle_days": {"quantiles": [1.0, 2.0]}},
@@ -54,12 +54,14 @@ def trained(record, use_case, settings):
 def test_version_comes_back_as_it_was_trained(trained, record, use_case, settings):
     model = tracking.load_version(use_case, trained.version, settings)
     assert bytes(model.booster.save_raw("ubj")) == record.fitted.ubj
-    assert list(model.feature_names) == use_case.feature_names
+    assert model.inputs == record.fitted.inputs
     assert model.run_id == trained.run_id
     assert model.reference == record.reference
     assert model.importances == record.fitted.importances
-    assert model.metrics["holdout_auc"] == record.evaluation.auc
-    assert model.metrics["recency_auc"] == record.baselines[0].auc
+    facts = tracking.describe_version(use_case, trained.version, settings)
+    assert facts.holdout == pytest.approx(record.evaluation.numbers())
+    assert facts.metrics["idle_days_auc"] == record.baselines["idle_days"]["auc"]
+    assert facts.metrics["left_out_rows"] == 3
     assert model.tags["day"] == "2025-01-01"
     assert model.tags["reason"] == "drift of idle_days"
     assert list(model.reads.items()) == [
@@ -68,7 +70,6 @@ def test_version_comes_back_as_it_was_trained(trained, record, use_case, setting
         ("gap_days", "float64"),
         ("vip", "bool"),
     ]
-    assert model.metrics["left_out_rows"] == 3
 
 
 def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, settings):

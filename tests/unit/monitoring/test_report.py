@@ -6,15 +6,16 @@ import pyarrow as pa
 from evergreen.contract import Monitoring
 from evergreen.decisions.governor import (
     Champion,
-    Evidence,
+    RetrainingEvidence,
     decide_retraining,
     summarise_nights,
 )
 from evergreen.monitoring.drift import measure_drift
 from evergreen.monitoring.freshness import measure_freshness
-from evergreen.monitoring.night import render_night
-from evergreen.monitoring.performance import judge_performance, realised_performance
+from evergreen.monitoring.performance import realised_performance
 from evergreen.monitoring.reference import build_reference
+from evergreen.monitoring.report import render_night
+from tiny_people import FEATURES, declare
 
 DAY = date(2026, 3, 20)
 MONITORING = Monitoring(persistence=(1, 1))
@@ -29,20 +30,27 @@ def test_a_night_from_end_to_end():
     current = pa.table({name: generator.normal(name == "moved", 1, 800) for name in names})
     drift = measure_drift(reference, current, MONITORING, {"calm": 0.4, "moved": 0.6})
     keys = [str(n) for n in range(400)]
-    performance = judge_performance(
-        realised_performance(
-            pa.table({"k": keys, "score": generator.random(400), "model_version": [3] * 400}),
-            pa.table({"k": keys, "label": generator.integers(0, 2, 400)}),
-            "k",
+    scores = generator.random(400)
+    performance = realised_performance(
+        pa.table(
+            {
+                "customer_id": keys,
+                "score": scores,
+                "model_version": [3] * 400,
+                "band": np.where(scores >= 0.5, "high", "low"),
+            }
         ),
-        {3: 0.9},
-        MONITORING,
+        pa.table({"customer_id": keys, "label": generator.integers(0, 2, 400)}),
+        declare({"name": "gone"}, FEATURES),
+        {3: {"auc": 0.9}},
     )
     freshness = measure_freshness({"features": DAY, "predictions": None}, DAY, 1)
     nights = summarise_nights(
         [{"day": DAY, "model_version": 3, **row.to_dict()} for row in drift], MONITORING
     )
-    evidence = Evidence("churn", DAY, DAY, nights=nights, champion=Champion(3, date(2026, 3, 1)))
+    evidence = RetrainingEvidence(
+        "churn", DAY, DAY, nights=nights, champion=Champion(3, date(2026, 3, 1))
+    )
     text = render_night(
         evidence, decide_retraining(evidence, MONITORING), drift, performance, freshness
     )
@@ -55,11 +63,15 @@ def test_a_night_from_end_to_end():
     assert table[0].startswith("| moved | ")
     assert table[0].endswith("| 0.600 | **drifted** |")
     assert "| predictions | none |  | **stale** |" in lines
+    assert (
+        "| version | slice | rows | auc | logloss | brier | mean label | mean score |  |" in lines
+    )
     assert any(line.startswith("| 3 | all | 400 |") and "degraded" in line for line in lines)
+    assert any(line.startswith("| 3 | band=high | ") for line in lines)
 
 
 def test_parts_that_were_not_measured_say_so():
-    evidence = Evidence("churn", DAY, None, incidents=("a | b",))
+    evidence = RetrainingEvidence("churn", DAY, None, incidents=("a | b",))
     text = render_night(evidence, decide_retraining(evidence, MONITORING))
     assert "**wait**. Champion: none." in text
     assert text.count("Not measured.") == 2

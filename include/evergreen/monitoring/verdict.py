@@ -1,0 +1,165 @@
+"""The governor's night: its evidence gathered, its decision recorded, and told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import date, timedelta
+from typing import Any, TypeVar
+
+from evergreen import lake
+from evergreen.contract import Period, UseCase
+from evergreen.decisions.governor import (
+    Night,
+    Performance,
+    RetrainingEvidence,
+    RetrainingVerdict,
+    decide_retraining,
+    record_retraining_decision,
+)
+from evergreen.decisions.stored import Stored
+from evergreen.monitoring.drift import DriftRow
+from evergreen.monitoring.freshness import FreshnessRow
+from evergreen.monitoring.night import champion_of, publish
+from evergreen.monitoring.performance import PerformanceRow
+from evergreen.monitoring.reference import SCORE
+from evergreen.monitoring.report import render_night
+from evergreen.provenance import receipts
+from evergreen.provenance.staleness import Stale, mend_commands
+from evergreen.training import requests
+
+logger = logging.getLogger(__name__)
+
+_Row = TypeVar("_Row", bound=Stored)
+
+_MEASURED = ("drift", "performance", "freshness")
+
+
+def decide(
+    use_case: UseCase, tonight: date, measured: Sequence[dict[str, Any] | None]
+) -> dict[str, Any]:
+    """Weigh what `evergreen.monitoring.night` measured, and record the decision.
+
+    A measurement that failed is None: an incident, and no reason to conceal the others.
+
+    A decision to retrain stays on record, and so does every decision of a night that is past:
+    looking again with what is known now cannot unmake what was decided.
+    """
+    found = [
+        measurement
+        or {"incidents": [f"{what} was not measured; see measure_{what}'s log"], "bad": []}
+        for what, measurement in zip(_MEASURED, measured, strict=True)
+    ]
+    incidents = [incident for measurement in found for incident in measurement["incidents"]]
+    # One at a time: another run of this night may be deciding, and must not be overwritten.
+    with receipts.recording(f"{use_case.name}.decisions of the governor"):
+        evidence = _gather(use_case, tonight, found, incidents)
+        verdict = decide_retraining(evidence, use_case.monitoring)
+        is_past = "not_newest" in verdict.blocks
+        recorded = _recorded(use_case, tonight)
+        if recorded and (is_past or recorded[1].decision == "retrain"):
+            evidence, verdict = recorded
+            logger.info("the decision of %s is on record and stays as it is", tonight)
+        else:
+            table = record_retraining_decision(evidence, use_case.monitoring, verdict)
+            step, part = "decide_retraining", {"kind": "governor"}
+            publish(use_case, tonight, step, "decisions", table, tonight, part=part)
+        state = requests.states(use_case.name).get(tonight)
+    logger.info("%s", _report(use_case, evidence, verdict))
+    if verdict.decision == "retrain" and state:
+        logger.info(
+            "the training of %s is %s, and is not started again; to do so, clear its run of "
+            "%s_train, or trigger one by hand",
+            *(tonight, state, use_case.name),
+        )
+    return {
+        "use_case": use_case.name,
+        "day": tonight.isoformat(),
+        "decision": verdict.decision,
+        "trigger": verdict.trigger,
+        "reasons": list(verdict.reasons),
+        "incidents": incidents,
+        "mend": _what_to_do(use_case, tonight, found),
+        "drifted": _drifted(found[0].get("nights", ()), tonight),
+        "wanted": verdict.decision == "retrain" and not is_past and not state,
+    }
+
+
+def _gather(
+    use_case: UseCase,
+    tonight: date,
+    measured: Sequence[Mapping[str, Any]],
+    incidents: Sequence[str],
+) -> RetrainingEvidence:
+    drift, performance, _ = measured
+    summary = performance.get("performance")
+    return RetrainingEvidence(
+        use_case=use_case.name,
+        day=tonight,
+        newest_day=receipts.newest_day(use_case.owner_of("features"), "publish_features"),
+        nights=tuple(Night.from_dict(night) for night in drift.get("nights", ())),
+        performance=Performance.from_dict(summary) if summary else None,
+        champion=champion_of(use_case, tonight),
+        requests=requests.requested_before(use_case.name, tonight),
+        incidents=tuple(incidents),
+        trainings=requests.unfinished_before(use_case.name, tonight),
+    )
+
+
+def _recorded(
+    use_case: UseCase, night: date
+) -> tuple[RetrainingEvidence, RetrainingVerdict] | None:
+    """Return what the governor saw and decided on a night, if it was asked before."""
+    if not lake.exists(use_case.name, "decisions"):
+        return None
+    for row in lake.read_day(use_case.name, "decisions", night).to_pylist():
+        if row["kind"] == "governor":
+            evidence, verdict = json.loads(row["evidence"]), json.loads(row["verdict"])
+            return (
+                RetrainingEvidence.from_dict(evidence["evidence"]),
+                RetrainingVerdict.from_dict(verdict),
+            )
+    return None
+
+
+def _what_to_do(use_case: UseCase, night: date, measured: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the commands that make again what was bad on a night, and then run the night again."""
+    bad = [
+        Stale(table, day, "bad")
+        for measurement in measured
+        for table, period in measurement["bad"]
+        for day in Period.parse(period).days
+    ]
+    again = mend_commands(use_case, [Stale("drift", night, "bad")])
+    return mend_commands(use_case, bad) + again
+
+
+def _drifted(nights: Iterable[Mapping[str, Any]], tonight: date) -> list[str]:
+    for night in nights:
+        if night["day"] == tonight.isoformat():
+            return [*night["drifted"], *([SCORE] if night["score_drifted"] else [])]
+    return []
+
+
+def _report(use_case: UseCase, evidence: RetrainingEvidence, verdict: RetrainingVerdict) -> str:
+    """Tell the night as text, from what its measurements left in the tables."""
+
+    def stored(kind: type[_Row], table: str, day: date) -> list[_Row]:
+        if not lake.exists(use_case.name, table):
+            return []
+        names = [field.name for field in fields(kind)]
+        return [
+            kind(**{name: row[name] for name in names})
+            for row in lake.read_day(use_case.name, table, day).to_pylist()
+        ]
+
+    matured = evidence.day - timedelta(days=use_case.target.horizon_days)
+    return render_night(
+        evidence,
+        verdict,
+        stored(DriftRow, "drift", evidence.day),
+        stored(PerformanceRow, "performance", matured),
+        stored(FreshnessRow, "freshness", evidence.day),
+    )

@@ -1,0 +1,58 @@
+"""The life of a request for training, as the tables and receipts tell it."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from evergreen import lake
+from evergreen.decisions.governor import Event, RequestedTraining, State, record_event
+from evergreen.provenance import receipts
+from evergreen.provenance.staging import Staged, publish_chunk
+
+_TELLS: dict[Event, str] = {"started": "accept_request", "failed": "fail_request"}
+_TOLD_BY: dict[str, State] = {
+    "accept_request": "started",
+    "fail_request": "failed",
+    "judge_challenger": "judged",
+}
+_REQUEST = ("governor", "retrain")
+
+
+def tell(use_case: str, day: date, event: Event, reason: str) -> None:
+    """Record that the training of a day started, or failed."""
+    publish_chunk(
+        Staged(use_case, day.isoformat(), ""),
+        _TELLS[event],
+        "decisions",
+        record_event(use_case, day, event, reason),
+        [day],
+        part={"kind": "request", "decision": event},
+    )
+
+
+def states(use_case: str) -> dict[date, State]:
+    """Tell how the training of each day stands, by the newest receipt of the tasks that know."""
+    newest: dict[date, tuple[int, State]] = {}
+    for step, days in receipts.traces(use_case, *_TOLD_BY).items():
+        for day, history in days.items():
+            newest[day] = max(newest.get(day, (0, "asked")), (history[-1].sequence, _TOLD_BY[step]))
+    return {day: state for day, (_, state) in newest.items()}
+
+
+def requested_before(use_case: str, night: date) -> tuple[date, ...]:
+    """Return the earlier days that the governor has requested retraining for."""
+    if not lake.exists(use_case, "decisions"):
+        return ()
+    rows = lake.read(use_case, "decisions", end=night, columns=["day", "kind", "decision"])
+    found = {r["day"] for r in rows.to_pylist() if (r["kind"], r["decision"]) == _REQUEST}
+    return tuple(sorted(found))
+
+
+def unfinished_before(use_case: str, night: date) -> tuple[RequestedTraining, ...]:
+    """Return the trainings of earlier days that have neither been judged nor failed."""
+    asked: dict[date, State] = dict.fromkeys(requested_before(use_case, night), "asked")
+    return tuple(
+        RequestedTraining(day, state)
+        for day, state in sorted((asked | states(use_case)).items())
+        if day < night and state in ("asked", "started")
+    )
