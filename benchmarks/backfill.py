@@ -289,11 +289,11 @@ def declare(name: str, source: dict[str, Any], **changes: Any) -> None:
     whole = "kind" in source
     declared |= {
         "name": name,
-        "source": source if whole else declared["source"] | source,
+        "source": source if whole else declared["events"]["orders"]["source"] | source,
         **changes,
     }
     # Few customers leave days without orders.
-    declared["orders"]["batch"] = {"allow_empty": True, "row_count_ratio": [0, 1000]}
+    declared["events"]["orders"]["batch"] = {"allow_empty": True, "row_count_ratio": [0, 1000]}
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
     prefix = CUSTOMER_DAYS if changes.get("daily", True) is None else ""
     for sql in ("features.sql", "labels.sql"):

@@ -33,7 +33,7 @@ def features(use_case: UseCase) -> None:
         validated = task(steps.validate_features)(staged)
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
         task(steps.materialize_online)(published)
-        task(steps.publish_labels)(use_case.name, DAY, published["inputs"], published["basis"])
+        task(steps.publish_labels)(published)
 
     build()
 

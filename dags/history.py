@@ -31,7 +31,7 @@ def history(use_case: UseCase) -> None:
     )
     def build() -> None:
         if use_case.base is not None:
-            task(steps.publish_labels)(use_case.name, PERIOD)
+            task(steps.publish_labels)({"use_case": use_case.name, "period": PERIOD})
             return
 
         @task_group
@@ -44,9 +44,7 @@ def history(use_case: UseCase) -> None:
             staged = task(steps.compute_features)(use_case.name, PERIOD, RUN)
             published = task(steps.publish_features)(task(steps.validate_features)(staged))
             task(steps.materialize_online)(published)
-            task(steps.publish_labels)(
-                use_case.name, PERIOD, published["inputs"], published["basis"]
-            )
+            task(steps.publish_labels)(published)
 
         groups = [ingest.override(group_id=name)(name) for name in use_case.tables]
         chain(groups, features())

@@ -21,7 +21,8 @@ def labels(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        task(steps.publish_labels, **UNTIL_NO_GAP)(use_case.name, DAY)
+        asked = {"use_case": use_case.name, "period": DAY}
+        task(steps.publish_labels, **UNTIL_NO_GAP)(asked)
 
     build()
 

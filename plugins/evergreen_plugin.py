@@ -203,15 +203,18 @@ def _tables(name: str) -> list[dict[str, Any]]:
 
 
 def _rows(name: str) -> list[dict[str, Any]]:
+    from evergreen.contract import load_use_case
     from evergreen.provenance import receipts
 
-    newest = receipts.newest_day(name, "publish_orders")
-    if newest is None:
-        return []
-    published = receipts.latest(
-        name, "publish_orders", newest - timedelta(days=DAYS_OF_ROWS - 1), newest + timedelta(1)
-    )
-    return [{"day": day, **published[day].counts} for day in sorted(published, reverse=True)]
+    found = []
+    for table in load_use_case(name).tables:
+        step, newest = f"publish_{table}", receipts.newest_day(name, f"publish_{table}")
+        if newest is None:
+            continue
+        first = newest - timedelta(days=DAYS_OF_ROWS - 1)
+        published = receipts.latest(name, step, first, newest + timedelta(1))
+        found += [{"day": day, "table": table, **published[day].counts} for day in published]
+    return sorted(found, key=lambda row: (row["day"], row["table"]), reverse=True)
 
 
 def _stale(name: str) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def compute(period: Any = WHOLE) -> dict[str, Any]:
 
 
 def label(published: dict[str, Any]) -> None:
-    steps.publish_labels(NAME, published["period"], published["inputs"], published["basis"])
+    steps.publish_labels(published)
 
 
 def train(day: date = DAYS[-1], reason: str = "by hand") -> dict[str, Any]:

@@ -89,6 +89,15 @@ def check(use_cases: Sequence[str]) -> None:
 
 
 @cli.command()
+@click.argument("use_case")
+def plan(use_case: str) -> None:
+    """Say what the present YAML and SQL of USE_CASE will do to what is there, before it is run."""
+    from evergreen.ops.status import show_plan
+
+    show_plan(use_case)
+
+
+@cli.command()
 def status() -> None:
     """Show services, tables and champions."""
     from evergreen.ops.status import show_status

@@ -101,7 +101,7 @@ def test_a_late_source_is_waited_for_and_nothing_else_is(dag_bag: DagBag) -> Non
 
     from evergreen.errors import ServiceDownError, SourceMissingError, ValidationError
 
-    task = dag_bag.dags["churn_ingest"].task_dict["stage_orders"]
+    task = dag_bag.dags["churn_ingest"].task_dict["stage_rows"]
     cleared = 40
     for before in (0, cleared):
         most = before + task.retries
@@ -125,7 +125,7 @@ def test_a_late_source_is_waited_for_and_nothing_else_is(dag_bag: DagBag) -> Non
     hours = task.retries * task.max_retry_delay.total_seconds() / 3600
     assert 10 < hours < 24
     # Who loads a history by hand waits for the answer.
-    assert dag_bag.dags["churn_history"].task_dict["orders.stage_orders"].retries == 3
+    assert dag_bag.dags["churn_history"].task_dict["orders.stage_rows"].retries == 3
 
 
 def test_every_task_ends_some_day_and_knows_its_parameters(dag_bag: DagBag) -> None:

@@ -179,15 +179,16 @@ def example(tmp_path: Path) -> UseCase:
 
 def test_the_example_of_the_readme_loads_with_either_source(example: UseCase):
     declared = yaml.safe_load((example.folder / "use_case.yaml").read_text())
-    declared |= yaml.safe_load(_blocks(README, "yaml")[1])
-    assert UseCase.model_validate(declared).source.kind == "sql"
-    assert example.source.kind == "files"
+    declared["events"]["orders"] |= yaml.safe_load(_blocks(README, "yaml")[1])
+    assert UseCase.model_validate(declared).events["orders"].source.kind == "sql"
+    assert example.events["orders"].source.kind == "files"
 
 
 def test_the_sql_of_the_readme_computes_its_features_and_labels(example: UseCase, tmp_path: Path):
+    from evergreen.features.compute.past import Given
     from evergreen.features.compute.run import compute_features, compute_labels
 
-    at = [datetime(2025, 1, day, 12, tzinfo=UTC) for day in (1, 3, 3)]
+    at = [datetime(2025, 1, day, 11, tzinfo=UTC) for day in (1, 3, 3)]
     orders = pa.table(
         {
             "order_id": ["1", "2", "3"],
@@ -200,13 +201,13 @@ def test_the_sql_of_the_readme_computes_its_features_and_labels(example: UseCase
     path = tmp_path / "orders.parquet"
     pq.write_table(orders, path)
     days = [date(2025, 1, 1) + timedelta(days=n) for n in range(3)]
-    limits = {"threads": 1, "memory_mb": 200}
+    given = {"orders": Given([str(path)])}
     by = [("as_of", "ascending"), ("customer_id", "ascending")]
-    features = compute_features(example, [str(path)], days, **limits).sort_by(by)
+    features = compute_features(example, given, days).sort_by(by)
     assert features["customer_id"].to_pylist() == ["early", "early", "early", "late"]
     assert features["spent_90d"].to_pylist() == [10.0, 10.0, 15.0, 7.0]
     assert features["days_since_last_order"].to_pylist() == [0.5, 1.5, 0.5, 0.5]
-    labels = compute_labels(example, [str(path)], days, **limits).sort_by(by)
+    labels = compute_labels(example, given, days).sort_by(by)
     assert labels["customer_id"].to_pylist() == ["early", "early", "early", "late"]
     assert labels["label"].to_pylist() == [False, False, True, True]
 

@@ -135,7 +135,7 @@ def test_a_correction_is_mended_by_the_commands_that_are_listed(shop: Shop) -> N
         write_day(shop.data, day, read_day(shop.data, day)[::2])
     use_case = load_use_case("shop")
     for day in corrected:
-        steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", str(day))))
+        steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(day), "orders")))
     stale = find_stale(use_case)
     assert {item.table for item in stale} == {"features", "labels", "predictions"}
     commands = mend_commands(use_case, stale)
@@ -147,7 +147,7 @@ def test_a_correction_is_mended_by_the_commands_that_are_listed(shop: Shop) -> N
     assert mend_commands(use_case, []) == []
 
     for day in corrected:
-        steps.publish_orders(steps.validate_orders(steps.stage_orders("reference", str(day))))
+        steps.publish_rows(steps.validate_rows(steps.stage_rows("reference", str(day), "orders")))
     features("reference", f"{min(corrected)}..{NEW_DAYS[-1]}")
     for day in NEW_DAYS:
         score_reference(day)
@@ -220,7 +220,7 @@ def features(name: str, period: str) -> None:
 
 def load_reference(first: date, last: date) -> None:
     period = f"{first}..{last}"
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("reference", period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("reference", period, "orders")))
     features("reference", period)
     if last == HISTORY_END:
         request = steps.accept_request("reference", str(HISTORY_END), "by hand")

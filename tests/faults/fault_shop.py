@@ -151,8 +151,6 @@ def run(kind: str, period: str, identity: str, *, validate: bool = True) -> None
             result = steps.resolve_model(NAME, period)
         elif task == "score_customers":
             result = steps.score_customers(result, identity)
-        elif task == "publish_labels":
-            steps.publish_labels(NAME, period, published["inputs"], published["basis"])
         elif published is not None:
             getattr(steps, task)(published)
         else:

@@ -241,7 +241,9 @@ def run(do: Do, kind: str, period: str, identity: str) -> Any:
     result: Any = None
     published: Any = None
     for task in RUNS[kind]:
-        if task in ("stage_orders", "compute_features"):
+        if task == "stage_rows":
+            result = do(task, NAME, period, "orders", identity)
+        elif task == "compute_features":
             result = do(task, NAME, period, identity)
         elif task == "resolve_model":
             result = do(task, NAME, period)

@@ -81,14 +81,14 @@ def test_days_that_cannot_be_loaded(
 
 @pytest.mark.parametrize("damage", ["truncated", "absent", "empty"])
 def test_a_half_written_staging_folder(plain_shop: Shop, damage: str) -> None:
-    staged = steps.validate_orders(steps.stage_orders(NAME, WHOLE, "a run"))
+    staged = steps.validate_rows(steps.stage_rows(NAME, WHOLE, "orders", "a run"))
     (file,) = Path(staged["folder"]).glob("orders-*.parquet")
     if damage == "absent":
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: 100 if damage == "truncated" else 0])
     with pytest.raises(StagingError, match=r"Clear the run from its first task on"):
-        steps.publish_orders(staged)
+        steps.publish_rows(staged)
     assert not lake.exists(NAME, "orders")
     run("ingest", WHOLE, "a run")
     require_sound()
@@ -100,17 +100,17 @@ def test_staging_lost_after_another_load_of_the_day_is_not_taken_for_published(
     plain_shop: Shop,
 ) -> None:
     run("ingest", str(DAYS[0]), "before")
-    staged = steps.stage_orders(NAME, str(DAYS[0]), "a run")
+    staged = steps.stage_rows(NAME, str(DAYS[0]), "orders", "a run")
     drop_staging(Path(staged["folder"]))
     with pytest.raises(StagingError):
-        steps.publish_orders(staged)
+        steps.publish_rows(staged)
 
 
 def test_a_publish_that_was_killed_when_it_was_done_is_repeated(plain_shop: Shop) -> None:
-    staged = steps.validate_orders(steps.stage_orders(NAME, WHOLE, "a run"))
-    published = steps.publish_orders(staged)
+    staged = steps.validate_rows(steps.stage_rows(NAME, WHOLE, "orders", "a run"))
+    published = steps.publish_rows(staged)
     assert staged_leftovers() == []
-    assert steps.publish_orders(staged) == published
+    assert steps.publish_rows(staged) == published
     staged = steps.validate_features(steps.compute_features(NAME, WHOLE, "a run"))
     assert steps.publish_features(staged) == steps.publish_features(staged)
     require_sound()
@@ -141,7 +141,7 @@ def test_databases_that_are_down_for_a_while(
         with pytest.raises(ServiceDownError, match="ledger"):
             ledger.engine()
         with pytest.raises(TransientError):
-            steps.stage_orders(NAME, str(DAYS[1]), "a run")
+            steps.stage_rows(NAME, str(DAYS[1]), "orders", "a run")
     finally:
         without = [name for name in os.environ if name.endswith("_URL")]
         kept = {name: os.environ.pop(name) for name in without if name.startswith("EVERGREEN_")}
@@ -188,7 +188,7 @@ def test_a_full_disk_while_staging(plain_shop: Shop) -> None:
     with small_disk(load_settings().staging, "1m") as filler:
         fill(filler, but=8192)
         with pytest.raises(DiskFullError, match=r"no room left on the disk of .*staging.*free"):
-            steps.stage_orders(NAME, WHOLE, "a run")
+            steps.stage_rows(NAME, WHOLE, "orders", "a run")
         filler.unlink()
         run("ingest", WHOLE, "a run")
         require_sound()
@@ -199,14 +199,14 @@ def test_a_full_disk_while_committing(plain_shop: Shop) -> None:
     with small_disk(Path(load_settings().warehouse), "2m") as filler:
         run("ingest", str(DAYS[0]), "the first")
         before = tables()
-        staged = steps.validate_orders(steps.stage_orders(NAME, WHOLE, "a run"))
+        staged = steps.validate_rows(steps.stage_rows(NAME, WHOLE, "orders", "a run"))
         for room in (0, 4096, 16384):
             fill(filler, but=room)
             with pytest.raises(DiskFullError, match=r"no room left on the disk of .*warehouse"):
-                steps.publish_orders(staged)
+                steps.publish_rows(staged)
             filler.unlink()
             # Whichever of the two tables got through, readers see whole days.
             assert tables()["orders"] == before["orders"]
-        steps.publish_orders(staged)
+        steps.publish_rows(staged)
         require_sound()
         assert staged_leftovers() == []

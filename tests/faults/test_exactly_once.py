@@ -172,7 +172,7 @@ def work(
 def mend(shop: Shop, driver: Killer, watch: Watch) -> None:
     """Run the days that are called stale; nothing is stale afterwards."""
     stale = staleness.find_stale(shop.use_case)
-    horizon = shop.use_case.label.horizon_days
+    horizon = shop.use_case.target.horizon_days
     days = {i.day for i in stale if i.table == "features"}
     days |= {i.day + timedelta(days=horizon) for i in stale if i.table == "labels"}
     driver.check = lambda: watch.look("features", "labels")

@@ -243,7 +243,7 @@ def at_once(nursery: Nursery, plan: Plan) -> list[Run]:
 
 def mend(shop: Shop, stale: list[staleness.Stale]) -> None:
     """Run what is named as stale, each day once."""
-    horizon = timedelta(days=shop.use_case.label.horizon_days)
+    horizon = timedelta(days=shop.use_case.target.horizon_days)
     days = {i.day for i in stale if i.table == "features"}
     days |= {i.day + horizon for i in stale if i.table == "labels"}
     scores = {i.day for i in stale if i.table == "predictions"}

@@ -24,7 +24,7 @@ NEXT = FIRST_DAY + timedelta(days=20)
 
 
 def load(name: str, period: str) -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders(name, period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows(name, period, "orders")))
     staged = steps.validate_features(steps.compute_features(name, period))
     steps.materialize_online(steps.publish_features(staged))
 
@@ -55,7 +55,7 @@ def test_the_other_use_case_runs_on(
     assert "label.horizon: unknown key" in lines[-1]
     load("alpha", str(NEXT))
     with pytest.raises(ConfigError, match=r"label\.horizon: unknown key"):
-        steps.stage_orders("beta", str(NEXT))
+        steps.stage_rows("beta", str(NEXT), "orders")
     assert "alpha.orders" in steps.expire_snapshots("30")
     assert {"alpha.orders", "beta.orders"} <= set(steps.compact_tables())
 

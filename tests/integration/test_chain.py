@@ -145,7 +145,7 @@ def test_bad_data_fails_at_once_and_is_listed(chain: tuple[Settings, AirflowClie
     )
     assert [run.state for run in runs] == ["failed"]
     (failed,) = client.tasks("shop_ingest", runs[0].run_id, state="failed")
-    assert (failed.task_id, failed.try_number) == ("stage_orders", 1)
+    assert (failed.task_id, failed.try_number) == ("stage_rows", 1)
     assert "has data from 2025-01-01 on" in "\n".join(told)
     assert lake.snapshot_id("shop", "orders") == before
     (failure,) = find_failed(client)
@@ -254,7 +254,7 @@ def test_a_misspelt_parameter_is_refused_here_and_there(
         (task.task_id, task.try_number)
         for task in client.tasks("shop_history", run.run_id)
         if task.state == "failed"
-    } == {("orders.stage_orders", 1)}
+    } == {("orders.stage_rows", 1)}
     assert "The run was given form, which its DAG does not know; it knows from, to." in "\n".join(
         told
     )

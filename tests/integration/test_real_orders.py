@@ -25,8 +25,8 @@ def test_one_year_of_a_real_shop(
     assert list(deploy.initialise(home))
     period = f"{FIRST}..{LAST}"
 
-    staged = steps.stage_orders(USE_CASE, period)
-    orders = steps.publish_orders(steps.validate_orders(staged))
+    staged = steps.stage_rows(USE_CASE, period, "orders")
+    orders = steps.publish_rows(steps.validate_rows(staged))
     rows = orders["rows"]
     delivered = sum(
         len(path.read_text().splitlines()) - 1

@@ -43,6 +43,32 @@ def show_status(settings: Settings) -> None:
         _print_findings(console, use_case)
 
 
+def show_plan(name: str) -> None:
+    """Print what an edit of a use case will do; see `evergreen.provenance.plan`."""
+    from evergreen.contract import load_use_case
+    from evergreen.provenance.plan import plan
+
+    console = Console()
+    for found in plan(load_use_case(name)):
+        console.print(f"[bold]{found.use_case}[/bold]")
+        if not found.findings and not found.columns:
+            console.print("  All that was computed follows from the files as they are.")
+        for sentence in filter(None, (*found.columns, found.champion)):
+            console.print(f"  {sentence}", soft_wrap=True, highlight=False)
+        if found.findings:
+            table = Table("table", "days", "", "why", title="To be made again")
+            for finding in found.findings:
+                days = len(finding.period.days)
+                table.add_row(finding.table, finding.period.label, f"{days:,}", finding.reason)
+            console.print(table)
+        if found.seconds is not None:
+            minutes = found.seconds / 60
+            console.print(f"  About {minutes:,.0f} minutes of work, beside Airflow's own.")
+        if found.commands:
+            console.print("  One after the other (DAGs unpaused):")
+            _print_commands(console, found.commands)
+
+
 def _print_findings(console: Console, use_case: UseCase) -> None:
     from evergreen import lake
     from evergreen.provenance.staleness import Stale, find_stale
@@ -108,19 +134,25 @@ def _print_without_data(console: Console, use_case: UseCase) -> None:
     from evergreen import lake
     from evergreen.provenance import receipts
 
-    published = receipts.latest(use_case.name, "publish_orders")
-    days = [day for day, receipt in published.items() if "without_data" in receipt.counts]
-    if not days:
+    found = [
+        (day, table)
+        for table in use_case.tables
+        for day, receipt in receipts.latest(use_case.name, f"publish_{table}").items()
+        if "without_data" in receipt.counts
+    ]
+    if not found:
         return
-    decisions = lake.read(use_case.name, "decisions", days[0], columns=("day", "kind", "reasons"))
+    columns = ("day", "kind", "trigger", "reasons")
+    decisions = lake.read(use_case.name, "decisions", min(found)[0], columns=columns)
     reasons = {
-        row["day"]: "; ".join(row["reasons"])
+        (row["day"], row["trigger"]): "; ".join(row["reasons"])
         for row in decisions.to_pylist()
         if row["kind"] == "delivery"
     }
     console.print(f"{use_case.name}: days without data, by decision:")
-    for day in days:
-        console.print(f"  {day}: {reasons[day]}", soft_wrap=True, highlight=False)
+    for day, table in sorted(found):
+        what = f"{day}, {table}: {reasons[day, table]}"
+        console.print(f"  {what}", soft_wrap=True, highlight=False)
 
 
 def _print_commands(console: Console, commands: Iterable[str]) -> None:

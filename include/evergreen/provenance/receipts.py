@@ -298,6 +298,20 @@ def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]
     return [day for day in days if day not in present]
 
 
+def durations(use_case: str, step: str, runs: int) -> list[tuple[int, float]]:
+    """Return days and seconds of the newest runs of a step, newest first."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(sa.func.count(columns.day.distinct()), sa.func.max(columns.seconds))
+        .where(columns.use_case == use_case, columns.step == step)
+        .group_by(columns.run, columns.basis)
+        .order_by(sa.func.max(columns.sequence).desc())
+        .limit(runs)
+    )
+    with _engine().connect() as connection:
+        return [(days, seconds) for days, seconds in connection.execute(query)]
+
+
 def newest_day(use_case: str, step: str, before: datetime | None = None) -> date | None:
     """Return the newest day a step has ever been receipted for, or had been by an instant."""
     query = sa.select(sa.func.max(_RECEIPTS.c.day)).where(

@@ -24,7 +24,7 @@ from great_expectations.core import ExpectationValidationResult
 from great_expectations.execution_engine import PandasExecutionEngine
 from great_expectations.expectations.expectation import Expectation
 
-from evergreen.sql.text import quote
+from evergreen.sql.text import literal, quote
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def scan(
     rows
         Not modified; of a dataset, no more than a few batches are in memory at once.
     expected
-        Of columns: not null, between bounds, unique together.
+        Of columns: not null, between bounds, one of some texts, unique together.
     result_format
         As Great Expectations takes it.
 
@@ -136,6 +136,9 @@ def _condition(expectation: Expectation, schema: pa.Schema) -> _Condition:
             if kwargs.get(bound) is not None
         ]
         return _Condition((name,), null, f"NOT {null} AND ({' OR '.join(bounds)})")
+    if isinstance(expectation, gxe.ExpectColumnValuesToBeInSet):
+        allowed = ", ".join(literal(value) for value in kwargs["value_set"])
+        return _Condition((name,), null, f"NOT {null} AND {column} NOT IN ({allowed})")
     raise TypeError(f"{type(expectation).__name__} cannot be judged by a scan")
 
 

@@ -95,16 +95,14 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
     return {"use_case": declared.name, "period": period.label, "rows": written.rows}
 
 
-def publish_labels(
-    use_case: str, period: str, inputs: dict[str, int] | None = None, basis: int | None = None
-) -> dict[str, Any]:
+def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     """Publish the labels whose horizon the period's days complete.
 
     Parameters
     ----------
-    inputs, basis
-        The snapshots that the features of the period were computed from, and the newest receipt
-        there was then; by default the present ones.
+    published
+        `use_case` and `period`; and, if the features of the period were computed right before,
+        from which snapshots (`inputs`) and on which `basis`.
     """
     from evergreen.features.compute import gaps, totals
     from evergreen.features.compute.run import iter_labels
@@ -112,7 +110,8 @@ def publish_labels(
     from evergreen.provenance.staging import publish_chunk, rows_by_day
 
     started = time.monotonic()
-    declared, known = load_use_case(use_case), Period.parse(period)
+    declared, known = load_use_case(published["use_case"]), Period.parse(published["period"])
+    basis: int | None = published.get("basis")
     horizon = timedelta(days=declared.target.horizon_days)
     start = max(known.start - horizon, declared.first_day)
     if start >= known.end - horizon:
@@ -122,7 +121,9 @@ def publish_labels(
     if basis is None:
         gaps.require_all_days(declared, tables, known)
         basis = receipts.newest_sequence()
-    given, snapshots = totals.plan(declared, tables, matured.days, known.end, basis, inputs)
+    given, snapshots = totals.plan(
+        declared, tables, matured.days, known.end, basis, published.get("inputs")
+    )
     total = 0
     for days, rows in iter_labels(declared, given, matured.days):
         label = Period(days[0], days[-1] + timedelta(days=1)).label

@@ -15,20 +15,73 @@ from evergreen.settings import PROJECT_ROOT
 
 SHIPPED = PROJECT_ROOT / "include" / "use_cases"
 Plant = Callable[..., Path]
+_SHOP = """
+name: shop
+title: Churn of the shop's customers
+first_day: 2025-01-01
+zone: Europe/Berlin
+
+entity: {name: customer, key: customer_id}
+
+events:
+  orders:
+    source:
+      kind: files
+      path: ${EVERGREEN_SHOP}/orders/{day}.csv
+    key: order_id
+    timestamp: ordered_at
+    columns:
+      order_id: {source: OrderID, dtype: string}
+      customer_id: {source: Customer, dtype: string}
+      ordered_at: {source: Date, dtype: timestamp, formats: ['%d.%m.%Y %H:%M'], zone: Europe/Berlin}
+      amount: {source: Total, dtype: float64, unit: eur, range: [0.01, null], decimal: ','}
+    rules:
+      - {name: not_a_test, sql: "Customer <> 'TEST'", because: Test orders are no orders.}
+
+features:
+  columns:
+    orders_90d: {dtype: int64, description: Orders of 90 days., range: [0, null]}
+    spent_90d: {dtype: float64, description: v., range: [0, null]}
+    days_since_last_order: {dtype: float64, description: Recency., range: [0, null]}
+
+target:
+  name: churned
+  description: No order in the 60 days from as_of on.
+  horizon_days: 60
+"""
+_FEATURES = """
+SELECT
+    o.customer_id,
+    d.as_of,
+    count(*) FILTER (o.ordered_at >= d.as_of - INTERVAL 90 DAY) AS orders_90d,
+    coalesce(sum(o.amount) FILTER (o.ordered_at >= d.as_of - INTERVAL 90 DAY), 0) AS spent_90d,
+    date_diff('second', max(o.ordered_at), d.as_of) / 86400.0 AS days_since_last_order
+FROM as_of_days AS d
+INNER JOIN orders AS o ON o.ordered_at < d.as_of
+GROUP BY o.customer_id, d.as_of
+"""
+_LABELS = """
+SELECT
+    o.customer_id,
+    d.as_of,
+    count(*) FILTER (o.ordered_at >= d.as_of) = 0 AS label
+FROM as_of_days AS d
+INNER JOIN orders AS o ON o.ordered_at < d.horizon_end
+GROUP BY o.customer_id, d.as_of
+HAVING min(o.ordered_at) < d.as_of
+"""
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of use cases: the shipped ones, and the README's `shop`, which reads `orders`."""
+    """A folder of use cases: the shipped ones, and a `shop`, which reads single `orders`."""
     root = tmp_path / "use_cases"
     shutil.copytree(SHIPPED, root)
     shop = root / "shop"
     shop.mkdir()
-    text = (PROJECT_ROOT / "README.md").read_text()
-    blocks = [re.findall(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S) for kind in ("yaml", "sql")]
-    (shop / "use_case.yaml").write_text(blocks[0][0])
-    (shop / "features.sql").write_text(blocks[1][0])
-    (shop / "labels.sql").write_text(blocks[1][1])
+    (shop / "use_case.yaml").write_text(_SHOP)
+    (shop / "features.sql").write_text(_FEATURES)
+    (shop / "labels.sql").write_text(_LABELS)
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(root))
     monkeypatch.setenv("EVERGREEN_ONLINE_RETAIL", "/data")
     monkeypatch.setenv("EVERGREEN_SHOP", "/data")
@@ -104,11 +157,11 @@ COUNT = "count(*) FILTER (o.ordered_at >= d.as_of - INTERVAL 90 DAY)"
             "labels.sql reads the future",
         ),
         ("shop/labels.sql", "d.horizon_end", "d.as_of + INTERVAL 90 DAY", "labels.sql reads the f"),
-        ("shop/labels.sql", "d.horizon_end", "d.as_of + INTERVAL 30 DAY", "label.horizon_days"),
+        ("shop/labels.sql", "d.horizon_end", "d.as_of + INTERVAL 30 DAY", "target.horizon_days"),
         ("shop/features.sql", "max(o.ordered_at), d.as_of", "max(o.ordered_at), now()", r"now\(\)"),
         ("shop/features.sql", "o.amount)", "o.amount * random())", r"uses random\(\)"),
         # --- other relations, limits, order of rows
-        ("churn/features.sql", "daily AS c", "orders AS c", "'orders'; expected only daily"),
+        ("churn/features.sql", "orders_daily AS c", "orders AS c", "'orders'; expected only or"),
         ("shop/features.sql", "orders AS o", "'/etc/passwd' AS o", "reads '/etc/passwd'"),
         ("shop/features.sql", "o.amount)", "length(repeat('x', 4000000000)))", "more memory than"),
         ("shop/features.sql", "sum(o.amount)", "first(o.amount)", r"first\(o\.amount\)"),
@@ -133,11 +186,16 @@ COUNT = "count(*) FILTER (o.ordered_at >= d.as_of - INTERVAL 90 DAY)"
         (SHOP, "Customer <> 'TEST'", "ordered_at < now()", "rules: not_a_test: .*now"),
         (RETAIL, "items: sum(quantity)", "items: sum(quantty)", "aggregates: items: .*quantty"),
         (RETAIL, "country: min(country)", "country: country", "aggregates: country: .*aggregate"),
-        (SHOP, "Europe/Berlin", "Europe/Berln", r"ordered_at\.zone: found 'Europe/Berln'"),
+        (
+            SHOP,
+            "zone: Europe/Berlin}",
+            "zone: Europe/Berln}",
+            r"ordered_at\.zone: found 'Europe/Berln'",
+        ),
         (SHOP, "'%d.%m.%Y %H:%M'", "YYYYMMDD", r"ordered_at\.formats: .*'YYYYMMDD' gives no year"),
         (SHOP, "'%d.%m.%Y %H:%M'", "'%d.%m. %H:%M'", r"ordered_at\.formats: .*gives no year"),
-        (SHOP, "'%d.%m.%Y %H:%M'", "'%d.%m.%Y %Q'", "ordered_at: formats: found"),
-        (RETAIL, "'[0-9]{5}'", "'[0-9{5}'", "customer_id: pattern: found"),
+        (SHOP, "'%d.%m.%Y %H:%M'", "'%d.%m.%Y %Q'", "ordered_at.formats: found"),
+        (RETAIL, "'[0-9]{5}'", "'[0-9{5}'", "customer_id.pattern: found"),
         (SHOP, "range: [0.01, null]", "range: [10, 1]", r"amount\.range: .*lower bound"),
         # --- the source
         (
@@ -158,11 +216,11 @@ def test_planted_mistakes_are_found(root: Path, path: str, old: str, new: str, s
 
 
 def test_a_secret_that_is_not_set_is_named(root: Path):
-    source = "source:\n  kind: sql\n  secret: shop\n  query: SELECT :start, :end\n"
+    source = "    source:\n      kind: sql\n      secret: shop\n      query: SELECT :start, :end\n"
     text = (root / SHOP).read_text()
-    (root / SHOP).write_text(re.sub(r"source:\n(  .*\n)+", source, text))
+    (root / SHOP).write_text(re.sub(r"    source:\n(      .*\n)+", source, text))
     (problem,) = find_problems("shop")
-    assert re.search(r"use_case\.yaml: source\.secret: .*EVERGREEN_SECRET_SHOP is not set", problem)
+    assert re.search(r"orders\.source\.secret: .*EVERGREEN_SECRET_SHOP is not set", problem)
 
 
 def test_all_problems_of_all_folders_are_listed(

@@ -34,7 +34,7 @@ def use_case(home: Settings) -> UseCase:
     changed = churn.model_copy(
         update={
             "first_day": FIRST,
-            "label": churn.label.model_copy(update={"horizon_days": HORIZON}),
+            "target": churn.target.model_copy(update={"horizon_days": HORIZON}),
         }
     )
     changed._folder = churn.folder
@@ -47,7 +47,7 @@ def day(n: int) -> date:
 
 def publish(use_case: UseCase, table: str, n: int, content: str, basis: int, **changes: object):
     step = "measure_drift" if table == "drift" else f"publish_{table}"
-    snapshot = receipts.newest_sequence(use_case.name) + 1000
+    snapshot = receipts.newest_sequence() + 1000
     receipt = Receipt(
         use_case.name, step, day(n), str(day(n)), {}, f"{use_case.name}.{table}", snapshot, {},
         basis, content, use_case.contract_digest(table), "", "", 0.0,
@@ -69,7 +69,7 @@ class Lake:
         publish(self.use_case, "orders", n, content, 0)
 
     def make(self, table: str, n: int, reach: int) -> None:
-        basis = receipts.newest_sequence(self.use_case.name)
+        basis = receipts.newest_sequence()
         self.made_from[table, n] = read = self._read(n + reach)
         publish(self.use_case, table, n, repr(sorted(read.items())), basis)
 
@@ -126,9 +126,9 @@ def test_stale_is_what_was_made_from_something_else(use_case: UseCase, plan: lis
 
 def test_what_depends_on_a_stale_day_is_stale_too(use_case: UseCase):
     publish(use_case, "orders", 0, "a", 0)
-    publish(use_case, "features", 0, "f", receipts.newest_sequence("churn"))
-    publish(use_case, "predictions", 0, "p", receipts.newest_sequence("churn"))
-    publish(use_case, "drift", 0, "d", receipts.newest_sequence("churn"))
+    publish(use_case, "features", 0, "f", receipts.newest_sequence())
+    publish(use_case, "predictions", 0, "p", receipts.newest_sequence())
+    publish(use_case, "drift", 0, "d", receipts.newest_sequence())
     assert find_stale(use_case) == []
     publish(use_case, "orders", 0, "b", 0)
     assert [(item.table, item.reason, item.causes) for item in find_stale(use_case)] == [
@@ -137,7 +137,7 @@ def test_what_depends_on_a_stale_day_is_stale_too(use_case: UseCase):
         ("drift", "features of 2026-01-01 changed", (FIRST,)),
     ]
     # Recomputed to the same result, nothing that was made from it is stale.
-    publish(use_case, "features", 0, "f", receipts.newest_sequence("churn"))
+    publish(use_case, "features", 0, "f", receipts.newest_sequence())
     assert find_stale(use_case) == []
 
 
@@ -150,15 +150,16 @@ def test_a_changed_declaration_makes_stale_what_it_declares(use_case: UseCase):
 
 def test_thresholds_and_words_are_no_part_of_the_declaration(use_case: UseCase):
     worded = use_case.model_copy(update={"title": "Other words", "gate": use_case.gate})
-    strict = use_case.orders.model_copy(
-        update={"batch": use_case.orders.batch.model_copy(update={"max_quarantined_ratio": 0.9})}
+    orders = use_case.events["orders"]
+    lax = orders.batch.model_copy(update={"max_quarantined_ratio": 0.9})
+    other = use_case.model_copy(
+        update={"events": {"orders": orders.model_copy(update={"batch": lax})}}
     )
-    other = use_case.model_copy(update={"orders": strict})
-    rules = use_case.orders.model_copy(update={"rules": ()})
     for table in ("orders", "features", "labels", "predictions"):
         assert worded.contract_digest(table) == use_case.contract_digest(table)
         assert other.contract_digest(table) == use_case.contract_digest(table)
-    changed = use_case.model_copy(update={"orders": rules})
+    without_rules = orders.model_copy(update={"rules": ()})
+    changed = use_case.model_copy(update={"events": {"orders": without_rules}})
     assert changed.contract_digest("features") != use_case.contract_digest("features")
 
 

@@ -38,7 +38,7 @@ def data(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     file = write_csv_shop(root, folder, "shop", LAST) / "use_case.yaml"
     declared = yaml.safe_load(file.read_text())
     # An empty day breaks every one of these rules.
-    declared["orders"]["batch"] = {"row_count_ratio": [0.5, 2.0], "row_count_min_days": 3}
+    declared["events"]["orders"]["batch"] = {"row_count_ratio": [0.5, 2.0], "row_count_min_days": 3}
     file.write_text(yaml.safe_dump(declared, sort_keys=False))
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(root))
     lake.catalog(home).create_tables()
@@ -66,8 +66,8 @@ def orders_of(day: date) -> list[dict[str, str]]:
 
 
 def ingest(period: str, *decision: str) -> dict[str, Any]:
-    staged = steps.stage_orders("shop", period, "a run", *decision)
-    return steps.publish_orders(steps.validate_orders(staged))
+    staged = steps.stage_rows("shop", period, "orders", "a run", *decision)
+    return steps.publish_rows(steps.validate_rows(staged))
 
 
 def features(period: str) -> None:
@@ -189,7 +189,7 @@ def test_one_file_of_all_days_is_read_once(
     file = load_use_case("shop").folder / "use_case.yaml"
     declared = yaml.safe_load(file.read_text())
     write_day(data, FIRST_DAY.replace(year=1999), rows)
-    declared["source"]["path"] = str(data / "1999-01-01.csv")
+    declared["events"]["orders"]["source"]["path"] = str(data / "1999-01-01.csv")
     file.write_text(yaml.safe_dump(declared, sort_keys=False))
     ingest(str(GAP), *WHY)
     published = ingest(f"{DAYS[7]}..{LAST}")

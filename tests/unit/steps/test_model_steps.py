@@ -37,7 +37,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
     assert list(deploy.initialise(home))
     period = f"{FIRST_DAY}..{KNOWN}"
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     computed = steps.validate_features(steps.compute_features("shop", period))
     features = steps.publish_features(computed)
     steps.materialize_online(features)

@@ -48,9 +48,9 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     )
     path = folder / "use_case.yaml"
     declared = yaml.safe_load(path.read_text())
-    declared["label"]["horizon_days"] = HORIZON
-    declared["orders"]["batch"]["row_count_ratio"] = [0.0, 100.0]
-    declared["source"] |= {"customers": 300, "acquisition_days": 20}
+    declared["target"]["horizon_days"] = HORIZON
+    declared["events"]["orders"]["batch"]["row_count_ratio"] = [0.0, 100.0]
+    declared["events"]["orders"]["source"] |= {"customers": 300, "acquisition_days": 20}
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
     assert list(deploy.initialise(home))
@@ -65,7 +65,7 @@ def after(days: int) -> date:
 
 
 def load(period: Any, *, labels: bool = True) -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", str(period))))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(period), "orders")))
     computed = steps.validate_features(steps.compute_features("shop", str(period)))
     features = steps.publish_features(computed)
     if labels:
@@ -108,7 +108,7 @@ def cut(table: str, day: date) -> None:
     """Publish a day again without half of its rows."""
     rows = lake.read_day("shop", table, day)
     half = rows.slice(rows.num_rows // 2)
-    batch = Staged("shop", str(day), "", basis=receipts.newest_sequence("shop"))
+    batch = Staged("shop", str(day), "", basis=receipts.newest_sequence())
     publish_chunk(batch, f"publish_{table}", table, half, [day])
 
 

@@ -94,7 +94,7 @@ def load(name: str, tmp_path: Path, data: Path, last: date, monkeypatch: Any) ->
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path / name))
     assert list(deploy.initialise(load_settings()))
     period = f"{FIRST_DAY}..{last}"
-    steps.publish_orders(steps.validate_orders(steps.stage_orders(name, period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows(name, period, "orders")))
     computed = steps.validate_features(steps.compute_features(name, period))
     steps.publish_labels(steps.publish_features(computed))
     request = steps.accept_request(name, str(KNOWN), "by hand")

@@ -32,7 +32,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 def declare(**batch: Any) -> None:
     file = load_settings().use_cases / "shop" / "use_case.yaml"
     declared = yaml.safe_load(file.read_text())
-    declared["orders"]["batch"] = batch
+    declared["events"]["orders"]["batch"] = batch
     file.write_text(yaml.safe_dump(declared))
 
 
@@ -120,12 +120,12 @@ def test_a_bulk_load_names_all_refused_days_and_publishes_the_others(shop: Path)
     deliver(shop, days[20], *(order(n, days[20], value="-1") for n in range(40)))
     spoilt[days[20]] = 40
     whole = f"{days[0]}..{days[-1]}"
-    staged = steps.validate_orders(steps.stage_orders("shop", whole))
+    staged = steps.validate_rows(steps.stage_rows("shop", whole, "orders"))
     with pytest.raises(ValidationError) as caught:
-        steps.publish_orders(staged)
+        steps.publish_rows(staged)
     # A publish that is tried again finds nothing staged, and says the same.
     with pytest.raises(ValidationError) as again:
-        steps.publish_orders(staged)
+        steps.publish_rows(staged)
     assert str(again.value) == str(caught.value)
     message = str(caught.value)
     assert "4 of 70 day(s)" in message
@@ -200,7 +200,10 @@ def test_the_query_of_the_readme_works_before_anything_was_refused(shop: Path) -
 def test_a_row_of_parquet_that_is_not_utf8_goes_to_quarantine(shop: Path) -> None:
     file = load_settings().use_cases / "shop" / "use_case.yaml"
     declared = yaml.safe_load(file.read_text())
-    declared["source"] |= {"path": str(shop / "{day}.parquet"), "format": "parquet"}
+    declared["events"]["orders"]["source"] |= {
+        "path": str(shop / "{day}.parquet"),
+        "format": "parquet",
+    }
     file.write_text(yaml.safe_dump(declared))
     names = pa.array([b"a", b"b\xe9", b"c"], pa.binary()).view(pa.string())
     at = [f"{DAY}T12:00:00Z"] * 3

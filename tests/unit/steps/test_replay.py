@@ -39,7 +39,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
     assert list(deploy.initialise(home))
     period = f"{FIRST_DAY}..{KNOWN}"
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     make_features(period)
     yield folder
 
@@ -162,7 +162,7 @@ def test_a_repeated_publish_commits_nothing(shop: Path) -> None:
     tables = ("orders", "quarantine", "features", "labels")
     before = {table: lake.snapshot_id("shop", table) for table in tables}
     stamps = lake.read_day("shop", "features", KNOWN)["created_at"]
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", str(KNOWN))))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(KNOWN), "orders")))
     make_features(str(KNOWN))
     assert {table: lake.snapshot_id("shop", table) for table in tables} == before
     assert lake.read_day("shop", "features", KNOWN)["created_at"].equals(stamps)
@@ -235,7 +235,7 @@ def test_a_past_night_keeps_its_decision_and_its_reference(shop: Path) -> None:
     second = steps.train_challenger(steps.assemble_training_set(request))["version"]
     steps.release_version("shop", "promote", str(second), "a test", "ann")
     next_day = KNOWN + timedelta(days=1)
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", str(next_day))))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(next_day), "orders")))
     make_features(str(next_day))
     verdict = night(KNOWN)
     assert verdict["decision"] == "wait"

@@ -104,13 +104,13 @@ def test_a_day_with_no_accepted_row_is_refused_unless_declared(shop: Path) -> No
 
 def test_a_missing_file_may_come_later_and_a_future_day_never(shop: Path) -> None:
     with pytest.raises(SourceMissingError, match=str(DAY)):
-        steps.stage_orders("shop", str(DAY))
+        steps.stage_rows("shop", str(DAY), "orders")
     with pytest.raises(ConfigError, match="has not ended yet"):
-        steps.stage_orders("shop", "2999-01-01")
+        steps.stage_rows("shop", "2999-01-01", "orders")
     with pytest.raises(ConfigError, match="from 2025-03-10 on"):
-        steps.stage_orders("shop", "2025-03-09")
+        steps.stage_rows("shop", "2025-03-09", "orders")
     with pytest.raises(ConfigError, match="no use case 'shopp'"):
-        steps.stage_orders("shopp", str(DAY))
+        steps.stage_rows("shopp", str(DAY), "orders")
 
 
 def test_one_run_over_a_range_equals_the_days_one_by_one(shop: Path) -> None:
@@ -167,12 +167,12 @@ def test_wrong_sql_names_the_file(shop: Path) -> None:
 
 def test_the_same_day_twice_at_once_leaves_one_whole_partition(shop: Path) -> None:
     deliver(shop, DAY, *(order(n, DAY) for n in range(5)))
-    staged = [steps.validate_orders(steps.stage_orders("shop", str(DAY))) for _ in range(3)]
+    staged = [steps.validate_rows(steps.stage_rows("shop", str(DAY), "orders")) for _ in range(3)]
     failures: list[BaseException] = []
 
     def publish(one: dict[str, Any]) -> None:
         try:
-            steps.publish_orders(one)
+            steps.publish_rows(one)
         except BaseException as error:
             failures.append(error)
 
@@ -211,12 +211,12 @@ def test_only_what_was_validated_is_published(shop: Path, table: str) -> None:
     # Two loads of one day each, so that the second finds rows to replace.
     ingest(str(days[0]))
     before = lake.read("shop", table).num_rows
-    staged = steps.validate_orders(steps.stage_orders("shop", f"{days[0]}..{days[1]}"))
+    staged = steps.validate_rows(steps.stage_rows("shop", f"{days[0]}..{days[1]}", "orders"))
     (file,) = Path(staged["folder"]).glob(f"{table}-*.parquet")
     whole = pq.read_table(file)
     pq.write_table(whole.slice(0, 3), file)
     with pytest.raises(StagingError, match=r"not what was staged and validated.*Clear the run"):
-        steps.publish_orders(staged)
+        steps.publish_rows(staged)
     assert lake.read("shop", table).num_rows == before
     assert receipts.missing_days("shop", "publish_quarantine", *_span(days)) == [days[1]]
     # The run, cleared from its first task on.

@@ -110,7 +110,7 @@ def data(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 
 
 def ingest(name: str, period: str = f"{FIRST}..{LAST}") -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders(name, period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows(name, period, "orders")))
 
 
 def features(name: str, period: str) -> None:

@@ -12,7 +12,7 @@ KNOWN = FIRST_DAY + timedelta(days=89)
 
 
 def load_days(period: str) -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     features = steps.publish_features(
         steps.validate_features(steps.compute_features("shop", period))
     )

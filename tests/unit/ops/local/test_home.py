@@ -165,7 +165,7 @@ def test_a_directory_that_users_share_is_refused(monkeypatch, tmp_path):
 
 
 def _load(day) -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", str(day))))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(day), "orders")))
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str, *, state: str) -> list[Task]:
         failed = self.all[dag_id, run_id].state == state == "failed"
-        return [Task(dag_id, run_id, "stage_orders", -1, state, 1, 1.0)] if failed else []
+        return [Task(dag_id, run_id, "stage_rows", -1, state, 1, 1.0)] if failed else []
 
     def log(self, task: Task) -> str:
         return (
@@ -174,7 +174,7 @@ def test_a_failed_run_is_explained_by_its_error(airflow: Airflow) -> None:
     )
     assert sorted(run.state for run in ended) == ["failed", *["success"] * 4]
     assert told[-1] == "shop_ingest 2/3 (1 failed), shop_features 2/2"
-    at = told.index(f"  shop_ingest {DAYS[1]}: stage_orders failed")
+    at = told.index(f"  shop_ingest {DAYS[1]}: stage_rows failed")
     assert told[at + 1 :] == [
         "    ValidationError: 3 of 4 rows",
         "      - quarantined: 3",
@@ -197,7 +197,7 @@ def test_a_run_that_ended_before_it_was_seen_is_explained_too(airflow: Airflow) 
     airflow.fails = {("shop_features", DAYS[0])}
     started = start_run(airflow, "shop_ingest", day=DAYS[0], tell=told.append)
     follow(airflow, started.runs, told.append)
-    assert f"  shop_features {DAYS[0]}: stage_orders failed" in told
+    assert f"  shop_features {DAYS[0]}: stage_rows failed" in told
 
 
 def test_a_paused_consumer_is_named_and_not_waited_for(airflow: Airflow) -> None:

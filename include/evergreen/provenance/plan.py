@@ -1,0 +1,140 @@
+"""What an edit of `use_case.yaml` or SQL will do, before any of it is run.
+
+The files here are held against what was computed: receipts carry a digest of the declaration that
+each day was made by. So the plan is right wherever it is asked for, as long as the databases are
+those of the deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+from statistics import median
+
+from evergreen import lake
+from evergreen.contract import UseCase, load_use_cases
+from evergreen.errors import EvergreenError
+from evergreen.provenance import commands, receipts
+from evergreen.provenance.staleness import Finding, Stale, find_stale, mend_commands, summarise
+
+# Newest runs of a step that an estimate is made from.
+_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from the present declaration of one use case.
+
+    Parameters
+    ----------
+    findings
+        Days of tables that no longer follow from their inputs or their declaration, with reasons.
+    columns
+        Sentences on features that come, go, or change their type.
+    champion
+        Whether the model in charge can still score, as a sentence; empty without a champion.
+    seconds
+        Estimated work of the steps that make all this again; None where nothing like it ever ran.
+    commands
+        What to run, one after the other.
+    """
+
+    use_case: str
+    findings: tuple[Finding, ...]
+    columns: tuple[str, ...]
+    champion: str
+    seconds: float | None
+    commands: tuple[str, ...]
+
+
+def plan(use_case: UseCase) -> list[Plan]:
+    """Return what an edit will do to a use case, and to those that build on it.
+
+    Notes
+    -----
+    Estimates are the median work per day of the newest runs of each step, of runs over many days
+    where many days are made at once; what Airflow takes to start tasks is not in them.
+    """
+    builders = [found for found in load_use_cases() if found.base == use_case.name]
+    return [_plan(found) for found in (use_case, *builders)]
+
+
+def _plan(use_case: UseCase) -> Plan:
+    stale = find_stale(use_case)
+    columns = _columns(use_case)
+    champion, unfit = _champion(use_case)
+    todo = ["make up"] if columns else []
+    todo += mend_commands(use_case, stale)
+    if unfit:
+        newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
+        todo.append(commands.run_day(f"{use_case.name}_train", newest or use_case.first_day))
+    return Plan(
+        use_case.name,
+        tuple(summarise(use_case, stale)),
+        columns,
+        champion,
+        _seconds(use_case, stale),
+        tuple(todo),
+    )
+
+
+def _columns(use_case: UseCase) -> tuple[str, ...]:
+    """Say how the declared features differ from the columns of the table."""
+    if use_case.base is not None:
+        return ()
+    schema = lake.scan(use_case.name, "features").schema
+    if schema is None:
+        return ()
+    own = {use_case.entity.key, "as_of", "day", "created_at"}
+    declared = use_case.features.columns
+    new = [name for name in declared if name not in schema.names]
+    gone = [name for name in schema.names if name not in {*declared, *own}]
+    found = []
+    if new:
+        found.append(f"new features: {', '.join(new)}; days before are without them")
+    if gone:
+        found.append(f"no longer computed: {', '.join(gone)}; old days keep them")
+    return tuple(found)
+
+
+def _champion(use_case: UseCase) -> tuple[str, bool]:
+    """Say whether the champion can read what is declared, and whether it cannot."""
+    from evergreen.release import ledger
+    from evergreen.training.compatibility import find_misfit
+    from evergreen.training.tracking import describe_version
+
+    entry = ledger.champion(ledger.engine(), use_case.name)
+    if entry is None:
+        return "", False
+    try:
+        misfit = find_misfit(use_case, describe_version(use_case, entry.version).reads)
+    except EvergreenError as error:
+        return f"champion {entry.version} cannot be looked at: {error}", False
+    if misfit:
+        return f"champion {entry.version} reads {misfit}: train before days are scored", True
+    return f"champion {entry.version} still fits", False
+
+
+def _seconds(use_case: UseCase, stale: Iterable[Stale]) -> float | None:
+    """Estimate the work of the steps behind `mend_commands`."""
+    days: dict[str, set[date]] = {}
+    for item in stale:
+        days.setdefault(item.table, set()).add(item.day)
+    # Whoever makes features again ingests first.
+    loaded = set().union(*(days.get(t, set()) for t in (*use_case.tables, "features", "labels")))
+    scored = days.get("predictions", set())
+    work: dict[str, set[date]] = dict.fromkeys(
+        (*use_case.tables, "features", "labels"), loaded | scored
+    )
+    work |= {table: days.get(table, set()) for table in ("predictions", "drift", "performance")}
+    total, known = 0.0, False
+    for table, of in work.items():
+        step = f"measure_{table}" if table in ("drift", "performance") else f"publish_{table}"
+        runs = receipts.durations(use_case.owner_of(table), step, _RUNS)
+        many = len(of) >= commands.MANY_DAYS
+        alike = [s / n for n, s in runs if (n > 1) == many] or [s / n for n, s in runs]
+        if of and alike:
+            known = True
+            total += len(of) * median(alike)
+    return total if known else None
