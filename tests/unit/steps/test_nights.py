@@ -16,7 +16,7 @@ import yaml
 
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
-from evergreen.decisions.governor import Verdict, replay_retraining
+from evergreen.decisions.governor import RetrainingVerdict, replay_retraining
 from evergreen.errors import IncidentError
 from evergreen.ops import deploy
 from evergreen.provenance import receipts
@@ -48,9 +48,10 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     )
     path = folder / "use_case.yaml"
     declared = yaml.safe_load(path.read_text())
-    declared["label"]["horizon_days"] = HORIZON
-    declared["orders"]["batch"]["row_count_ratio"] = [0.0, 100.0]
-    declared["source"] |= {"customers": 300, "acquisition_days": 20}
+    declared["target"]["horizon_days"] = HORIZON
+    orders = declared["events"]["orders"]
+    orders["batch"]["row_count_ratio"] = [0.0, 100.0]
+    orders["source"] |= {"customers": 300, "acquisition_days": 20}
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
     assert list(deploy.initialise(home))
@@ -65,11 +66,11 @@ def after(days: int) -> date:
 
 
 def load(period: Any, *, labels: bool = True) -> None:
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", str(period))))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(period), "orders")))
     computed = steps.validate_features(steps.compute_features("shop", str(period)))
     features = steps.publish_features(computed)
     if labels:
-        steps.publish_labels(features)
+        steps.publish_labels("shop", features["period"], features["inputs"], features["basis"])
 
 
 def score(day: date) -> None:
@@ -108,7 +109,7 @@ def cut(table: str, day: date) -> None:
     """Publish a day again without half of its rows."""
     rows = lake.read_day("shop", table, day)
     half = rows.slice(rows.num_rows // 2)
-    batch = Staged("shop", str(day), "", basis=receipts.newest_sequence("shop"))
+    batch = Staged("shop", str(day), "", basis=receipts.newest_sequence())
     publish_chunk(batch, f"publish_{table}", table, half, [day])
 
 
@@ -191,7 +192,9 @@ def test_a_request_lives_and_ends(shop: Path) -> None:
     nights = [row for row in rows if row["kind"] == "governor"]
     assert len(nights) == 6
     for row in nights:
-        assert replay_retraining(row["evidence"]) == Verdict.from_dict(json.loads(row["verdict"]))
+        assert replay_retraining(row["evidence"]) == RetrainingVerdict.from_dict(
+            json.loads(row["verdict"])
+        )
 
 
 NIGHT_TABLES = ("drift", "performance", "freshness", "staleness", "decisions")
