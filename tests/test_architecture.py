@@ -166,6 +166,23 @@ def test_no_module_is_a_drawer_for_odds_and_ends():
     assert [path for path in everything if path.stem in drawers] == []
 
 
+def test_what_is_particular_to_a_kind_of_target_is_in_its_file():
+    from evergreen.targets import KINDS, TargetModel
+
+    kinds = TargetModel.__subclasses__()
+    assert len(kinds) == len(KINDS)
+    particular = [name for kind in kinds for name in (*kind.metrics, kind.__name__)]
+    names = re.compile(rf"\b({'|'.join(particular)})\b", re.IGNORECASE)
+    assert names.search((PACKAGE / "targets" / "number.py").read_text())
+    elsewhere = [module for module in _modules() if not module.startswith("targets/")]
+    telling = {
+        f"{module}: {found[0]}"
+        for module in elsewhere
+        for found in names.finditer((PACKAGE / module).read_text())
+    }
+    assert telling == set()
+
+
 def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
