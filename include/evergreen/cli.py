@@ -32,7 +32,7 @@ def cli() -> None:
 @click.option("--port", type=int, help="Port of Airflow's UI; by default 8080 or the next free.")
 def up(port: int | None) -> None:
     """Start the embedded Postgres and Airflow (loopback only), and say how to log in."""
-    from evergreen.contract import broken_use_cases
+    from evergreen.contract import load_all
     from evergreen.ops.deploy import start_services
 
     begun = time.monotonic()
@@ -41,7 +41,7 @@ def up(port: int | None) -> None:
         click.echo(f"{time.monotonic() - begun:5.0f} s  {text}")
 
     instance = start_services(load_settings(), port, tell)
-    for name, error in broken_use_cases().items():
+    for name, error in load_all()[1].items():
         click.echo(f"Left out  {name}: {error}", err=True)
     click.echo(f"Airflow   {instance.url}")
     click.echo(f"Log in    {instance.username} / {instance.password}")

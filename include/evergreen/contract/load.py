@@ -23,7 +23,7 @@ _INHERITED = (
 _FORMER = {
     "source": "moved into its table: events.<table>.source",
     "orders": "moved: write events: and below it orders: with source, key, timestamp, columns",
-    "orders.time": "renamed: timestamp",
+    "events.*.time": "renamed: timestamp",
     "daily": "moved into its table: events.<table>.daily; the SQL reads it as <table>_daily",
     "label": "renamed: target",
     "features.recency": "optional, and moved: training.baselines: [<feature>]",
@@ -197,7 +197,7 @@ def _explain(path: Path, error: PydanticError) -> str:
             if not (before in ("source", "target") and _TAGS.match(step))
         ]
         where = ".".join(steps) or "(top level)"
-        former = _FORMER.get(where)
+        former = _FORMER.get(re.sub(r"^(events)\.\w+\.", r"\1.*.", where))
         if kind == "extra_forbidden":
             instead = former or "remove or rename it"
             lines.append(f"{where}: unknown key (found {_short(found)}); {instead}")
@@ -213,15 +213,12 @@ def _explain(path: Path, error: PydanticError) -> str:
             above = [*steps, ""]
             for problem in said.splitlines()[1:]:
                 key = (".".join(above) + problem).partition(":")[0]
-                lines.append(".".join(above) + problem + _formerly(key))
+                instead = f" ({_FORMER[key]})" if key in _FORMER else ""
+                lines.append(".".join(above) + problem + instead)
         else:
             said = said.removeprefix("Value error, ").replace("Input should be", "expected")
             lines.append(f"{where}: found {_short(found)}; {said}")
     return _listed(path, lines)
-
-
-def _formerly(key: str) -> str:
-    return f" ({_FORMER[key]})" if key in _FORMER else ""
 
 
 def _listed(path: Path, lines: list[str]) -> str:

@@ -1,9 +1,10 @@
-"""What can be known of a use case before there is any data: it is tried on made-up orders."""
+"""What can be known of a use case before there is any data: it is tried on made-up rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evergreen.contract import FilesSource, SqlSource, UseCase, expand_variables, load_use_case
+from evergreen.contract import (
+    AnyTable,
+    Events,
+    FilesSource,
+    SqlSource,
+    UseCase,
+    expand_variables,
+    load_use_case,
+)
+from evergreen.contract.dtypes import NUMBER_DTYPES
 from evergreen.disk import scratch
 from evergreen.errors import EvergreenError
 from evergreen.features.compute.daily import column_types
+from evergreen.features.compute.past import Given
 from evergreen.features.compute.result import features_task, labels_task
 from evergreen.features.compute.run import rehearse
-from evergreen.ops.sample import sample_days, sample_orders, sample_raw
+from evergreen.ops.sample import sample_days, sample_raw, sample_rows
 from evergreen.quality.split import split_rows
 from evergreen.settings import secret
 from evergreen.sql.connection import opened
 
-# The made-up orders are few: what takes longer on them has no end on real ones.
+# The made-up rows are few: what takes longer on them has no end on real ones.
 _SECONDS = 20
+_ONE_DAY = timedelta(days=1)
 
 
 class _Problems(list[str]):
@@ -61,73 +73,78 @@ def find_problems(name: str) -> list[str]:
         use_case = load_use_case(name)
     if problems:
         return problems
-    _check_source(use_case, problems)
-    _check_rows(use_case, problems)
-    before = len(problems)
-    _check_daily(use_case, problems)
-    # Features and labels read it: they would only repeat what is wrong with it.
-    if len(problems) == before:
+    in_daily = _Problems()
+    for table in use_case.tables.values():
+        _check_source(table, problems)
+        _check_rows(table, problems)
+        if isinstance(table, Events):
+            _check_daily(table, in_daily)
+    problems += in_daily
+    # Features and labels read the daily rows: they would only repeat what is wrong with them.
+    if not in_daily:
         _check_sql(use_case, problems)
     return list(dict.fromkeys(problems))
 
 
-def _check_source(use_case: UseCase, problems: _Problems) -> None:
-    where = f"{use_case.folder / 'use_case.yaml'}: source"
-    if isinstance(use_case.source, FilesSource):
+def _check_source(table: AnyTable, problems: _Problems) -> None:
+    source, where = table.source, f"{table.where}.source"
+    if isinstance(source, FilesSource):
         with problems.of(f"{where}.path: "):
-            expand_variables(use_case.source.path)
-    if isinstance(use_case.source, SqlSource):
+            expand_variables(source.path)
+    if isinstance(source, SqlSource):
         with problems.of(f"{where}.secret: "):
-            secret(use_case.source.secret)
+            secret(source.secret)
 
 
-def _check_rows(use_case: UseCase, problems: _Problems) -> None:
+def _check_rows(table: AnyTable, problems: _Problems) -> None:
     """Split made-up rows under the columns and the roll-up, and again under each rule alone."""
-    raw, day = sample_raw(use_case), use_case.first_day
-    end = sample_days(use_case)[0]
-    for rules in ((), *((rule,) for rule in use_case.orders.rules)):
-        orders = use_case.orders.model_copy(update={"rules": rules})
+    raw, day = sample_raw(table), table.setting.first_day
+    for rules in ((), *((rule,) for rule in table.rules)):
         with problems.of():
-            split_rows(use_case.model_copy(update={"orders": orders}), raw, day, end)
+            split_rows(table.model_copy(update={"rules": rules}), raw, day, day + _ONE_DAY)
 
 
-def _check_daily(use_case: UseCase, problems: _Problems) -> None:
-    if use_case.daily is None:
+def _check_daily(table: Events, problems: _Problems) -> None:
+    if table.daily is None:
         return
     with opened("check") as connection:
-        for name, column in use_case.daily.columns.items():
-            alone = use_case.daily.model_copy(update={"columns": {name: column}})
+        for name, column in table.daily.columns.items():
+            alone = table.daily.model_copy(update={"columns": {name: column}})
             with problems.of():
-                column_types(connection, use_case.model_copy(update={"daily": alone}))
+                column_types(connection, table.model_copy(update={"daily": alone}))
 
 
 def _check_sql(use_case: UseCase, problems: _Problems) -> None:
     days = sample_days(use_case)
     with scratch("check") as folder:
-        path = str(Path(folder) / "orders.parquet")
-        pq.write_table(sample_orders(use_case), path)
+        given = {}
+        for name, table in use_case.tables.items():
+            path = str(Path(folder) / f"{name}.parquet")
+            pq.write_table(sample_rows(use_case, table), path)
+            given[name] = Given([path])
+        if use_case.base is None:
+            with problems.of():
+                features = rehearse(features_task(use_case), given, days, seconds=_SECONDS)
+                problems += _broken_promises(use_case, features)
         with problems.of():
-            features = rehearse(features_task(use_case), [path], days, seconds=_SECONDS)
-            problems += _broken_promises(use_case, features)
-        with problems.of():
-            rehearse(labels_task(use_case), [path], days, seconds=_SECONDS)
+            rehearse(labels_task(use_case), given, days, seconds=_SECONDS)
 
 
 def _broken_promises(use_case: UseCase, features: pa.Table) -> Iterator[str]:
     """Say which features are not what is declared of them."""
-    where = f"{use_case.folder / 'features.sql'}"
+    where = use_case.features_path
     for name, feature in use_case.features.columns.items():
         values = features[name]
         nulls = values.null_count
         if nulls and not feature.nullable:
             yield (
                 f"{where}: {name} is NULL in {nulls} of {len(values)} rows made from made-up "
-                "orders that obey the contract; it is not declared nullable. Give it a value with "
+                "rows that obey the contract; it is not declared nullable. Give it a value with "
                 "coalesce, or declare nullable: true."
             )
         low, high = feature.range
         found: dict[str, Any] = pc.min_max(values).as_py()
-        if feature.dtype == "bool" or found["min"] is None:
+        if feature.dtype not in NUMBER_DTYPES or found["min"] is None:
             continue
         # Made-up amounts and numbers of orders may well be too great or too small; but not all,
         # and nothing becomes negative by that.
@@ -136,6 +153,6 @@ def _broken_promises(use_case: UseCase, features: pa.Table) -> Iterator[str]:
         if below or above:
             yield (
                 f"{where}: {name} lies between {found['min']:g} and {found['max']:g} on made-up "
-                f"orders that obey the contract; features.columns.{name}.range is "
+                f"rows that obey the contract; features.columns.{name}.range is "
                 f"{list(feature.range)}. Mend the SELECT, or the range."
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evergreen.contract import broken_use_cases, load_use_cases
+from evergreen.contract import load_all
 from evergreen.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,11 +50,11 @@ def initialise(settings: Settings) -> Iterator[str]:
         yield "receipts and release ledger"
         tracking.initialise(settings)
         yield "model registry"
-        use_cases = load_use_cases()
-        store.apply(use_cases)
+        use_cases, broken = load_all()
+        store.apply([use_case for use_case in use_cases if use_case.base is None])
         names = ", ".join(use_case.name for use_case in use_cases)
         yield f"feature definitions of {names or 'nobody'}"
-        for name, error in broken_use_cases().items():
+        for name, error in broken.items():
             yield f"left out {name}: {error}"
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.exc import OperationalError
 
-from evergreen.contract import UseCase, broken_use_cases, list_use_cases, load_use_cases
+from evergreen.contract import UseCase, list_use_cases, load_all
 from evergreen.errors import DamagedError, EvergreenError, ServiceDownError
 from evergreen.settings import Settings
 
@@ -29,8 +29,9 @@ def show_status(settings: Settings) -> None:
     console.print(f"Data directory  {settings.home}")
     console.print(f"Postgres        {'running' if postgres.running(settings) else 'not running'}")
     console.print(f"Airflow         {instance.url if instance else 'not running'}")
-    for name, broken in broken_use_cases().items():
-        console.print(f"Left out        {name}: {broken}", soft_wrap=True, highlight=False)
+    use_cases, broken = load_all()
+    for name, error in broken.items():
+        console.print(f"Left out        {name}: {error}", soft_wrap=True, highlight=False)
     try:
         tables = _tables()
     except (ServiceDownError, OperationalError) as error:
@@ -38,7 +39,7 @@ def show_status(settings: Settings) -> None:
         return
     console.print(tables)
     _print_failed(console, settings)
-    for use_case in load_use_cases():
+    for use_case in use_cases:
         _print_findings(console, use_case)
 
 

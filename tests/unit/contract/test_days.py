@@ -1,11 +1,12 @@
 import re
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from evergreen.contract import Period, as_of, parse_day
+from evergreen.contract import Period, as_of, day_of, parse_day
 from evergreen.errors import ConfigError
 
 DAYS = st.dates(min_value=date(2000, 1, 1), max_value=date(2100, 1, 1))
@@ -83,3 +84,46 @@ def test_label_parses_back(start: date, length: int) -> None:
 def test_bad_periods_say_what_was_expected(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Period.parse(text)
+
+
+ZONES = sorted(set(available_timezones()) - {"localtime", "Factory"})
+INSTANTS = st.integers(0, 42 * 366 * 86_400).map(
+    lambda seconds: datetime(1995, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+)
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(zone=st.sampled_from(ZONES), instant=INSTANTS)
+def test_every_instant_belongs_to_the_one_local_day_that_holds_it(
+    zone: str, instant: datetime
+) -> None:
+    day = instant.astimezone(ZoneInfo(zone)).date()
+    # Two islands left out a day when they crossed the date line.
+    if day_of(as_of(day, zone), zone) != day:
+        assert zone in {"Pacific/Apia", "Pacific/Fakaofo", "Pacific/Kwajalein", "Kwajalein"} | {
+            "Pacific/Enderbury",
+            "Pacific/Kanton",
+            "Pacific/Kiritimati",
+        }
+        return
+    assert as_of(day - timedelta(days=1), zone) <= instant < as_of(day, zone)
+    assert day_of(as_of(day, zone), zone) == day
+
+
+@settings(max_examples=500, deadline=None)
+@given(zone=st.sampled_from(ZONES), day=st.dates(date(1995, 1, 1), date(2036, 12, 31)))
+def test_days_are_as_long_as_the_clocks_say(zone: str, day: date) -> None:
+    length = as_of(day, zone) - as_of(day - timedelta(days=1), zone)
+    offsets = [
+        as_of(day - timedelta(days=n), zone).astimezone(ZoneInfo(zone)).utcoffset() or timedelta(0)
+        for n in (1, 0)
+    ]
+    assert length == timedelta(days=1) + offsets[0] - offsets[1]
+
+
+def test_the_days_on_which_clocks_change() -> None:
+    lengths = {
+        day: as_of(day, "Europe/Berlin") - as_of(day - timedelta(days=1), "Europe/Berlin")
+        for day in (date(2026, 3, 29), date(2026, 10, 25), date(2026, 10, 26))
+    }
+    assert [length.total_seconds() / 3600 for length in lengths.values()] == [23, 25, 24]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from evergreen.contract import load_use_case_file
+from evergreen.features.compute.past import Given
 
 FEATURES_SQL = """
 SELECT o.buyer, d.as_of, count(*) AS total_orders, sum(o.amount) AS total_spent,
@@ -105,7 +106,7 @@ def write_orders(tmp_path_factory):
             )
             pq.write_table(table, partition / "part.parquet")
             paths.append(str(partition / "part.parquet"))
-        return paths
+        return {"orders": Given(paths)}
 
     return write
 
@@ -124,7 +125,6 @@ def applied(home, make_use_case):
 def publish():
     """Publish features of one day: {buyer: total_orders}, created at an instant."""
     from evergreen import lake
-    from evergreen.contract import as_of
     from evergreen.features.compute.run import feature_schema
 
     def publish(use_case, day, totals, created_at=datetime(2026, 2, 1, tzinfo=UTC)):
@@ -132,7 +132,7 @@ def publish():
         rows = [
             {
                 "buyer": buyer,
-                "as_of": as_of(day),
+                "as_of": use_case.as_of(day),
                 "total_orders": total,
                 "total_spent": None if total is None else total * 10.5,
                 "recency_days": 0.25,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from evergreen.contract import UseCase
+from evergreen.contract import Events, UseCase
 
 DAY = date(2024, 3, 10)
 
@@ -46,6 +46,11 @@ def declared(**changes: Any) -> dict[str, Any]:
 
 def shop(**changes: Any) -> UseCase:
     return UseCase.model_validate(declared(**changes))
+
+
+def orders(**changes: Any) -> Events:
+    """The table of the small use case."""
+    return shop(**changes).events["orders"]
 
 
 def raw_rows(

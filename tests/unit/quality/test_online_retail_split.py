@@ -16,10 +16,10 @@ from evergreen.sources import open_source
 @pytest.mark.real_data
 def test_real_line_items_are_split_as_pandas_counts_them(monkeypatch, online_retail):
     monkeypatch.setenv("EVERGREEN_ONLINE_RETAIL", str(online_retail))
-    use_case = load_use_case("online_retail")
+    table = load_use_case("online_retail").events["orders"]
     start, end = date(2011, 8, 1), date(2011, 9, 1)
-    raw = pa.concat_tables(open_source(use_case).read(start, end), promote_options="default")
-    found = split_rows(use_case, raw, start, end)
+    raw = pa.concat_tables(open_source(table).read(start, end), promote_options="default")
+    found = split_rows(table, raw, start, end)
 
     files = sorted((online_retail / "by-day").glob("2011-08-*.csv"))
     lines = pd.concat([pd.read_csv(path, dtype={"InvoiceNo": str}) for path in files])

@@ -6,16 +6,16 @@ from datetime import date, timedelta
 from typing import Any
 
 import pytest
-from quality_shop import raw_rows, shop
+from quality_shop import declared, raw_rows
 
-from evergreen.contract import UseCase
+from evergreen.contract import Events, UseCase
 from evergreen.errors import ConfigError
 from evergreen.quality.split import Split, split_rows
 
 DAY = date(2011, 1, 4)
 
 
-def lines_use_case(**aggregates: str) -> UseCase:
+def lines_of(**aggregates: str) -> Events:
     columns: dict[str, Any] = {
         "invoice_no": {"source": "InvoiceNo", "dtype": "string"},
         "customer_id": {"source": "CustomerID", "dtype": "string", "strip_float": True},
@@ -23,34 +23,32 @@ def lines_use_case(**aggregates: str) -> UseCase:
         "quantity": {"source": "Quantity", "dtype": "int64"},
         "unit_price": {"source": "UnitPrice", "dtype": "float64"},
     }
-    declared = shop().model_dump(mode="json")
-    declared |= {
-        "first_day": "2010-12-01",
-        "orders": {
-            "key": "invoice_no",
-            "time": "invoiced_at",
-            "columns": columns,
-            "rules": [
-                {"name": "not_cancelled", "sql": "InvoiceNo NOT LIKE 'C%'"},
-                {"name": "positive_quantity", "sql": "quantity > 0"},
-            ],
-            "rollup": {
-                "key": "invoice_no",
-                "columns": {
-                    "amount": {"source": "", "dtype": "float64", "range": [0, 1000]},
-                    "items": {"source": "", "dtype": "int64"},
-                },
-                "aggregates": {
-                    "customer_id": "min(customer_id)",
-                    "invoiced_at": "min(invoiced_at)",
-                    "amount": "sum(quantity * unit_price)",
-                    "items": "sum(quantity)",
-                    **aggregates,
-                },
-            },
+    rollup = {
+        "key": "invoice_no",
+        "columns": {
+            "amount": {"source": "", "dtype": "float64", "range": [0, 1000]},
+            "items": {"source": "", "dtype": "int64"},
+        },
+        "aggregates": {
+            "customer_id": "min(customer_id)",
+            "invoiced_at": "min(invoiced_at)",
+            "amount": "sum(quantity * unit_price)",
+            "items": "sum(quantity)",
+            **aggregates,
         },
     }
-    return UseCase.model_validate(declared)
+    table = declared()["events"]["orders"] | {
+        "key": "invoice_no",
+        "timestamp": "invoiced_at",
+        "columns": columns,
+        "rules": [
+            {"name": "not_cancelled", "sql": "InvoiceNo NOT LIKE 'C%'"},
+            {"name": "positive_quantity", "sql": "quantity > 0"},
+        ],
+        "rollup": rollup,
+    }
+    whole = declared(first_day="2010-12-01", events={"orders": table})
+    return UseCase.model_validate(whole).events["orders"]
 
 
 def line(invoice: str, quantity: str, **changes: str | None) -> dict[str, str | None]:
@@ -64,9 +62,9 @@ def line(invoice: str, quantity: str, **changes: str | None) -> dict[str, str | 
     return good | changes
 
 
-def split(rows: list[dict[str, str | None]], use_case: UseCase | None = None) -> Split:
+def split(rows: list[dict[str, str | None]], table: Events | None = None) -> Split:
     raw = raw_rows(rows, day=DAY)
-    return split_rows(use_case or lines_use_case(), raw, DAY, DAY + timedelta(days=1))
+    return split_rows(table or lines_of(), raw, DAY, DAY + timedelta(days=1))
 
 
 def test_line_items_become_one_order():
@@ -115,7 +113,7 @@ def test_order_that_breaks_the_contract_takes_its_lines_along():
 
 
 def test_fraction_is_not_rounded_to_a_whole_number():
-    found = split([line("1", "1"), line("1", "2")], lines_use_case(items="avg(quantity)"))
+    found = split([line("1", "1"), line("1", "2")], lines_of(items="avg(quantity)"))
     assert found.by_rule == {"items_unparsable": 2}
 
 
@@ -136,5 +134,5 @@ def test_row_id_of_an_order_does_not_depend_on_its_lines():
 )
 def test_wrong_aggregate_is_a_config_error(sql, says):
     with pytest.raises(ConfigError, match=r"rollup\.aggregates") as error:
-        split([line("1", "5")], lines_use_case(items=sql))
+        split([line("1", "5")], lines_of(items=sql))
     assert says in str(error.value)

@@ -8,17 +8,17 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quality_shop import DAY, order, raw_rows, shop
+from quality_shop import DAY, order, orders, raw_rows
 
-from evergreen.contract import UseCase
+from evergreen.contract import Events
 from evergreen.errors import ConfigError, ConservationError, SourceError
 from evergreen.quality import split as split_module
-from evergreen.quality.schemas import orders_schema, quarantine_schema
+from evergreen.quality.schemas import quarantine_schema, table_schema
 from evergreen.quality.split import Split, select_days, split_rows
 
 
-def split_day(use_case: UseCase, raw: pa.Table, day: date = DAY) -> Split:
-    return split_rows(use_case, raw, day, day + timedelta(days=1))
+def split_day(table: Events, raw: pa.Table, day: date = DAY) -> Split:
+    return split_rows(table, raw, day, day + timedelta(days=1))
 
 
 def broken(split: Split) -> list[list[str]]:
@@ -31,8 +31,8 @@ def totals(split: Split) -> dict[str, int]:
 
 
 def test_good_row_is_typed_and_published():
-    found = split_day(shop(), raw_rows([order(customer="13090.0", amount=" 12.50 ")]))
-    assert found.accepted.schema == orders_schema(shop())
+    found = split_day(orders(), raw_rows([order(customer="13090.0", amount=" 12.50 ")]))
+    assert found.accepted.schema == table_schema(orders())
     (row,) = found.accepted.to_pylist()
     assert row["customer_id"] == "13090"
     assert row["amount"] == 12.5
@@ -75,7 +75,7 @@ def test_good_row_is_typed_and_published():
     ],
 )
 def test_bad_row_goes_to_quarantine_with_every_rule_it_breaks(changes, rules):
-    found = split_day(shop(), raw_rows([order(1), order(2, **changes)]))
+    found = split_day(orders(), raw_rows([order(1), order(2, **changes)]))
     assert broken(found) == [rules]
     assert found.quarantined["row"].to_pylist() == [2]
     assert found.by_rule == dict.fromkeys(rules, 1)
@@ -84,7 +84,7 @@ def test_bad_row_goes_to_quarantine_with_every_rule_it_breaks(changes, rules):
 
 def test_quarantine_keeps_the_row_as_delivered():
     raw = raw_rows([order(1, amount=' "x" '), {"_error": "unclosed quote", "_text": 'a,"b'}])
-    found = split_day(shop(), raw)
+    found = split_day(orders(), raw)
     assert found.quarantined.schema == quarantine_schema()
     first, second = (json.loads(text) for text in found.quarantined["raw"].to_pylist())
     assert first == order(1, amount=' "x" ')
@@ -117,8 +117,8 @@ def test_quarantine_keeps_the_row_as_delivered():
     ],
 )
 def test_text_becomes_the_declared_type_or_is_unparsable(column, text, value):
-    use_case = shop(columns={"extra": {"source": "extra", **column}})
-    found = split_day(use_case, raw_rows([order(extra=f" {text}\t")]))
+    table = orders(columns={"extra": {"source": "extra", **column}})
+    found = split_day(table, raw_rows([order(extra=f" {text}\t")]))
     if value is None:
         assert broken(found) == [["extra_unparsable"]]
     else:
@@ -141,7 +141,7 @@ def test_text_becomes_the_declared_type_or_is_unparsable(column, text, value):
 )
 def test_times_become_instants(text, zone, formats, utc):
     column = {"source": "at", "dtype": "timestamp", "zone": zone, "formats": formats}
-    found = split_day(shop(columns={"ordered_at": column}), raw_rows([order(at=text)]))
+    found = split_day(orders(columns={"ordered_at": column}), raw_rows([order(at=text)]))
     assert [t.isoformat()[:-6] for t in found.accepted["ordered_at"].to_pylist()] == [utc]
 
 
@@ -149,7 +149,7 @@ def test_hour_that_occurs_twice_is_the_later_one():
     column = {"source": "at", "dtype": "timestamp", "zone": "Europe/London"}
     day = date(2024, 10, 27)
     raw = raw_rows([order(at="2024-10-27 01:30:00")], day=day)
-    found = split_day(shop(columns={"ordered_at": column}), raw, day)
+    found = split_day(orders(columns={"ordered_at": column}), raw, day)
     assert found.accepted["ordered_at"].to_pylist() == [datetime(2024, 10, 27, 1, 30, tzinfo=UTC)]
 
 
@@ -159,13 +159,13 @@ def test_values_and_patterns():
         "order_id": {"source": "id", "dtype": "string", "pattern": "O[0-9]+"},
     }
     rows = [order(1, status="done"), order(2, status="lost"), order(3, id="O3x", status="open")]
-    found = split_day(shop(columns=columns), raw_rows(rows))
+    found = split_day(orders(columns=columns), raw_rows(rows))
     assert broken(found) == [["status_not_allowed"], ["order_id_bad_pattern"]]
 
 
 def test_exact_duplicates_are_counted_once_each():
     rows = [order(1), order(2), order(1), order(1), {"_error": "x"}, {"_error": "x"}]
-    found = split_day(shop(), raw_rows(rows))
+    found = split_day(orders(), raw_rows(rows))
     assert totals(found) == {
         "rows_in": 6,
         "accepted": 2,
@@ -176,14 +176,14 @@ def test_exact_duplicates_are_counted_once_each():
 
 
 def test_one_key_with_two_contents_is_quarantined_altogether():
-    found = split_day(shop(), raw_rows([order(1), order(1, amount="13"), order(2)]))
+    found = split_day(orders(), raw_rows([order(1), order(1, amount="13"), order(2)]))
     assert broken(found) == [["order_id_conflict"]] * 2
     assert found.accepted["order_id"].to_pylist() == ["O2"]
 
 
 def test_header_repeated_in_the_middle_is_quarantined():
     rows = [order(1), {name: name for name in order()}, order(2)]
-    assert broken(split_day(shop(), raw_rows(rows))) == [
+    assert broken(split_day(orders(), raw_rows(rows))) == [
         ["amount_unparsable", "ordered_at_unparsable"]
     ]
 
@@ -198,7 +198,7 @@ def test_file_of_many_days_gives_each_row_to_one_day():
         {"_error": "x"},
     ]
     raw = raw_rows(rows, day=None)
-    both = split_rows(shop(), raw, date(2024, 1, 1), date(2024, 1, 3))
+    both = split_rows(orders(), raw, date(2024, 1, 1), date(2024, 1, 3))
     assert both.counts["rows_in"].to_pylist() == [4, 1]
     assert both.counts["accepted"].to_pylist() == [1, 1]
     assert both.excluded == 1
@@ -206,7 +206,7 @@ def test_file_of_many_days_gives_each_row_to_one_day():
 
 
 def test_rows_after_the_last_day_wait_in_its_quarantine():
-    closed = shop(last_day=date(2024, 1, 2))
+    closed = orders(last_day=date(2024, 1, 2))
     rows = [order(1, at="2024-01-01"), order(2, at="2024-01-02"), order(3, at="2031-01-01")]
     raw = raw_rows(rows, day=None)
     found = split_rows(closed, raw, date(2024, 1, 1), date(2024, 1, 3))
@@ -219,18 +219,18 @@ def test_days_are_the_same_alone_and_among_many():
     days = [DAY + timedelta(days=n) for n in range(3)]
     rows = [order(n, at=f"{days[n % 3]} 0{n % 9}:00", amount=f"{n}.1") for n in range(30)]
     raw = raw_rows([*rows, *rows[:5]], day=None)
-    many = split_rows(shop(), raw, days[0], days[-1] + timedelta(days=1))
+    many = split_rows(orders(), raw, days[0], days[-1] + timedelta(days=1))
     shuffled = raw.take(pa.array(list(range(34, -1, -1))))
     for n, day in enumerate(days):
-        alone = split_day(shop(), shuffled, day)
+        alone = split_day(orders(), shuffled, day)
         of_day = pa.compute.equal(many.accepted["day"], pa.scalar(day))
         assert alone.accepted.equals(many.accepted.filter(of_day))
         assert alone.counts.equals(many.counts.slice(n, 1))
 
 
 def test_zero_rows():
-    empty = split_rows(shop(), raw_rows([]), DAY, DAY + timedelta(days=2))
-    assert empty.accepted.schema == orders_schema(shop())
+    empty = split_rows(orders(), raw_rows([]), DAY, DAY + timedelta(days=2))
+    assert empty.accepted.schema == table_schema(orders())
     assert empty.accepted.num_rows == empty.quarantined.num_rows == 0
     assert empty.counts["day"].to_pylist() == [DAY, DAY + timedelta(days=1)]
     assert empty.counts["rows_in"].to_pylist() == [0, 0]
@@ -238,16 +238,16 @@ def test_zero_rows():
 
 def test_missing_column_is_an_error_and_extra_ones_are_not():
     row = order(1, note="hello", ID="x") | {"": "no name"}
-    assert split_day(shop(), raw_rows([row])).accepted.num_rows == 1
+    assert split_day(orders(), raw_rows([row])).accepted.num_rows == 1
     with pytest.raises(SourceError, match="no column 'amount'"):
-        split_day(shop(), raw_rows([{"id": "O1", "customer": "C1", "at": "2024-03-10"}]))
+        split_day(orders(), raw_rows([{"id": "O1", "customer": "C1", "at": "2024-03-10"}]))
 
 
 # --- rules -------------------------------------------------------------------------------------
 
 
-def ruled(sql: str) -> UseCase:
-    return shop(orders={"rules": [{"name": "fits", "sql": sql}]})
+def ruled(sql: str) -> Events:
+    return orders(orders={"rules": [{"name": "fits", "sql": sql}]})
 
 
 @pytest.mark.parametrize(
@@ -314,20 +314,20 @@ def test_wrong_rule_is_a_config_error(sql, says):
     ],
 )
 def test_wrong_column_is_a_config_error(column):
-    use_case = shop(columns={"extra": {"source": "extra", **column}})
+    table = orders(columns={"extra": {"source": "extra", **column}})
     with pytest.raises(ConfigError, match="extra"):
-        split_day(use_case, raw_rows([]))
+        split_day(table, raw_rows([]))
 
 
 def test_names_that_are_sql_keywords_work():
     columns = {"order": {"source": "select", "dtype": "int64", "nullable": True}}
-    found = split_day(shop(columns=columns), raw_rows([order(1) | {"select": "7"}]))
+    found = split_day(orders(columns=columns), raw_rows([order(1) | {"select": "7"}]))
     assert found.accepted["order"].to_pylist() == [7]
 
 
 def test_empty_range_is_a_config_error():
     with pytest.raises(ConfigError, match="start before end"):
-        split_rows(shop(), raw_rows([]), DAY, DAY)
+        split_rows(orders(), raw_rows([]), DAY, DAY)
 
 
 # --- conservation ------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ LINES = {
 def test_no_row_is_ever_lost(rows: list[Any], day: date | None, changes: dict[str, Any]):
     names = ("id", "customer", "at", "amount")
     raw = raw_rows(rows, day=day, columns=names)
-    found = split_rows(shop(**changes), raw, DAY, DAY + timedelta(days=2))
+    found = split_rows(orders(**changes), raw, DAY, DAY + timedelta(days=2))
     count = totals(found)
     assert count["rows_in"] == count["accepted"] + count["quarantined"] + count["duplicates"]
     assert count["rows_in"] + found.excluded == len(rows)
@@ -372,8 +372,8 @@ def test_no_row_is_ever_lost(rows: list[Any], day: date | None, changes: dict[st
     assert found.accepted.num_rows == count["published"]
     assert all(rules for rules in broken(found))
     # Selecting the days first, as many-day files are read, changes nothing but what is excluded.
-    selected = select_days(shop(**changes), raw, DAY, DAY + timedelta(days=2))
-    again = split_rows(shop(**changes), selected, DAY, DAY + timedelta(days=2))
+    selected = select_days(orders(**changes), raw, DAY, DAY + timedelta(days=2))
+    again = split_rows(orders(**changes), selected, DAY, DAY + timedelta(days=2))
     assert selected.num_rows == count["rows_in"] + (found.excluded if day else 0)
     assert again.accepted.equals(found.accepted)
     assert again.quarantined.equals(found.quarantined)
@@ -382,10 +382,10 @@ def test_no_row_is_ever_lost(rows: list[Any], day: date | None, changes: dict[st
 def test_broken_conservation_is_an_error(monkeypatch):
     collect = split_module._collect
 
-    def lossy(batch):
+    def lossy(batch, **how):
         batch.run("DELETE FROM judged")
-        return collect(batch)
+        return collect(batch, **how)
 
     monkeypatch.setattr(split_module, "_collect", lossy)
     with pytest.raises(ConservationError, match="1 rows in, but 0 accepted"):
-        split_day(shop(), raw_rows([order(1)]))
+        split_day(orders(), raw_rows([order(1)]))

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from quality_shop import DAY, order, raw_rows, shop
+from quality_shop import DAY, order, orders, raw_rows, shop
 
-from evergreen.contract import UseCase, as_of
+from evergreen.contract import Events, as_of
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.quality import docs, validate
 from evergreen.quality.schemas import counts_schema
@@ -24,8 +24,8 @@ from evergreen.quality.split import Split, split_rows
 INSTANT = pa.timestamp("us", tz="UTC")
 
 
-def split_of(use_case: UseCase, rows: list[dict[str, str | None]]) -> Split:
-    return split_rows(use_case, raw_rows(rows), DAY, DAY + timedelta(days=1))
+def split_of(table: Events, rows: list[dict[str, str | None]]) -> Split:
+    return split_rows(table, raw_rows(rows), DAY, DAY + timedelta(days=1))
 
 
 def orders_report(
@@ -34,10 +34,10 @@ def orders_report(
     recent: dict[date, int] | None = None,
     **batch: Any,
 ) -> validate.Report:
-    use_case = shop(orders={"batch": batch}, first_day=str(min(recent or {DAY: 0})))
-    found = split_of(use_case, rows)
-    return validate.validate_orders(
-        use_case, found.accepted, found.counts, recent or {}, run_name=f"{DAY}", quality=quality
+    table = orders(orders={"batch": batch}, first_day=str(min(recent or {DAY: 0})))
+    found = split_of(table, rows)
+    return validate.validate_rows(
+        table, found.accepted, found.counts, recent or {}, run_name=f"{DAY}", quality=quality
     )
 
 
@@ -133,17 +133,17 @@ def test_row_count_against_the_days_before(quality):
 
 
 def test_row_count_of_many_days_is_judged_day_by_day(quality):
-    use_case = shop(orders={"batch": {"row_count_min_days": 3}}, first_day=str(DAY))
+    table = orders(orders={"batch": {"row_count_min_days": 3}}, first_day=str(DAY))
     days = [DAY + timedelta(days=n) for n in range(6)]
     sizes = [10, 10, 10, 10, 60, 10]
     rows = [
         order(f"{d}-{i}", at=f"{day} 10:00") for d, day in enumerate(days) for i in range(sizes[d])
     ]
-    found = split_rows(use_case, raw_rows(rows, day=None), DAY, days[-1] + timedelta(days=1))
+    found = split_rows(table, raw_rows(rows, day=None), DAY, days[-1] + timedelta(days=1))
     backwards = found.counts.take(pa.array([5, 4, 3, 2, 1, 0]))
     for counts in (found.counts, backwards):
-        report = validate.validate_orders(
-            use_case, found.accepted, counts, {}, run_name="a..b", quality=quality
+        report = validate.validate_rows(
+            table, found.accepted, counts, {}, run_name="a..b", quality=quality
         )
         assert list(report.refused) == [days[4]]
         with pytest.raises(ValidationError, match="2024-03-14: 60 rows in, 6 of the usual 10"):
@@ -156,8 +156,8 @@ def test_freshness(quality, hours, passes):
 
 
 def test_accepted_rows_are_held_to_the_contract(quality):
-    use_case = shop()
-    found = split_of(use_case, [order(1), order(2)])
+    table = orders()
+    found = split_of(table, [order(1), order(2)])
     other_day = pa.array([DAY, DAY + timedelta(days=1)])
     for name, values, says in [
         ("amount", [1.0, 0.0], "amount: expect_column_values_to_be_between"),
@@ -166,8 +166,8 @@ def test_accepted_rows_are_held_to_the_contract(quality):
         ("order_id", ["O1", "O1"], "day, order_id: expect_compound_columns_to_be_unique"),
         ("day", other_day, "event_day, day: expect_column_pair_values_to_be_equal"),
     ]:
-        report = validate.validate_orders(
-            use_case,
+        report = validate.validate_rows(
+            table,
             replaced(found.accepted, name, values),
             found.counts,
             {},
@@ -178,10 +178,10 @@ def test_accepted_rows_are_held_to_the_contract(quality):
 
 
 def test_batch_without_days_fails(quality):
-    use_case = shop(orders={"batch": {"allow_empty": True}})
-    empty = split_of(use_case, []).accepted
-    report = validate.validate_orders(
-        use_case, empty, counts_schema().empty_table(), {}, run_name="x", quality=quality
+    table = orders(orders={"batch": {"allow_empty": True}})
+    empty = split_of(table, []).accepted
+    report = validate.validate_rows(
+        table, empty, counts_schema().empty_table(), {}, run_name="x", quality=quality
     )
     assert not report.success
 
@@ -343,13 +343,11 @@ def test_result_is_the_same_for_the_same_data(quality):
 
 
 def test_pages_need_no_network_and_no_script(quality):
-    use_case = shop()
-    found = split_of(use_case, [order(1)])
+    table = orders()
+    found = split_of(table, [order(1)])
     evil = replaced(found.accepted, "source", [None])
     evil = replaced(evil, "order_id", ["<script>alert(1)</script>"])
-    report = validate.validate_orders(
-        use_case, evil, found.counts, {}, run_name="x", quality=quality
-    )
+    report = validate.validate_rows(table, evil, found.counts, {}, run_name="x", quality=quality)
     for page in (report.docs_path, quality / "shop/data_docs/index.html"):
         text = page.read_text()
         assert not re.search(r"<script|<link|<img|src=|@import|url\(", text)

@@ -18,10 +18,10 @@ from evergreen.contract import UseCase, load_use_case_file
 from evergreen.errors import ConfigError, LookAheadError, LookBackError
 from evergreen.features.compute import daily
 from evergreen.features.compute import run as compute
+from evergreen.features.compute.past import Given, Totals
 from evergreen.features.compute.result import INSTANT
 from evergreen.settings import PROJECT_ROOT
 
-LIMITS: dict[str, int] = {"threads": 2, "memory_mb": 500}
 START = datetime(2025, 1, 1, tzinfo=UTC)
 CHURN = PROJECT_ROOT / "include" / "use_cases" / "churn"
 
@@ -88,7 +88,7 @@ def on_orders(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """The churn use case before it declared `daily`."""
     folder = _folder(tmp_path_factory.mktemp("use_cases"), "orders")
     declared = yaml.safe_load((folder / "use_case.yaml").read_text())
-    del declared["daily"]
+    del declared["events"]["orders"]["daily"]
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
     (folder / "features.sql").write_text(FEATURES_FROM_ORDERS)
     (folder / "labels.sql").write_text(LABELS_FROM_ORDERS)
@@ -107,7 +107,7 @@ def altered(tmp_path: Path):
         assert features[0] in sql.read_text()
         sql.write_text(sql.read_text().replace(*features))
         declared = yaml.safe_load((folder / "use_case.yaml").read_text())
-        declared["daily"]["columns"] |= columns or {}
+        declared["events"]["orders"]["daily"]["columns"] |= columns or {}
         (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
         return load_use_case_file(folder / "use_case.yaml")
 
@@ -122,15 +122,27 @@ def write(path: Path, rows: list[tuple[str, datetime, float]]) -> list[str]:
             ("ordered_at", INSTANT),
             ("amount", pa.float64()),
             ("status", pa.string()),
+            ("day", pa.date32()),
         ]
     )
     listed = [
-        {"order_id": f"O{n}", "customer_id": c, "ordered_at": t, "amount": x, "status": "completed"}
+        {
+            "order_id": f"O{n}",
+            "customer_id": c,
+            "ordered_at": t,
+            "amount": x,
+            "status": "completed",
+            "day": t.date(),
+        }
         for n, (c, t, x) in enumerate(rows)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(listed, schema=schema), path)
     return [str(path)]
+
+
+def orders(paths: list[str], totals: Totals | None = None) -> dict[str, Given]:
+    return {"orders": Given(paths, totals)}
 
 
 ROWS = [
@@ -166,24 +178,24 @@ def test_features_and_labels_do_not_depend_on_where_days_are_merged(
     churn, on_orders, tmp_path_factory, rows, days, cuts, per_chunk
 ):
     paths = write(tmp_path_factory.mktemp("orders") / "orders.parquet", rows)
-    latest = daily.merged_before(churn.daily, days[0])
+    latest = churn.events["orders"].daily.merged_before(days[0])
     boundaries = sorted({latest - timedelta(days=cut) for cut in cuts})
     totals = None
     if boundaries:
-        *_, totals = daily.iter_totals(churn, paths, None, boundaries, **LIMITS)
+        *_, totals = daily.iter_totals(churn.events["orders"], Given(paths), boundaries)
     for whole, chunked in (
         (compute.compute_features, compute.iter_features),
         (compute.compute_labels, compute.iter_labels),
     ):
-        expected = whole(on_orders, paths, days, **LIMITS)
-        chunks = chunked(churn, paths, days, totals=totals, **LIMITS, days_per_chunk=per_chunk)
+        expected = whole(on_orders, orders(paths), days)
+        chunks = chunked(churn, orders(paths, totals), days, days_per_chunk=per_chunk)
         assert pa.concat_tables(table for _, table in chunks).equals(expected)
 
 
 def test_totals_are_what_everybody_had_done_before_the_boundary(churn, tmp_path):
     paths = write(tmp_path / "orders.parquet", ROWS)
     boundary = date(2025, 9, 1)
-    (found,) = daily.iter_totals(churn, paths, None, [boundary], **LIMITS)
+    (found,) = daily.iter_totals(churn.events["orders"], Given(paths), [boundary])
     assert found.before == boundary
     past = [row for row in ROWS if row[1].date() < boundary]
     assert 0 < len(past) < len(ROWS)
@@ -196,8 +208,8 @@ def test_totals_are_what_everybody_had_done_before_the_boundary(churn, tmp_path)
                 "last_day": max(own)[0].date(),
                 "orders": len(own),
                 "spent": pytest.approx(sum(x for _, x in own), rel=1e-12),
-                "first_at": min(own)[0],
-                "last_at": max(own)[0],
+                "first_at": min(own)[0].replace(tzinfo=None),
+                "last_at": max(own)[0].replace(tzinfo=None),
                 "active_days": len({t.date() for t, _ in own}),
             }
         )
@@ -208,34 +220,34 @@ def test_totals_are_what_everybody_had_done_before_the_boundary(churn, tmp_path)
 def test_totals_are_the_same_whatever_they_are_computed_from(churn, tmp_path):
     paths = write(tmp_path / "orders.parquet", ROWS)
     boundaries = [date(2025, 3, 1), date(2025, 7, 1), date(2026, 1, 1)]
-    chain = list(daily.iter_totals(churn, paths, None, boundaries, **LIMITS))
+    chain = list(daily.iter_totals(churn.events["orders"], Given(paths), boundaries))
     for older, boundary, expected in zip([None, *chain], boundaries, chain, strict=False):
-        (direct,) = daily.iter_totals(churn, paths, None, [boundary], **LIMITS)
-        (onward,) = daily.iter_totals(churn, paths, older, [boundary], **LIMITS)
+        (direct,) = daily.iter_totals(churn.events["orders"], Given(paths), [boundary])
+        (onward,) = daily.iter_totals(churn.events["orders"], Given(paths, older), [boundary])
         assert direct.rows.equals(expected.rows)
         assert onward.rows.equals(expected.rows)
 
 
 def test_orders_before_the_totals_are_not_counted_twice(churn, tmp_path):
     all_files = write(tmp_path / "all.parquet", ROWS)
-    before = daily.stored_before(churn.daily, LATE)
+    before = churn.events["orders"].daily.stored_before(LATE)
     recent = [row for row in ROWS if row[1].date() >= before]
     assert 0 < len(recent) < len(ROWS)
     recent_files = write(tmp_path / "recent.parquet", recent)
-    (totals,) = daily.iter_totals(churn, all_files, None, [before], **LIMITS)
-    expected = compute.compute_features(churn, all_files, [LATE], **LIMITS)
+    (totals,) = daily.iter_totals(churn.events["orders"], Given(all_files), [before])
+    expected = compute.compute_features(churn, orders(all_files), [LATE])
     assert expected.num_rows == 7
     for paths in (all_files, recent_files):
-        found = compute.compute_features(churn, paths, [LATE], totals=totals, **LIMITS)
+        found = compute.compute_features(churn, orders(paths, totals), [LATE])
         assert found.equals(expected)
 
 
 def test_totals_that_end_too_late_are_a_programming_error(churn, tmp_path):
     paths = write(tmp_path / "orders.parquet", ROWS)
-    late = daily.merged_before(churn.daily, LATE) + timedelta(days=1)
-    (totals,) = daily.iter_totals(churn, paths, None, [late], **LIMITS)
+    late = churn.events["orders"].daily.merged_before(LATE) + timedelta(days=1)
+    (totals,) = daily.iter_totals(churn.events["orders"], Given(paths), [late])
     with pytest.raises(ValueError, match="are merged"):
-        compute.compute_features(churn, paths, [LATE], totals=totals, **LIMITS)
+        compute.compute_features(churn, orders(paths, totals), [LATE])
 
 
 COUNTS_ROWS = ("sum(c.active_days) AS active_days", "count(*) AS active_days")
@@ -260,10 +272,14 @@ def test_sql_that_sees_where_days_are_merged_is_caught(
     use_case = altered(change)
     paths = write(tmp_path / "orders.parquet", ROWS)
     days = [LATE + timedelta(days=n) for n in range(n_days)]
-    before = daily.stored_before(use_case.daily, LATE)
-    totals = next(daily.iter_totals(use_case, paths, None, [before], **LIMITS)) if stored else None
+    before = use_case.events["orders"].daily.stored_before(LATE)
+    totals = (
+        next(daily.iter_totals(use_case.events["orders"], Given(paths), [before]))
+        if stored
+        else None
+    )
     with pytest.raises(LookBackError, match=rf"{column} in \d of 7 .*declare more lookback_days"):
-        compute.compute_features(use_case, paths, days, totals=totals, **LIMITS)
+        compute.compute_features(use_case, orders(paths, totals), days)
 
 
 def test_sql_that_reads_the_future_is_not_blamed_on_merging(altered, tmp_path):
@@ -273,14 +289,14 @@ def test_sql_that_reads_the_future_is_not_blamed_on_merging(altered, tmp_path):
     leaky = load_use_case_file(use_case.folder / "use_case.yaml")
     paths = write(tmp_path / "orders.parquet", ROWS)
     with pytest.raises(LookAheadError, match="total_orders"):
-        compute.compute_features(leaky, paths, [LATE, LATE + timedelta(days=9)], **LIMITS)
+        compute.compute_features(leaky, orders(paths), [LATE, LATE + timedelta(days=9)])
 
 
 def test_sql_that_reads_orders_although_there_are_days_is_refused(altered, tmp_path):
-    use_case = altered(("INNER JOIN daily AS c", "INNER JOIN orders AS c"))
+    use_case = altered(("INNER JOIN orders_daily AS c", "INNER JOIN orders AS c"))
     paths = write(tmp_path / "orders.parquet", ROWS)
-    with pytest.raises(ConfigError, match="reads 'orders'; expected only daily and as_of_days"):
-        compute.compute_features(use_case, paths, [LATE], **LIMITS)
+    with pytest.raises(ConfigError, match="reads 'orders'; expected only orders_daily, as_of_days"):
+        compute.compute_features(use_case, orders(paths), [LATE])
 
 
 @pytest.mark.parametrize(
@@ -293,18 +309,18 @@ def test_sql_that_reads_orders_although_there_are_days_is_refused(altered, tmp_p
         ("max(status)", "sum", "is of type VARCHAR and merged by sum"),
         ("[count(*)]", "max", r"is of type BIGINT\[\]; expected a number, text"),
         ("amount", "max", "is not one aggregate expression"),
-        ("(SELECT max(amount) FROM orders_shape)", "max", "holds a subquery"),
+        ("(SELECT max(amount) FROM rows_shape)", "max", "holds a subquery"),
         ("max(amount) FROM read_csv('/etc/passwd')", "max", "is more than an expression"),
         ("count(*) * random()", "max", "uses random"),
         ("max(nothing)", "max", "is not one aggregate expression"),
-        ("max(epoch_us(ordered_at)) * 1000000", "sum", "daily.columns: they fail on the orders: "),
+        ("max(epoch_us(ordered_at)) * 1000000", "sum", "daily.columns: they fail on the rows: "),
     ],
 )
 def test_a_column_that_cannot_be_merged_exactly_is_refused(altered, tmp_path, sql, merge, message):
     use_case = altered(columns={"x": {"sql": sql, "merge": merge}})
     paths = write(tmp_path / "orders.parquet", ROWS)
     with pytest.raises(ConfigError, match=message):
-        compute.compute_features(use_case, paths, [LATE], **LIMITS)
+        compute.compute_features(use_case, orders(paths), [LATE])
 
 
 def test_a_merged_sum_that_no_longer_fits_is_an_error(altered, tmp_path):
@@ -313,7 +329,7 @@ def test_a_merged_sum_that_no_longer_fits_is_an_error(altered, tmp_path):
     on_two_days = [("a", START, 1.0), ("a", START + timedelta(days=1), 1.0)]
     paths = write(tmp_path / "orders.parquet", on_two_days)
     boundaries = [date(2025, 1, 2), date(2025, 1, 3)]
-    totals = daily.iter_totals(use_case, paths, None, boundaries, **LIMITS)
+    totals = daily.iter_totals(use_case.events["orders"], Given(paths), boundaries)
     assert next(totals).rows["x"].to_pylist() == [9000000000000000000]
     with pytest.raises(ConfigError, match=r"daily\.columns: they fail .* out of range"):
         next(totals)
@@ -331,7 +347,7 @@ def test_a_columns_type_is_the_same_merged_and_single(altered, tmp_path):
     }
     use_case = altered(columns=columns)
     paths = write(tmp_path / "orders.parquet", ROWS)
-    (totals,) = daily.iter_totals(use_case, paths, None, [date(2025, 6, 1)], **LIMITS)
+    (totals,) = daily.iter_totals(use_case.events["orders"], Given(paths), [date(2025, 6, 1)])
     found = {name: str(totals.rows.schema.field(name).type) for name in columns}
     assert found == {
         "n_small": "int64",
@@ -342,15 +358,15 @@ def test_a_columns_type_is_the_same_merged_and_single(altered, tmp_path):
         "large": "bool",
         "first_on": "date32[day]",
     }
-    again = daily.iter_totals(use_case, [], totals, [date(2025, 7, 1)], **LIMITS)
+    again = daily.iter_totals(use_case.events["orders"], Given([], totals), [date(2025, 7, 1)])
     assert next(again).rows.equals(totals.rows)
 
 
 def test_the_totals_of_no_orders_are_empty_and_typed(churn):
-    (totals,) = daily.iter_totals(churn, [], None, [date(2025, 6, 1)], **LIMITS)
+    (totals,) = daily.iter_totals(churn.events["orders"], Given([]), [date(2025, 6, 1)])
     assert totals.rows.num_rows == 0
     assert totals.rows.column_names[:2] == ["customer_id", "last_day"]
-    found = compute.compute_features(churn, [], [LATE], totals=totals, **LIMITS)
+    found = compute.compute_features(churn, orders([], totals), [LATE])
     assert found.equals(compute.feature_schema(churn).empty_table())
 
 
@@ -362,7 +378,7 @@ def test_names_that_the_relation_has_already_are_reserved(altered, name):
 
 def test_files_behind_urls_give_the_same_features(churn, tmp_path):
     paths = write(tmp_path / "orders.parquet", ROWS)
-    expected = compute.compute_features(churn, paths, [LATE], **LIMITS)
+    expected = compute.compute_features(churn, orders(paths), [LATE])
     urls = [f"file://{path}" for path in paths]
-    assert compute.compute_features(churn, urls, [LATE], **LIMITS).equals(expected)
+    assert compute.compute_features(churn, orders(urls), [LATE]).equals(expected)
     assert expected.num_rows
