@@ -42,7 +42,9 @@ def ingest(use_case: UseCase) -> None:
     def build() -> None:
         @task_group
         def ingest_table(name: str) -> None:
-            reason = f"{{{{ (params.without_data or '') if params.table in (None, '{name}') else '' }}}}"
+            reason = (
+                f"{{{{ (params.without_data or '') if params.table in (None, '{name}') else '' }}}}"
+            )
             staged = task(steps.one_day(steps.stage_rows), **UNTIL_DELIVERED)(
                 use_case.name, DAY, name, RUN, reason, ASKED_BY, ASKED_AT
             )

@@ -20,6 +20,7 @@ FEATURE_REPO = PROJECT_ROOT / "feature_repo"
 # Parsed or imported by everything, so nothing at their top may cost time.
 LIGHT = (
     "contract/",
+    "targets/",
     "steps/",
     "provenance/__init__.py",
     "provenance/commands.py",
@@ -164,6 +165,23 @@ def test_no_module_is_a_drawer_for_odds_and_ends():
     drawers = {"utils", "util", "common", "helpers", "helper", "misc"}
     everything = [*PACKAGE.rglob("*"), *DAGS.rglob("*"), *FEATURE_REPO.rglob("*")]
     assert [path for path in everything if path.stem in drawers] == []
+
+
+def test_what_is_particular_to_a_kind_of_target_is_in_its_file():
+    from evergreen.targets import KINDS, TargetModel
+
+    kinds = TargetModel.__subclasses__()
+    assert len(kinds) == len(KINDS)
+    particular = [name for kind in kinds for name in (*kind.metrics, kind.__name__)]
+    names = re.compile(rf"\b({'|'.join(particular)})\b", re.IGNORECASE)
+    assert names.search((PACKAGE / "targets" / "number.py").read_text())
+    elsewhere = [module for module in _modules() if not module.startswith("targets/")]
+    telling = {
+        f"{module}: {found[0]}"
+        for module in elsewhere
+        for found in names.finditer((PACKAGE / module).read_text())
+    }
+    assert telling == set()
 
 
 def _calls(path: Path) -> Iterator[tuple[str, ast.Call]]:

@@ -147,8 +147,7 @@ def _import_everything() -> None:
         *("lake", "provenance.receipts", "provenance.staleness"),
         *("features.store.store", "features.compute.run"),
         *("quality.split", "quality.validate", "sources", "steps", "scoring.score"),
-        *("training.assemble", "training.baselines", "training.evaluate", "training.fit"),
-        *("training.tracking", "monitoring.reference", "release.promote"),
+        *("training.challenger", "monitoring.verdict", "release.promote"),
     ):
         importlib.import_module(f"evergreen.{module}")
     for module in sys.argv[1:]:

@@ -13,6 +13,7 @@ from evergreen.contract.sources import FilesSource
 from evergreen.contract.use_case import UseCase, read_sql
 from evergreen.errors import ConfigError
 from evergreen.settings import load_settings
+from evergreen.targets.kinds import KINDS
 
 # What a use case has from the one it builds on, and may not declare itself.
 _INHERITED = (
@@ -31,7 +32,7 @@ _FORMER = {
     "monitoring.max_auc_drop": "renamed: max_performance_drop",
 }
 _PROBLEM = re.compile("Value error, contradictions:\n")
-_TAGS = re.compile(r"^(files|sql|generator|binary|number)$")
+_TAGS = ("files", "sql", "generator", *KINDS)
 
 
 def list_use_cases() -> list[str]:
@@ -194,7 +195,7 @@ def _explain(path: Path, error: PydanticError) -> str:
         steps = [
             step
             for before, step in zip(["", *steps], steps, strict=False)
-            if not (before in ("source", "target") and _TAGS.match(step))
+            if not (before in ("source", "target") and step in _TAGS)
         ]
         where = ".".join(steps) or "(top level)"
         former = _FORMER.get(re.sub(r"^(events)\.\w+\.", r"\1.*.", where))

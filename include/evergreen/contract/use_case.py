@@ -28,7 +28,7 @@ from evergreen.contract.tables import (
     unbound,
 )
 from evergreen.errors import ConfigError
-from evergreen.targets import Target
+from evergreen.targets.kinds import Target
 
 # Tables of the lake that are not delivered, and what the SQL sees beside the delivered ones.
 _RESERVED_TABLES = {

@@ -71,8 +71,6 @@ class Receipt:
         identities the output depends on (model version, source digest).
     output_table, output_snapshot
         What was committed.
-    part
-        Values that all rows of it share, where several steps own a part of a day of the table.
     counts
         Rows in and out of the day, by kind.
     basis
@@ -85,6 +83,8 @@ class Receipt:
         Digests of the package with the whole use case, and of `requirements.txt`.
     seconds
         Wall time of the step, staging to commit, over the whole run.
+    part
+        Values that all rows of it share, where several steps own a part of a day of the table.
     """
 
     use_case: str
@@ -94,7 +94,6 @@ class Receipt:
     inputs: Mapping[str, Any]
     output_table: str
     output_snapshot: int
-    part: Mapping[str, str | int]
     counts: Mapping[str, int]
     basis: int
     content: str
@@ -102,6 +101,7 @@ class Receipt:
     code_digest: str
     lock_digest: str
     seconds: float
+    part: Mapping[str, str | int] = field(default_factory=dict)
     sequence: int = 0
     recorded_at: datetime | None = field(default=None, compare=False)
 

@@ -131,7 +131,6 @@ def _verdict(use_case: UseCase, table: str, day: date, found: str) -> Receipt:
         # It published nothing.
         output_table="",
         output_snapshot=0,
-        part={},
         counts={},
         basis=0,
         content="",

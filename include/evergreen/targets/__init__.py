@@ -1,25 +1,10 @@
 """What is predicted: one file per kind of target, with all that is particular to it."""
 
-from typing import Annotated, Any
-
-from pydantic import Discriminator, Tag
-
+# A use case holds a target, and a target is a part of a contract: the contract is loaded first.
+import evergreen.contract  # noqa: F401
 from evergreen.targets.base import TargetModel
 from evergreen.targets.binary import BinaryTarget
+from evergreen.targets.kinds import KINDS, Target
 from evergreen.targets.number import NumberTarget
 
 __all__ = ["KINDS", "BinaryTarget", "NumberTarget", "Target", "TargetModel"]
-
-KINDS = ("binary", "number")
-"""Values of `target.kind`."""
-
-
-def _kind(declared: Any) -> str | None:
-    kind = declared.get("kind", "binary") if isinstance(declared, dict) else declared.kind
-    return str(kind)
-
-
-Target = Annotated[
-    Annotated[BinaryTarget, Tag("binary")] | Annotated[NumberTarget, Tag("number")],
-    Discriminator(_kind),
-]

@@ -266,6 +266,51 @@ def test_bad_predictions_fail(quality, changes, says):
     assert [f for f in report.failures if f.startswith(says)], report.failures
 
 
+QUANTILES = {
+    "kind": "number",
+    "name": "spent",
+    "description": "Spent.",
+    "horizon_days": 90,
+    "distribution": "quantile",
+    "quantiles": [0.1, 0.5, 0.9],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, None),
+        ({"score": pa.array([9.0, -5.0, -9.0])}, "q90, score: expect_column_pair"),
+        ({"q10": pa.array([6.0, -5.0, -7.0])}, "score, q10: expect_column_pair"),
+        ({"q10": pa.array([4.0, None, -7.0])}, "q10: expect_column_values_to_not_be_null"),
+        ({"q90": pa.array([7.0, 2.0, float("inf")])}, "q90: expect_column_values_to_be_between"),
+        ({"band": ["low", "low", "high"]}, "misplaced_bands: expect_column_values"),
+    ],
+)
+def test_quantiles_are_whole_and_never_cross(quality, changes, says):
+    spend = shop(target=QUANTILES, scoring={"bands": {"high": 2.0, "low": 0.0}})
+    found = {
+        "score": pa.array([5.0, 1.0, -6.0]),
+        "q10": pa.array([4.0, -5.0, -7.0]),
+        "q90": pa.array([7.0, 2.0, -5.0]),
+        "band": ["high", "low", "low"],
+    }
+    predictions = predictions_of([0.0, 0.0, 0.0], **found | changes)
+    report = validate.validate_predictions(
+        spend, predictions, 3, run_name=f"{DAY}", quality=quality
+    )
+    if says is None:
+        report.require()
+    assert [f for f in report.failures if f.startswith(says or "-")] or says is None
+
+
+def test_a_missing_quantile_is_said_plainly(quality):
+    with pytest.raises(ValidationError, match="no column"):
+        validate.validate_predictions(
+            shop(target=QUANTILES), predictions_of([1.0]), 1, run_name=f"{DAY}", quality=quality
+        )
+
+
 def test_everybody_is_scored(quality):
     for population in (2, 4, {DAY: 3, DAY + timedelta(days=1): 1}):
         report = validate.validate_predictions(

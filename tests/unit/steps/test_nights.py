@@ -16,7 +16,7 @@ import yaml
 
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
-from evergreen.decisions.governor import Verdict, replay_retraining
+from evergreen.decisions.governor import RetrainingVerdict, replay_retraining
 from evergreen.errors import IncidentError
 from evergreen.ops import deploy
 from evergreen.provenance import receipts
@@ -49,8 +49,9 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     path = folder / "use_case.yaml"
     declared = yaml.safe_load(path.read_text())
     declared["target"]["horizon_days"] = HORIZON
-    declared["events"]["orders"]["batch"]["row_count_ratio"] = [0.0, 100.0]
-    declared["events"]["orders"]["source"] |= {"customers": 300, "acquisition_days": 20}
+    orders = declared["events"]["orders"]
+    orders["batch"]["row_count_ratio"] = [0.0, 100.0]
+    orders["source"] |= {"customers": 300, "acquisition_days": 20}
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
     assert list(deploy.initialise(home))
@@ -69,7 +70,7 @@ def load(period: Any, *, labels: bool = True) -> None:
     computed = steps.validate_features(steps.compute_features("shop", str(period)))
     features = steps.publish_features(computed)
     if labels:
-        steps.publish_labels(features)
+        steps.publish_labels("shop", features["period"], features["inputs"], features["basis"])
 
 
 def score(day: date) -> None:
@@ -191,7 +192,9 @@ def test_a_request_lives_and_ends(shop: Path) -> None:
     nights = [row for row in rows if row["kind"] == "governor"]
     assert len(nights) == 6
     for row in nights:
-        assert replay_retraining(row["evidence"]) == Verdict.from_dict(json.loads(row["verdict"]))
+        assert replay_retraining(row["evidence"]) == RetrainingVerdict.from_dict(
+            json.loads(row["verdict"])
+        )
 
 
 NIGHT_TABLES = ("drift", "performance", "freshness", "staleness", "decisions")
