@@ -110,6 +110,7 @@ def test_a_declared_day_closes_the_gap_and_is_on_record(
     assert decision["reasons"] == ["No delivery: stocktaking (ada)"]
     assert json.loads(decision["evidence"])["evidence"] == {
         "day": str(GAP),
+        "table": "orders",
         "reason": WHY[0],
         "decided_by": WHY[1],
         "decided_at": WHY[2],

@@ -57,7 +57,9 @@ def test_a_wrong_date_format_is_named_with_rule_count_and_example(shop: Path) ->
     with pytest.raises(ValidationError) as caught:
         ingest(str(DAY))
     message = str(caught.value)
-    assert "1 of 1 day(s) of shop broke a batch rule and were refused; nothing was" in message
+    assert (
+        "1 of 1 day(s) of shop.orders broke a batch rule and were refused; nothing was" in message
+    )
     assert "2025-03-10: none of its 10 rows was accepted" in message
     assert "10 of 10 rows are quarantined, a share of at most 0.5" in message
     assert re.search(

@@ -13,9 +13,9 @@ import yaml
 from evergreen import lake, steps
 from evergreen.contract import Period, load_use_case
 from evergreen.errors import ConfigError
-from evergreen.features.compute import daily
+from evergreen.features.compute import totals
+from evergreen.features.compute.past import Given
 from evergreen.features.compute.run import compute_features
-from evergreen.features.compute.totals import plan_orders
 from evergreen.lake import upkeep
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import mend_damage
@@ -28,7 +28,6 @@ LAST = date(2025, 4, 12)
 # From 10 days before as_of on, and 28 more, to the first of the month.
 FEBRUARY, MARCH = date(2025, 2, 1), date(2025, 3, 1)
 USES_FEBRUARY, USES_MARCH = date(2025, 4, 6), date(2025, 4, 9)
-LIMITS = {"threads": 2, "memory_mb": 500}
 DAILY = {
     "lookback_days": 10,
     "columns": {
@@ -37,24 +36,22 @@ DAILY = {
         "last_at": {"sql": "max(ordered_at)", "merge": "max"},
     },
 }
+ORDERS: dict[str, Any] = {
+    "key": "order_id",
+    "timestamp": "ordered_at",
+    "columns": {
+        "order_id": {"source": "id", "dtype": "string"},
+        "customer_id": {"source": "customer", "dtype": "string"},
+        "ordered_at": {"source": "at", "dtype": "timestamp"},
+        "amount": {"source": "value", "dtype": "float64"},
+    },
+    "batch": {"allow_empty": True, "row_count_ratio": [0, 100]},
+}
 DECLARATION: dict[str, Any] = {
     "title": "A small shop",
     "first_day": FIRST,
     "entity": {"name": "customer", "key": "customer_id"},
-    "orders": {
-        "key": "order_id",
-        "time": "ordered_at",
-        "columns": {
-            "order_id": {"source": "id", "dtype": "string"},
-            "customer_id": {"source": "customer", "dtype": "string"},
-            "ordered_at": {"source": "at", "dtype": "timestamp"},
-            "amount": {"source": "value", "dtype": "float64"},
-        },
-        "batch": {"allow_empty": True, "row_count_ratio": [0, 100]},
-    },
-    "daily": DAILY,
     "features": {
-        "recency": "days_since_last_order",
         "columns": {
             "total_orders": {"dtype": "int64", "description": "Orders so far."},
             "total_spent": {"dtype": "float64", "description": "Money so far."},
@@ -62,27 +59,28 @@ DECLARATION: dict[str, Any] = {
             "days_since_last_order": {"dtype": "float64", "description": "Recency."},
         },
     },
-    "label": {"name": "churned", "description": "No order.", "horizon_days": 5},
+    "target": {"name": "churned", "description": "No order.", "horizon_days": 5},
 }
 FEATURES = """
 SELECT c.customer_id, d.as_of, sum(c.orders) AS total_orders, sum(c.spent) AS total_spent,
     coalesce(sum(c.orders) FILTER (c.day >= d.as_of - INTERVAL 5 DAY), 0) AS orders_5d,
     date_diff('second', max(c.last_at), d.as_of) / 86400.0 AS days_since_last_order
-FROM as_of_days AS d JOIN daily AS c ON c.day < d.as_of
+FROM as_of_days AS d JOIN orders_daily AS c ON c.day < d.as_of
 GROUP BY c.customer_id, d.as_of
 """
 LABELS = """
 SELECT c.customer_id, d.as_of, count(*) FILTER (c.day >= d.as_of) = 0 AS label
-FROM as_of_days AS d JOIN daily AS c ON c.day < d.horizon_end
+FROM as_of_days AS d JOIN orders_daily AS c ON c.day < d.horizon_end
 GROUP BY c.customer_id, d.as_of HAVING min(c.day) < d.as_of
 """
 
 
-def declare(name: str, data: Path, **changes: Any) -> None:
+def declare(name: str, data: Path, daily: dict[str, Any] | None = DAILY) -> None:
     folder = load_settings().use_cases / name
     folder.mkdir(parents=True, exist_ok=True)
     source = {"kind": "files", "path": str(data / "{day}.csv"), "missing": "empty"}
-    declared = DECLARATION | {"name": name, "source": source} | changes
+    orders = ORDERS | {"source": source, "daily": daily}
+    declared = DECLARATION | {"name": name, "events": {"orders": orders}}
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared))
     (folder / "features.sql").write_text(FEATURES)
     (folder / "labels.sql").write_text(LABELS)
@@ -129,14 +127,21 @@ def content(name: str) -> dict[str, list[dict[str, Any]]]:
 
 def planned(name: str, day: date) -> list[date]:
     """Days of the files that one day's features are computed from."""
-    paths, _, _ = plan_orders(
-        load_use_case(name), Period.parse(str(day)), day + timedelta(days=1), 0
-    )
-    return [date.fromisoformat(path.split("day=")[1][:10]) for path in paths]
+    given, _ = plan(name, day)
+    return [date.fromisoformat(path.split("day=")[1][:10]) for path in given["orders"].paths]
+
+
+def plan(
+    name: str, day: date, snapshot: int | None = None
+) -> tuple[dict[str, Given], dict[str, int]]:
+    declared = load_use_case(name)
+    snapshots = {"orders": snapshot} if snapshot else None
+    end = day + timedelta(days=1)
+    return totals.plan(declared, declared.tables.values(), [day], end, 0, snapshots)
 
 
 def totals_receipts(name: str) -> dict[date, int]:
-    return {day: r.sequence for day, r in receipts.latest(name, "publish_totals").items()}
+    return {day: r.sequence for day, r in receipts.latest(name, "publish_orders_totals").items()}
 
 
 def total_orders(name: str, day: date) -> dict[str, int]:
@@ -153,7 +158,7 @@ def test_many_days_at_once_and_one_by_one_backwards_leave_the_same_tables(data: 
         features("single", str(day))
     whole = content("bulk")
     assert whole == content("single")
-    assert {row["day"] for row in whole["totals"]} == {
+    assert {row["day"] for row in whole["orders_totals"]} == {
         date(2025, 1, 31),
         date(2025, 2, 28),
     }
@@ -174,7 +179,7 @@ def test_one_day_reads_no_file_before_its_totals_and_computes_them_once(data: Pa
     features("single", str(USES_MARCH))
     declared = load_use_case("single")
     everything = lake.scan("single", "orders").paths
-    expected = compute_features(declared, everything, [USES_MARCH], **LIMITS)
+    expected = compute_features(declared, {"orders": Given(everything)}, [USES_MARCH])
     found = lake.read_day("single", "features", USES_MARCH).drop_columns("created_at")
     assert found.to_pylist() == expected.to_pylist()
 
@@ -185,16 +190,16 @@ def test_damaged_totals_are_computed_again(data: Path, gone: bool) -> None:
     features("single", str(USES_MARCH))
     before = content("single")
     last = MARCH - timedelta(days=1)
-    (path,) = lake.scan("single", "totals", last, MARCH).paths
+    (path,) = lake.scan("single", "orders_totals", last, MARCH).paths
     Path(path).write_bytes(b"no Parquet")
     if gone:
         Path(path).unlink()
-    (command,) = mend_damage("single", "totals", last)
+    (command,) = mend_damage("single", "orders_totals", last)
     # The day that the command makes is one that starts from these totals.
     (day,) = set(re.findall(r"\d{4}-\d\d-\d\d", command))
     features("single", day)
-    assert {name: rows for name, rows in content("single").items() if name == "totals"} == {
-        "totals": before["totals"]
+    assert {name: rows for name, rows in content("single").items() if name == "orders_totals"} == {
+        "orders_totals": before["orders_totals"]
     }
     features("single", str(USES_MARCH))
     assert total_orders("single", USES_MARCH) == {
@@ -227,7 +232,7 @@ def test_totals_that_hold_but_cannot_be_told_to_are_receipted_anew(
     planned("single", USES_MARCH)
     (computed,) = totals_receipts("single").values()
     monkeypatch.setattr(lake, "is_unchanged_before", lambda *_: False)
-    monkeypatch.setattr(daily, "iter_totals", None)
+    monkeypatch.setattr(totals, "iter_totals", None)
     planned("single", USES_MARCH)
     (renewed,) = totals_receipts("single").values()
     assert renewed > computed
@@ -238,9 +243,9 @@ def test_totals_outlive_the_snapshots_they_were_published_in(
 ) -> None:
     ingest("single")
     features("single", f"{USES_FEBRUARY}..{USES_MARCH}")
-    for table in ("orders", "totals"):
+    for table in ("orders", "orders_totals"):
         assert upkeep.expire_snapshots("single", table, datetime(2999, 1, 1, tzinfo=UTC))
-    monkeypatch.setattr(daily, "iter_totals", None)
+    monkeypatch.setattr(totals, "iter_totals", None)
     for day, boundary in ((USES_FEBRUARY, FEBRUARY), (USES_MARCH, MARCH)):
         assert planned("single", day)[0] >= boundary
         features("single", str(day))
@@ -265,13 +270,13 @@ def test_a_correction_renews_the_totals_after_it_and_no_others(
     ingest("single", str(corrected))
 
     started_from = []
-    compute = daily.iter_totals
+    compute = totals.iter_totals
 
-    def spy(use_case, paths, older, boundaries, **limits):
-        started_from.append((older.before, len(paths), boundaries))
-        return compute(use_case, paths, older, boundaries, **limits)
+    def spy(table, given, boundaries):
+        started_from.append((given.totals.before, len(given.paths), boundaries))
+        return compute(table, given, boundaries)
 
-    monkeypatch.setattr(daily, "iter_totals", spy)
+    monkeypatch.setattr(totals, "iter_totals", spy)
     features("single", str(USES_MARCH))
     assert started_from == [(FEBRUARY, 9, [MARCH])]
     after = totals_receipts("single")
@@ -284,17 +289,17 @@ def test_a_correction_renews_the_totals_after_it_and_no_others(
 
 def test_an_old_snapshot_of_orders_is_never_mixed_with_newer_totals(data: Path) -> None:
     ingest("single")
-    declared, day = load_use_case("single"), Period.parse(str(USES_MARCH))
+    declared = load_use_case("single")
     old = lake.snapshot_id("single", "orders")
     deliver(data, date(2025, 2, 15), "a", "a", "d", value=99)
     ingest("single", "2025-02-15")
     features("single", str(USES_MARCH))
 
     def orders_of_a(snapshot_id: int | None) -> int:
-        paths, totals, used = plan_orders(declared, day, day.end, 0, snapshot_id)
-        assert used == (snapshot_id or lake.snapshot_id("single", "orders"))
-        assert totals is not None
-        found = compute_features(declared, paths, day.days, totals=totals, **LIMITS)
+        given, used = plan("single", USES_MARCH, snapshot_id)
+        assert used["orders"] == (snapshot_id or lake.snapshot_id("single", "orders"))
+        assert given["orders"].totals is not None
+        found = compute_features(declared, given, [USES_MARCH])
         return int(found["total_orders"][0].as_py())
 
     assert orders_of_a(old) == 33
@@ -304,13 +309,12 @@ def test_an_old_snapshot_of_orders_is_never_mixed_with_newer_totals(data: Path) 
 def test_totals_published_over_by_a_run_on_other_orders_are_not_trusted(data: Path) -> None:
     """The table holds what the last of two runs published; a receipt says from what."""
     ingest("single")
-    declared, day = load_use_case("single"), Period.parse(str(USES_MARCH))
     old = lake.snapshot_id("single", "orders")
     deliver(data, date(2025, 2, 15), "a", "a", "d", value=99)
     ingest("single", "2025-02-15")
     features("single", str(USES_MARCH))
     # A run that planned before the correction ends after it.
-    plan_orders(declared, day, day.end, 0, old)
+    plan("single", USES_MARCH, old)
     features("single", str(USES_MARCH))
     assert total_orders("single", USES_MARCH)["a"] == 34
 
@@ -330,7 +334,9 @@ def test_other_columns_renew_the_totals_and_another_type_needs_another_name(data
 
     columns["orders"] = {"sql": "count(*)::DECIMAL(18, 0)", "merge": "sum"}
     declare("single", data, daily=DAILY | {"columns": columns})
-    with pytest.raises(ConfigError, match=r"orders is decimal128\(38, 0\); the table totals has"):
+    with pytest.raises(
+        ConfigError, match=r"orders is decimal128\(38, 0\); the table orders_totals has"
+    ):
         steps.compute_features("single", str(USES_MARCH))
 
 
@@ -338,4 +344,4 @@ def test_without_daily_every_order_is_read(data: Path) -> None:
     declare("single", data, daily=None)
     ingest("single")
     assert planned("single", USES_MARCH)[0] == FIRST
-    assert not lake.exists("single", "totals")
+    assert not lake.exists("single", "orders_totals")
