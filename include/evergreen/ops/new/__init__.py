@@ -16,7 +16,7 @@ from evergreen.ops.new.declare import declare
 from evergreen.ops.new.profile import identifiers
 from evergreen.ops.new.roles import tell_past
 from evergreen.ops.new.sniff import read_samples
-from evergreen.ops.new.tables import Wishes, further_tables, main_table
+from evergreen.ops.new.tables import Wishes, as_delivered, further_tables, main_table, name_by_role
 from evergreen.settings import load_settings
 from evergreen.sql.connection import opened
 
@@ -64,14 +64,18 @@ def draft_use_case(name: str, samples: Sequence[Path], wishes: Wishes) -> list[s
     zone = wishes.zone or next((one.zone for one in found if one.zone), None) or "UTC"
     with opened("new") as connection:
         main = main_table(connection, found, wishes, zone)
-        past = tell_past(connection, main.roles)
-        others = further_tables(connection, found, main, zone)
+        past = tell_past(connection, main.roles, main.sample.named_days)
+        rest = [one for one in found if one is not main.sample]
+        main, past = as_delivered(main, past)
+        others = further_tables(connection, rest, main, zone)
+    if not main.sample.header:
+        name_by_role(main)
     tables = [main, *others]
     declared, checks = declare(name, tables, past, zone, wishes)
     entity, worth = declared["entity"]["key"], main.roles.amount is not None
     read = ", ".join(
         f"{table.name} ({table.kind}) from {table.sample.rows.num_rows:,} rows of "
-        f"{table.sample.paths[0].name}"
+        f"{' and '.join(path.name for path in table.sample.paths[:3])}"
         for table in tables
     )
     commands = [

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from datetime import date
 from typing import Any
 
 from evergreen.contract.tables import TableKind
 from evergreen.errors import ConfigError
 from evergreen.ops.new.profile import Profile
 from evergreen.ops.new.roles import Past
-from evergreen.ops.new.sniff import MOST_ROWS, Sample, delivered_days
+from evergreen.ops.new.sniff import MOST_ROWS, Sample
 from evergreen.ops.new.tables import DraftTable, Wishes
 from evergreen.ops.new.text import HORIZON_DAYS, LOOKBACK_DAYS, Inline, declared_features
 
@@ -36,10 +35,9 @@ def declare(
     if main.roles.entity is None or main.roles.time is None:
         raise ConfigError(f"{main.name} has no entity or no time.")
     entity = main.roles.entity.name
-    delivered = delivered_days(main.sample.template) if main.sample.template else []
     checks: Checks = {}
     if wishes.zone is None:
-        checks["zone"] = _zone_doubt(main.roles.time, main.sample)
+        checks["zone"] = _zone_doubt(main.roles.time, main.sample, past)
     checks["first_day"] = main.roles.doubts.get(
         "first_day", "rows of earlier days are quarantined; this is the first of the sample"
     )
@@ -47,10 +45,10 @@ def declare(
         checks["entity.key"] = main.roles.doubts["entity"]
     declared: dict[str, Any] = {
         "name": name,
-        "title": f"Churn by {main.name}",
+        "title": f"Churn, from {main.name}",
         "description": f"Who will have no {main.name} in the next {HORIZON_DAYS} days?",
         "zone": zone,
-        "first_day": delivered[0] if delivered else past.first,
+        "first_day": past.first,
         "# If nothing will follow any more, the schedule ends with it:": None,
         f"# last_day: {past.last}": None,
         "entity": {"name": re.sub("_(id|no|nr|key|number|code)$", "", entity), "key": entity},
@@ -59,8 +57,7 @@ def declare(
     for table in tables:
         where = f"{table.kind}.{table.name}"
         sections[table.kind][table.name] = _table(table, where, entity, checks)
-    where = f"events.{main.name}"
-    _judge_past(sections["events"][main.name], where, past, delivered, checks)
+    _judge_past(sections["events"][main.name], main, past, checks)
     declared |= {kind: section for kind, section in sections.items() if section}
     declared["features"] = {
         "columns": declared_features(
@@ -78,38 +75,37 @@ def declare(
     return declared, checks
 
 
-def _zone_doubt(time: Profile, sample: Sample) -> str:
+def _zone_doubt(time: Profile, sample: Sample, past: Past) -> str:
+    whose = "whose midnights begin the days of the business?"
+    if sample.template and past.in_named_days < 0.98:
+        outside = 1 - past.in_named_days
+        whose += f" In this one {outside:.0%} of the rows are of another day than their file"
     if sample.zone:
-        return (
-            "the zone of the file's instants; do the days of the business begin at its midnights?"
-        )
+        return f"the zone of the file's instants; {whose}"
     if time.zoned:
-        return "the times carry their offsets; whose midnights begin the days of the business?"
-    return f"in which zone is {time.name} written, and whose midnights begin the days?"
+        return f"the times carry their offsets; {whose}"
+    return f"in which zone is {time.name} written, and {whose}"
 
 
 def _horizon_doubt(past: Past) -> str:
     days = (past.last - past.first).days + 1
-    usual = "the sample holds nobody on two days"
+    usual = "the sample is too short to show when people return"
     if past.usual_gap_days is not None:
         usual = f"nine of ten gaps between active days are at most {past.usual_gap_days} days"
-    few = f"; training needs about {_FEWEST_DAYS} days, the sample has {days}"
+    few = f"; training needs about {_FEWEST_DAYS} days, there are {days}"
     return f"when is somebody lost? {usual}{few if days < _FEWEST_DAYS else ''}"
 
 
-def _judge_past(
-    declared: dict[str, Any], where: str, past: Past, delivered: Sequence[date], checks: Checks
-) -> None:
+def _judge_past(declared: dict[str, Any], main: DraftTable, past: Past, checks: Checks) -> None:
     """Declare what the days of the sample say of whole batches."""
-    quiet = past.quiet_days
-    if delivered and (absent := (delivered[-1] - delivered[0]).days + 1 - len(delivered)):
-        quiet = absent
-        declared["source"]["missing"] = "empty"
-        checks[f"{where}.source.missing"] = f"{absent} days between the first and last have no file"
-    batch: dict[str, Any] = {}
-    if quiet:
+    where, batch = f"events.{main.name}", dict[str, Any]()
+    if past.quiet_days:
         batch["allow_empty"] = True
-        checks[f"{where}.batch.allow_empty"] = f"{quiet} days without rows; was there no business?"
+        doubt = f"{past.quiet_days} days without rows; was there no business?"
+        checks[f"{where}.batch.allow_empty"] = doubt
+        if main.sample.template:
+            declared["source"]["missing"] = "empty"
+            checks[f"{where}.source.missing"] = f"{past.quiet_days} days have no file"
     if past.worst_share > 0.08:
         batch["max_quarantined_ratio"] = min(0.95, round(1.2 * past.worst_share + 0.05, 2))
         checks[f"{where}.batch.max_quarantined_ratio"] = (
@@ -141,6 +137,8 @@ def _table(table: DraftTable, where: str, entity: str, checks: Checks) -> dict[s
             checks[f"{where}.{role}"] = "is a row true from then on?"
         elif "time" in roles.doubts:
             checks[f"{where}.{role}"] = roles.doubts["time"]
+    # What is summed up may be absent only where it was seen to be.
+    needed |= {column.name for column in table.summed_up if not column.nulls}
     if table.kind == "events" and roles.exact_duplicates and (not roles.key or roles.rolled_up):
         declared["duplicates"] = "drop" if roles.rolled_up else "keep"
         checks[f"{where}.duplicates"] = (
@@ -161,8 +159,8 @@ def _table(table: DraftTable, where: str, entity: str, checks: Checks) -> dict[s
 def _source(table: DraftTable, where: str, checks: Checks) -> dict[str, Any]:
     sample = table.sample
     declared: dict[str, Any] = {"kind": "files", "path": sample.template or sample.path}
-    checks[f"{where}.source.path"] = (
-        "where will the files be? ${NAME} stands for a variable of the environment"
+    checks[f"{where}.source.path"] = table.roles.doubts.get(
+        "path", "where will the files be? ${NAME} stands for a variable of the environment"
     )
     if sample.rows.num_rows == MOST_ROWS:
         checks[f"{where}.source"] = f"only the first {MOST_ROWS:,} rows were looked at"
@@ -205,6 +203,8 @@ def _summed_up(table: DraftTable, where: str, entity: str, checks: Checks) -> di
     if roles.time is None:
         raise ConfigError(f"{table.name} has no time.")
     time, amount, negative = roles.time.name, roles.amount, table.below_zero
+    if any(column.nulls for column in table.summed_up):
+        amount = f"coalesce({amount}, 0)"
     if negative is not None:
         rule = f"name: positive_{negative.name}, sql: {negative.name} > 0"
         declared["# Returns are often rows of their own. To leave them out:"] = None
@@ -217,7 +217,7 @@ def _summed_up(table: DraftTable, where: str, entity: str, checks: Checks) -> di
         if amount is not None:
             lowest = None if negative else 0
             columns["amount"] = Inline(source="", dtype="float64", range=[lowest, None])
-            aggregates["amount"] = f"sum(coalesce({amount}, 0))"
+            aggregates["amount"] = f"sum({amount})"
             checks[f"{where}.rollup.aggregates.amount"] = worth_doubt
             amount = "amount"
         declared["rollup"] = {"key": roles.key.name, "columns": columns, "aggregates": aggregates}
@@ -225,7 +225,7 @@ def _summed_up(table: DraftTable, where: str, entity: str, checks: Checks) -> di
         checks[f"{where}.daily.columns.spent"] = worth_doubt
     daily = {table.name: Inline(sql="count(*)", merge="sum")}
     if amount is not None:
-        daily["spent"] = Inline(sql=f"sum(coalesce({amount}, 0)::DECIMAL(18, 6))", merge="sum")
+        daily["spent"] = Inline(sql=f"sum(({amount})::DECIMAL(18, 6))", merge="sum")
     daily |= {
         "first_at": Inline(sql=f"min({time})", merge="min"),
         "last_at": Inline(sql=f"max({time})", merge="max"),

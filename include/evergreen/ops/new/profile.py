@@ -176,7 +176,7 @@ def _profile(
     if found.dtype in ("int64", "float64"):
         sql = f"SELECT min({found.typed('UTC')}), max({found.typed('UTC')}) FROM {relation}"
         found.low, found.high = connection.execute(sql).fetchall()[0]
-    if found.dtype == "string" and distinct <= 10 and rows - nulls >= 50 * distinct:
+    if found.dtype == "string" and 2 <= distinct <= 5 and rows - nulls >= 100 * distinct:
         found.values = tuple(sorted(values))
     return found
 

@@ -74,7 +74,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Past:
-    """When the events of a sample were: local days, and what they say of habits.
+    """When the events of a sample were, in local days, and what they say of habits.
 
     Parameters
     ----------
@@ -82,6 +82,8 @@ class Past:
         Days; far-off ones, which are mistakes, left aside.
     quiet_days
         Days between them without rows.
+    in_named_days
+        Share of the rows that lie in the days their files are named after.
     usual_gap_days
         Nine tenths of the times between two active days of an entity are no longer.
     worst_day, worst_share
@@ -91,6 +93,7 @@ class Past:
     first: date
     last: date
     quiet_days: int
+    in_named_days: float
     usual_gap_days: int | None
     worst_day: date
     worst_share: float
@@ -137,8 +140,15 @@ def tell_roles(
     return roles
 
 
-def tell_past(connection: duckdb.DuckDBPyConnection, roles: Roles) -> Past:
+def tell_past(
+    connection: duckdb.DuckDBPyConnection, roles: Roles, named_days: Sequence[date]
+) -> Past:
     """Look at the days of the events, in the view `typed` that `tell_roles` leaves.
+
+    Parameters
+    ----------
+    named_days
+        Days that the files are named after.
 
     Raises
     ------
@@ -148,9 +158,10 @@ def tell_past(connection: duckdb.DuckDBPyConnection, roles: Roles) -> Past:
     entity, time = _name(roles.entity), _name(roles.time)
     needed = [f'"{_name(column)}" IS NULL' for column in (roles.entity, roles.key) if column]
     lacking = " OR ".join(needed)
-    (low, typical, high, usual_high), *_ = connection.execute(
-        f"SELECT min(t), quantile_disc(t, 0.001), max(t), quantile_disc(t, 0.999) "
-        f'FROM (SELECT CAST("{time}" AS DATE) AS t FROM typed)'
+    (low, typical, high, usual_high, within), *_ = connection.execute(
+        "SELECT min(t), quantile_disc(t, 0.001), max(t), quantile_disc(t, 0.999), "
+        f'avg((t IN $days)::INT) FROM (SELECT CAST("{time}" AS DATE) AS t FROM typed)',
+        {"days": [*named_days]},
     ).fetchall()
     if low is None:
         raise ConfigError(
@@ -172,7 +183,7 @@ def tell_past(connection: duckdb.DuckDBPyConnection, roles: Roles) -> Past:
     gaps = f"SELECT day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM ({active})"
     (gap,) = connection.execute(f"SELECT quantile_disc(gap, 0.9) FROM ({gaps})").fetchall()[0]
     quiet = (high - low).days + 1 - days
-    return Past(low, high, quiet, gap, worst_day, float(worst))
+    return Past(low, high, quiet, within, gap, worst_day, worst)
 
 
 def _typed_view(
@@ -221,7 +232,7 @@ def _entity(columns: Sequence[Profile], roles: Roles) -> Profile | None:
         for column in columns
         if column.dtype in ("string", "int64") or column.strip_float
         if 2 <= column.distinct < column.rows - column.nulls and not column.values
-        if column.nulls <= 0.6 * column.rows
+        if column.nulls <= (0.95 if column.words & _ENTITY else 0.5) * column.rows
     ]
     hinted = [column for column in columns if column.words & _ENTITY and column.words & _ID]
     # Nobody repeats in a table of what entities are, nor in a very small sample.

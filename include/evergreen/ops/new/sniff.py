@@ -61,6 +61,8 @@ class Sample:
         Rows that could not be split into columns; not among `rows`.
     zone
         Name of the zone of Parquet's instants; None where none is told.
+    template
+        Path with `{day}`; None where the first file is not named after a day.
     """
 
     paths: tuple[Path, ...]
@@ -70,12 +72,13 @@ class Sample:
     header: bool
     malformed: int
     zone: str | None
+    template: str | None
 
     @property
-    def template(self) -> str | None:
-        """Path with `{day}`; None where the first file is not named after a day."""
-        found = dated(self.paths[0])
-        return found[0] if found else None
+    def named_days(self) -> list[date]:
+        """Days the files are named after."""
+        found = [dated(path) for path in self.paths]
+        return [item[1] for item in found if item and item[0] == self.template]
 
     @property
     def path(self) -> str:
@@ -124,14 +127,18 @@ def dated(path: Path) -> tuple[str, date] | None:
     ('/data/orders-{day:%Y%m%d}.csv', datetime.date(2026, 3, 1))
     """
     text = shown(path)
+    best: tuple[int, str, date] | None = None
     for pattern, stands in _DATED:
-        for match in reversed([*re.finditer(rf"(?<!\d){pattern}(?!\d)", text)]):
+        for match in re.finditer(rf"(?<!\d){pattern}(?!\d)", text):
             try:
                 day = date(*map(int, match.groups()))
             except ValueError:
                 continue
-            return f"{text[: match.start()]}{stands}{text[match.end() :]}", day
-    return None
+            # The file's own name counts more than the folders above it.
+            if best is None or match.end() > best[0]:
+                template = f"{text[: match.start()]}{stands}{text[match.end() :]}"
+                best = match.end(), template, day
+    return best[1:] if best else None
 
 
 def delivered_days(template: str) -> list[date]:
@@ -187,8 +194,10 @@ def _read(path: Path) -> Sample:
             f"its first line ({len(rows.schema.names)}). Expected a table of rows from the first "
             "line on, without a title above it."
         )
+    named = dated(path)
     return Sample(
         paths=(path,),
+        template=named[0] if named else None,
         file_format=file_format,
         csv_format=csv_format,
         rows=rows.select([name for name in rows.schema.names if name.strip()]),

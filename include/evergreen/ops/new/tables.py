@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -12,11 +12,15 @@ import duckdb
 from evergreen.contract.tables import TableKind
 from evergreen.errors import ConfigError
 from evergreen.ops.new.profile import Profile, identifiers, profile_columns
-from evergreen.ops.new.roles import Roles, tell_roles
-from evergreen.ops.new.sniff import Sample
+from evergreen.ops.new.roles import Past, Roles, tell_roles
+from evergreen.ops.new.sniff import Sample, delivered_days
 
 # Words of file names that say nothing of what is in them.
-_IDLE_WORDS = {"daily", "totals", "export", "dump", "sample", "data", "master", "part", "full"}
+_IDLE_WORDS = {
+    *("daily", "totals", "export", "dump", "sample", "data", "master", "part", "full", "all"),
+    *("day", "days", "week", "month", "year", "by", "of"),
+}
+_TELLING_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,15 @@ class DraftTable:
         return f"{self.name}_daily" if self.kind == "events" else self.name
 
     @property
+    def summed_up(self) -> list[Profile]:
+        """Columns that amounts are made of."""
+        names = re.findall(r"\w+", self.roles.amount or "")
+        return [column for column in self.columns if column.name in names]
+
+    @property
     def below_zero(self) -> Profile | None:
         """The column that makes amounts negative, if one does."""
-        words = re.findall(r"\w+", self.roles.amount or "")
-        return next((c for c in self.columns if c.low < 0 and c.name in words), None)
+        return next((column for column in self.summed_up if column.low < 0), None)
 
 
 def main_table(
@@ -68,10 +77,10 @@ def main_table(
         columns, roles = _told(connection, sample, wishes, zone)
         if roles.entity is None or roles.time is None:
             continue
-        if not sample.header:
-            _name_by_role(columns, roles)
-        name = _name(sample, "orders" if roles.amount else "events")
-        return DraftTable(name, "events", sample, columns, roles)
+        name, otherwise = _name(sample, "events"), "orders" if roles.amount else "events"
+        # Sentences are made of it, in which only a plural will do.
+        plural = name.endswith(("s", "en"))
+        return DraftTable(name if plural else otherwise, "events", sample, columns, roles)
     listed = "; ".join(
         f"{sample.paths[0].name}: {', '.join(sample.rows.schema.names)}" for sample in samples
     )
@@ -82,14 +91,35 @@ def main_table(
     )
 
 
+def as_delivered(main: DraftTable, past: Past) -> tuple[DraftTable, Past]:
+    """Return the main table and its past after a look at the files of all days, if there are any.
+
+    A file that is named after a day may still be of many, such as an export of that day.
+    """
+    sample = main.sample
+    if sample.template is None:
+        return main, past
+    if past.in_named_days < 0.5:
+        main.roles.doubts["path"] = "it is named after a day, but its rows are of others"
+        return replace(main, sample=replace(sample, template=None)), past
+    days = delivered_days(sample.template)
+    first, last = days[0], days[-1]
+    return main, replace(
+        past,
+        first=first,
+        last=last,
+        quiet_days=(last - first).days + 1 - len(days),
+        # A few days between others do not show when somebody returns.
+        usual_gap_days=past.usual_gap_days if len(sample.paths) >= _TELLING_DAYS else None,
+    )
+
+
 def further_tables(
     connection: duckdb.DuckDBPyConnection, samples: Sequence[Sample], main: DraftTable, zone: str
 ) -> list[DraftTable]:
-    """Return the tables beside the main one: more events, attributes of entities, references."""
+    """Return the tables of other samples: more events, attributes of entities, references."""
     found = []
-    for n, sample in enumerate(samples, 1):
-        if sample is main.sample:
-            continue
+    for n, sample in enumerate(samples, 2):
         names = identifiers(sample.rows.schema.names)
         key = main.roles.entity.name if main.roles.entity else ""
         source = dict(zip(names, sample.rows.schema.names, strict=True)).get(key)
@@ -129,13 +159,14 @@ def _name(sample: Sample, otherwise: str) -> str:
     return otherwise if name == "column_1" or len(name) < 3 else name[:40].strip("_")
 
 
-def _name_by_role(columns: Sequence[Profile], roles: Roles) -> None:
+def name_by_role(table: DraftTable) -> None:
     """Give the columns of a file without header names that say what they are for."""
+    roles = table.roles
     when = "happened_on" if roles.time and roles.time.dtype == "date" else "happened_at"
     named = ((roles.entity, "customer_id"), (roles.time, when), (roles.key, "event_id"))
     for column, name in named:
         if column is not None:
             column.source = column.name = name
-    for column in columns:
+    for column in table.columns:
         if column.name == roles.amount:
             column.source = column.name = roles.amount = "amount"
