@@ -98,6 +98,38 @@ def plan(use_case: str) -> None:
 
 
 @cli.command()
+@click.argument("name")
+@click.option(
+    "--from",
+    "samples",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A CSV or Parquet file; may be repeated. Files with the same columns are one table.",
+)
+@click.option("--zone", help="Zone whose midnights begin the days, such as Europe/Berlin.")
+@click.option("--entity", metavar="COLUMN", help="Whom to predict for.")
+@click.option("--time", "when", metavar="COLUMN", help="When it happened.")
+@click.option("--key", metavar="COLUMN", help="What names a row; `none` if nothing does.")
+def new(
+    name: str,
+    samples: Sequence[Path],
+    zone: str | None,
+    entity: str | None,
+    when: str | None,
+    key: str | None,
+) -> None:
+    """Draft the folder of a use case NAME from samples of its files.
+
+    What it could only guess is marked CHECK in use_case.yaml. Nothing is overwritten.
+    """
+    from evergreen.ops.new import Wishes, draft_use_case
+
+    for line in draft_use_case(name, samples, Wishes(zone, entity, when, key)):
+        click.echo(line)
+
+
+@cli.command()
 def status() -> None:
     """Show services, tables and champions."""
     from evergreen.ops.status import show_status
