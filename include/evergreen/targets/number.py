@@ -190,4 +190,5 @@ def _median_regression() -> Any:
             super().fit(inputs[chosen], labels[chosen])
             return self
 
-    return MedianRegression(quantile=0.5, alpha=1e-4)
+    # Enough of a penalty for so few rows not to overfit hundreds of categories.
+    return MedianRegression(quantile=0.5, alpha=3e-3)
