@@ -20,20 +20,19 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-import sqlalchemy as sa
 from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import StaticTable
 from pyiceberg.table.update import RemoveSnapshotsUpdate, ValidatableTableRequirement
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
 
 from evergreen import lake
-from evergreen.errors import BusyError, PermanentError
+from evergreen.databases import ledger_engine, take_lock
+from evergreen.errors import PermanentError
 from evergreen.lake import sealed
-from evergreen.settings import Settings, load_settings
+from evergreen.settings import Settings
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
     from pyiceberg.table import Table
     from pyiceberg.table.metadata import TableMetadata
     from pyiceberg.table.snapshots import Snapshot
@@ -43,8 +42,6 @@ logger = logging.getLogger(__name__)
 _ATTEMPTS = 10
 # Forgetting is quadratic in PyIceberg; small commits also meet fewer others.
 _SNAPSHOTS_PER_COMMIT = 250
-# Any number, as long as everything that takes turns names the same one.
-_LOCK_KEY = 0x45564752
 _LOCK_SECONDS = 600
 
 
@@ -85,31 +82,15 @@ def exclusive(
     Yields
     ------
     sqlalchemy.Connection
-        The session that holds the lock, in autocommit; if it still answers, the lock was held.
+        Its transaction holds the lock; if it still answers, the lock was held.
 
     Raises
     ------
     BusyError
         Another upkeep or backup held it all the time.
     """
-    settings = settings or load_settings()
-    engine = sa.create_engine(
-        settings.database_url("ledger"), poolclass=NullPool, isolation_level="AUTOCOMMIT"
-    )
-    with engine.connect() as connection:
-        connection.execute(
-            sa.text("SELECT set_config('lock_timeout', :patience, false)"),
-            {"patience": f"{wait_seconds}s"},
-        )
-        try:
-            connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK_KEY})
-        except DBAPIError as error:
-            if getattr(error.orig, "pgcode", None) != "55P03":
-                raise
-            raise BusyError(
-                f"Another backup or upkeep of the lake runs, and did not end in {wait_seconds} s. "
-                "Wait for it, or look for it in Airflow's `maintenance`, and try again."
-            ) from error
+    with ledger_engine(settings).begin() as connection:
+        take_lock(connection.exec_driver_sql, "upkeep or backup of the lake", wait_seconds)
         yield connection
 
 

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from evergreen.errors import ConfigError, ServiceDownError
 from evergreen.lake import upkeep
 from evergreen.lake.sealed import damaged, local_path
-from evergreen.ops.backup import databases, manifest
+from evergreen.ops.backup import manifest, pg_dump
 from evergreen.ops.backup.files import Collector, names_under, sha256
 from evergreen.provenance import receipts
 from evergreen.settings import Database, Settings, load_settings
@@ -178,7 +178,7 @@ def _dump_before_catalog(settings: Settings, partial: Path) -> dict[str, dict[st
     for name in _BEFORE_CATALOG:
         target = partial / "sql" / f"{name}.dump"
         url = settings.database_url(name)
-        databases.dump(url, target)
+        pg_dump.dump(url, target)
         dumps[name] = _dump_facts(target, url)
     return dumps
 
@@ -188,7 +188,7 @@ def _dump_facts(path: Path, url: str) -> dict[str, Any]:
         "file": f"sql/{path.name}",
         "bytes": path.stat().st_size,
         "sha256": sha256(path),
-        "server": databases.server_version(url),
+        "server": pg_dump.server_version(url),
     }
 
 
@@ -204,9 +204,9 @@ def _save_lake(
     url = settings.database_url("catalog")
     target = collector.root / "sql" / "catalog.dump"
     for attempt in range(_CATALOG_ATTEMPTS):
-        with databases.frozen(url) as (connection, state):
+        with pg_dump.frozen(url) as (connection, state):
             locations = _metadata_locations(connection)
-            databases.dump(url, target, state)
+            pg_dump.dump(url, target, state)
         dumps["catalog"] = _dump_facts(target, url)
         try:
             _save_warehouse(settings, collector, locations.values())

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from evergreen import lake
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
 from evergreen.lake import upkeep
-from evergreen.ops.backup import databases, files, manifest
+from evergreen.ops.backup import files, manifest, pg_dump
 from evergreen.ops.backup.make import UNFINISHED_RESTORE
 from evergreen.ops.backup.manifest import Manifest
 from evergreen.ops.local import airflow_processes, home, postgres
@@ -86,7 +86,7 @@ def _restore(directory: Path, settings: Settings, *, force: bool) -> RestoreRepo
     for dump in record.databases.values():
         files.require_same(directory / dump["file"], dump["bytes"], dump["sha256"])
     with postgres.embedded_postgres(settings), upkeep.exclusive(settings):
-        if databases.airflow_is_alive(settings.database_url("airflow")):
+        if pg_dump.airflow_is_alive(settings.database_url("airflow")):
             raise NotReadyError(
                 "Airflow has signed its database less than a minute ago. Stop it wherever it runs, "
                 "wait a minute, and run the same command again."
@@ -101,7 +101,7 @@ def _restore(directory: Path, settings: Settings, *, force: bool) -> RestoreRepo
         for name in _ORDER:
             dump = record.databases[name]
             url = settings.database_url(name)
-            databases.load(directory / dump["file"], url, dump["server"])
+            pg_dump.load(directory / dump["file"], url, dump["server"])
         _remove_other_files(entries, settings)
         _require_restored(record, settings)
         mark.unlink()
@@ -140,9 +140,7 @@ def _require_remote(record: Manifest) -> None:
 
 
 def _require_empty(settings: Settings) -> None:
-    full: list[str] = [
-        name for name in _ORDER if not databases.is_empty(settings.database_url(name))
-    ]
+    full: list[str] = [name for name in _ORDER if not pg_dump.is_empty(settings.database_url(name))]
     full += [str(tree) for tree in _trees(settings).values() if files.names_under(tree)]
     if full:
         raise ConfigError(

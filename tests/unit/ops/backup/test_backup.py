@@ -21,16 +21,16 @@ import pytest
 import sqlalchemy as sa
 from backup_days import KNOWN, load_days, train
 
-from evergreen import lake
+from evergreen import databases, lake, steps
 from evergreen.cli import main
 from evergreen.errors import BusyError, ConfigError, DamagedError, NotReadyError, PermanentError
-from evergreen.lake import steps, tables, upkeep
-from evergreen.ops.backup import databases, make, manifest
+from evergreen.lake import tables, upkeep
+from evergreen.ops.backup import make, manifest, pg_dump
 from evergreen.ops.backup.make import BackupReport, back_up, back_up_and_prune
 from evergreen.ops.backup.restore import restore
 from evergreen.ops.local import postgres
 from evergreen.provenance import receipts
-from evergreen.release import ledger
+from evergreen.release import ledger, ledger_table
 from evergreen.settings import DATABASES, Settings, load_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -95,7 +95,7 @@ def small(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", home.database_url("ledger"))
     lake.catalog(home).create_tables()
     receipts.create_tables()
-    ledger.engine(home)
+    ledger_table.create_tables(ledger.engine(home))
     publish(1)
     artifacts = Path(home.artifacts)
     artifacts.mkdir(parents=True)
@@ -202,13 +202,14 @@ def test_a_home_that_is_gone_comes_back_with_its_own_postgres(
         postgres.start(settings)
         lake.catalog(settings).create_tables()
         receipts.create_tables()
+        ledger_table.create_tables(ledger.engine(settings))
         publish(5)
         assert run("backup", safe) == 0
         assert f"evergreen restore {safe}" in capsys.readouterr().out
         postgres.stop(settings)
         shutil.rmtree(settings.home)
         tables._catalog.cache_clear()
-        receipts._engine_for.cache_clear()
+        databases._ledger_engine.cache_clear()
         assert run("restore", safe) == 0
         assert "1 tables with 1 rows" in capsys.readouterr().out
         # Nobody had started it, so it does not stay.
@@ -378,7 +379,7 @@ def test_a_database_in_use_is_refused(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back_up(tmp_path / "safe")
-    monkeypatch.setattr(databases, "_LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(pg_dump, "_LOCK_TIMEOUT", "200ms")
     engine = sa.create_engine(small.database_url("catalog"))
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT * FROM iceberg_tables"))
@@ -431,16 +432,14 @@ def test_what_is_no_backup_is_refused(small: Settings, tmp_path: Path) -> None:
 def test_a_newer_server_is_refused(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "server_version", lambda url: 99)
+    monkeypatch.setattr(pg_dump, "server_version", lambda url: 99)
     with pytest.raises(ConfigError, match="Postgres 99"):
         back_up(tmp_path / "safe")
     assert not (tmp_path / "safe").exists()
 
 
 def test_passwords_stay_off_the_command_line() -> None:
-    dsn, password = databases._connection(
-        "postgresql+asyncpg://u:s%40cret@h:6543/d?sslmode=require"
-    )
+    dsn, password = pg_dump._connection("postgresql+asyncpg://u:s%40cret@h:6543/d?sslmode=require")
     assert password == "s@cret"
     assert "cret" not in dsn
     parsed = psycopg2.extensions.parse_dsn(dsn)
@@ -454,7 +453,7 @@ def test_passwords_stay_off_the_command_line() -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evergreen.ops.backup import {module} as module, files, databases, manifest
+from evergreen.ops.backup import {module} as module, files, pg_dump, manifest
 count = 0
 def counted(function):
     def wrapper(*arguments, **keywords):
@@ -468,8 +467,8 @@ for owner, name in {points}:
     setattr(owner, name, counted(getattr(owner, name)))
 module.{call}
 """
-_BACKUP_POINTS = "[(databases, 'dump'), (files.Collector, 'place'), (manifest, 'write')]"
-_RESTORE_POINTS = "[(databases, 'load'), (files.shutil, 'copy2'), (module, '_remove_other_files')]"
+_BACKUP_POINTS = "[(pg_dump, 'dump'), (files.Collector, 'place'), (manifest, 'write')]"
+_RESTORE_POINTS = "[(pg_dump, 'load'), (files.shutil, 'copy2'), (module, '_remove_other_files')]"
 
 
 def run_killed(module: str, points: str, call: str, directory: Path, at: int) -> bool:
@@ -551,7 +550,7 @@ def test_a_backup_beside_publishing_steps_is_one_consistent_state(
 def test_a_catalog_whose_metadata_went_away_is_dumped_again(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump = databases.dump
+    dump = pg_dump.dump
     dumped = []
 
     def dump_slowly(url: str, target: Path, state: str | None = None) -> None:
@@ -561,7 +560,7 @@ def test_a_catalog_whose_metadata_went_away_is_dumped_again(
             for value in range(25 if len(dumped) == 1 else 0):
                 publish(value)
 
-    monkeypatch.setattr(databases, "dump", dump_slowly)
+    monkeypatch.setattr(pg_dump, "dump", dump_slowly)
     back_up(tmp_path / "safe")
     assert len(dumped) == 2
     destroy(small)
