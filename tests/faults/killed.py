@@ -144,7 +144,8 @@ def _import_everything() -> None:
     import importlib
 
     for module in (
-        *("lake", "receipts", "staleness", "features.store", "features.compute"),
+        *("lake", "provenance.receipts", "provenance.staleness"),
+        *("features.store.store", "features.compute.run"),
         *("quality.split", "quality.validate", "sources", "steps", "scoring.score"),
         *("training.assemble", "training.baselines", "training.evaluate", "training.fit"),
         *("training.tracking", "monitoring.reference", "release.promote"),

@@ -22,7 +22,7 @@ from fault_shop import (
     tables,
 )
 
-from evergreen import lake
+from evergreen import lake, steps
 from evergreen.errors import (
     ConfigError,
     DiskFullError,
@@ -35,7 +35,7 @@ from evergreen.errors import (
 from evergreen.features.store import store
 from evergreen.ops.local import postgres
 from evergreen.provenance import receipts
-from evergreen.provenance.staging import drop_staging, steps
+from evergreen.provenance.staging import drop_staging
 from evergreen.release import ledger
 from evergreen.settings import Settings, load_settings
 

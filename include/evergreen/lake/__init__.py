@@ -3,6 +3,7 @@
 Its functions are used as `lake.read(...)`, `lake.publish(...)`.
 """
 
+from evergreen.lake.iceberg import catalog, days_between, exists, load, pause, tables
 from evergreen.lake.publishing import Published, publish
 from evergreen.lake.reading import (
     Files,
@@ -23,7 +24,6 @@ from evergreen.lake.snapshots import (
     tag,
     tags,
 )
-from evergreen.lake.tables import catalog, days_between, exists, load, pause, tables
 
 __all__ = [
     "Files",

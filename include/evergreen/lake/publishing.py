@@ -40,8 +40,7 @@ from sqlalchemy.exc import IntegrityError
 from evergreen.disk import room_on
 from evergreen.errors import DamagedError
 from evergreen.lake.content import digest_by_day
-from evergreen.lake.reading import rows_of
-from evergreen.lake.tables import (
+from evergreen.lake.iceberg import (
     ATTEMPTS,
     catalog,
     days_filter,
@@ -50,6 +49,7 @@ from evergreen.lake.tables import (
     tasks_of,
     with_missing_columns,
 )
+from evergreen.lake.reading import rows_of
 from evergreen.settings import load_settings
 
 if TYPE_CHECKING:

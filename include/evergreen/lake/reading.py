@@ -16,8 +16,7 @@ from pyiceberg.expressions import (
 from pyiceberg.io.pyarrow import ArrowScan
 
 from evergreen.errors import NotReadyError
-from evergreen.lake.sealed import LakeFileIO, local_path, open_intact, readable
-from evergreen.lake.tables import (
+from evergreen.lake.iceberg import (
     day_of,
     days_filter,
     load,
@@ -27,6 +26,7 @@ from evergreen.lake.tables import (
     tasks_of,
     with_missing_columns,
 )
+from evergreen.lake.sealed import LakeFileIO, local_path, open_intact, readable
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table

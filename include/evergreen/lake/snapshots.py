@@ -13,8 +13,8 @@ from pyiceberg.exceptions import (
 from pyiceberg.table.refs import MAIN_BRANCH
 
 from evergreen.errors import NotReadyError
+from evergreen.lake.iceberg import ATTEMPTS, load, pause, require_snapshot
 from evergreen.lake.publishing import FIRST_DAY
-from evergreen.lake.tables import ATTEMPTS, load, pause, require_snapshot
 
 if TYPE_CHECKING:
     pass

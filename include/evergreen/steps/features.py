@@ -9,7 +9,6 @@ from typing import Any
 
 from evergreen.contract import Period, UseCase, join_days, load_use_case
 from evergreen.errors import GapError, ValidationError
-from evergreen.features.compute.totals import plan_orders
 from evergreen.provenance import commands
 from evergreen.provenance.staging import (
     Staged,
@@ -31,6 +30,7 @@ def compute_features(use_case: str, period: str, run: str | None = None) -> dict
     import pyarrow as pa
 
     from evergreen.features.compute.run import iter_features
+    from evergreen.features.compute.totals import plan_orders
     from evergreen.provenance import receipts
     from evergreen.settings import load_settings
 
@@ -125,6 +125,7 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
 def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     """Publish the labels whose horizon the period's days complete."""
     from evergreen.features.compute.run import iter_labels
+    from evergreen.features.compute.totals import plan_orders
     from evergreen.settings import load_settings
 
     started = time.monotonic()

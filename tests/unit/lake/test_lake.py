@@ -12,7 +12,7 @@ from pyiceberg.table import Table
 
 from evergreen import lake
 from evergreen.errors import NotReadyError
-from evergreen.lake import publishing, tables
+from evergreen.lake import iceberg, publishing
 
 pytestmark = pytest.mark.integration
 
@@ -197,7 +197,7 @@ def test_the_last_publish_of_each_day_is_what_the_table_holds(
 
 
 def _publish_often(marker: int) -> None:
-    tables._catalog.cache_clear()
+    iceberg._catalog.cache_clear()
     own = FIRST + timedelta(days=marker)
     for n in range(4):
         lake.publish("churn", "raced", rows(("own", n, own)), [own])
@@ -208,7 +208,7 @@ def _publish_often(marker: int) -> None:
 @pytest.mark.usefixtures("home")
 def test_concurrent_writers_lose_nothing_and_never_mix_one_day() -> None:
     lake.publish("churn", "raced", rows(("seed", 0, FIRST)), [FIRST])
-    tables._catalog.cache_clear()
+    iceberg._catalog.cache_clear()
     writers = [
         get_context("fork").Process(target=_publish_often, args=(marker,)) for marker in (1, 2, 3)
     ]

@@ -21,7 +21,7 @@ from pyiceberg.table import Table
 
 from evergreen import lake
 from evergreen.errors import BusyError, NotReadyError, PermanentError
-from evergreen.lake import compaction, snapshots, tables, upkeep
+from evergreen.lake import compaction, iceberg, snapshots, upkeep
 from evergreen.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("home")]
@@ -370,14 +370,14 @@ def test_a_snapshot_that_expires_while_it_is_tagged_is_told(
 
 
 def _publish_often(marker: int) -> None:
-    tables._catalog.cache_clear()
+    iceberg._catalog.cache_clear()
     for value in range(8):
         publish(value, FIRST + timedelta(days=marker), "raced", "gate")
         publish(value, FIRST + timedelta(days=marker), "raced", "governor")
 
 
 def _tidy_often(marker: int) -> None:
-    tables._catalog.cache_clear()
+    iceberg._catalog.cache_clear()
     # Files of running commits are younger than this.
     limit = datetime.now(UTC) - timedelta(minutes=1)
     for number in range(3):
@@ -395,7 +395,7 @@ def _tidy_often(marker: int) -> None:
 
 def test_publishing_and_upkeep_at_once_lose_nothing() -> None:
     publish(0, table="raced", kind="seed")
-    tables._catalog.cache_clear()
+    iceberg._catalog.cache_clear()
     jobs: list[tuple[Callable[[int], None], int]] = [(_publish_often, 1), (_publish_often, 2)]
     jobs += [(_tidy_often, 3), (_tidy_often, 4)]
     with ProcessPoolExecutor(len(jobs), mp_context=get_context("fork")) as pool:
@@ -421,7 +421,7 @@ def test_upkeep_takes_turns() -> None:
 
 def test_a_tag_gives_up_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = publish(1)
-    monkeypatch.setattr(tables.time, "sleep", lambda _: None)
+    monkeypatch.setattr(iceberg.time, "sleep", lambda _: None)
 
     def lose(*_: Any, **__: Any) -> None:
         raise CommitFailedException("somebody was faster")

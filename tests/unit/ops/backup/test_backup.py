@@ -24,7 +24,7 @@ from backup_days import KNOWN, load_days, train
 from evergreen import databases, lake, steps
 from evergreen.cli import main
 from evergreen.errors import BusyError, ConfigError, DamagedError, NotReadyError, PermanentError
-from evergreen.lake import tables, upkeep
+from evergreen.lake import iceberg, upkeep
 from evergreen.ops.backup import make, manifest, pg_dump
 from evergreen.ops.backup.make import BackupReport, back_up, back_up_and_prune
 from evergreen.ops.backup.restore import restore
@@ -208,20 +208,20 @@ def test_a_home_that_is_gone_comes_back_with_its_own_postgres(
         assert f"evergreen restore {safe}" in capsys.readouterr().out
         postgres.stop(settings)
         shutil.rmtree(settings.home)
-        tables._catalog.cache_clear()
+        iceberg._catalog.cache_clear()
         databases._ledger_engine.cache_clear()
         assert run("restore", safe) == 0
         assert "1 tables with 1 rows" in capsys.readouterr().out
         # Nobody had started it, so it does not stay.
         assert not postgres.running(settings)
         postgres.start(settings)
-        tables._catalog.cache_clear()
+        iceberg._catalog.cache_clear()
         assert lake.read("shop", "orders")["value"].to_pylist() == [5]
         assert run("restore", safe) == 1
         assert "add --force" in capsys.readouterr().err
     finally:
         postgres.stop(settings)
-        tables._catalog.cache_clear()
+        iceberg._catalog.cache_clear()
 
 
 def test_every_snapshot_that_was_there_can_be_read_after_a_restore(

@@ -302,7 +302,9 @@ def test_leftovers_of_a_killed_run_are_ended_and_strangers_left_alone(
     try:
         killed = airflow.start(settings)
         state = json.loads((settings.home / "airflow" / "instance.json").read_text())
-        [worker] = psutil.Process(killed.pids["scheduler"]).children()
+        scheduler = psutil.Process(killed.pids["scheduler"])
+        _until(scheduler.children)
+        [worker] = scheduler.children()
         # Nobody is left who would start them again.
         for pid in (state["supervisor"], killed.pids["scheduler"]):
             psutil.Process(pid).kill()

@@ -59,14 +59,12 @@ def _run(monkeypatch, *arguments: str) -> int:
 # --- one owner -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["up"], ["down"], ["demo"], ["init"], ["restore", "backup"]])
+@pytest.mark.parametrize("command", [["up"], ["down"], ["init"], ["restore", "backup"]])
 def test_whoever_is_at_work_is_named_and_left_alone(monkeypatch, capsys, command):
     home = load_settings().home
     with _held_by_another() as holder:
-        # What the demo that runs has made so far.
-        for name in ("warehouse/churn", "demo"):
+        for name in ("warehouse/churn",):
             (home / name).mkdir(parents=True)
-        (home / "demo" / "made-by-demo").touch()
         before = sorted(home.rglob("*"))
         assert _run(monkeypatch, *command) == 1
         error = capsys.readouterr().err
@@ -186,7 +184,7 @@ def test_a_moved_directory_is_refused_by_whatever_reads_it_and_works_by_its_old_
     old, new = shop.home, tmp_path / "another disk"
     old.rename(new)
     monkeypatch.setenv("EVERGREEN_HOME", str(new))
-    for command in ("up", "down", "status", "init", "backup", "demo"):
+    for command in ("up", "down", "status", "init", "backup"):
         assert _run(monkeypatch, command) == 1
         error = capsys.readouterr().err
         assert error.startswith(f"ConfigError: The data directory {new} was made as {old}")

@@ -42,7 +42,7 @@ def test_every_command_a_target_calls_exists():
     from evergreen.cli import cli
 
     called = set(re.findall(r"\$\(BIN\)/evergreen (\w+)", MAKEFILE))
-    assert {"demo", "up", "down", "status"} <= called
+    assert {"up", "down", "status"} <= called
     assert called <= set(cli.commands)
 
 
