@@ -21,7 +21,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.io.pyarrow import PyArrowFileIO
 from pyiceberg.table import StaticTable
 from pyiceberg.table.update import RemoveSnapshotsUpdate, ValidatableTableRequirement
 
@@ -170,7 +169,7 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
         found = lake.load(namespace, table)
         if found is None:
             return Removed(0, 0)
-        scheme, netloc, root = PyArrowFileIO.parse_location(found.location())
+        scheme, netloc, root = sealed.LakeFileIO.parse_location(found.location())
         manifests: dict[str, frozenset[str]] = {}
         with sealed.readable(f"{namespace}.{table}"):
             before = _referenced(found, manifests)
@@ -226,7 +225,7 @@ def missing_files(locations: Sequence[str]) -> list[str]:
     """Locations of the lake where there is no file."""
     if not locations:
         return []
-    io = PyArrowFileIO(lake.catalog().properties)
+    io = sealed.LakeFileIO()
     return [location for location in locations if not io.new_input(location).exists()]
 
 
@@ -278,7 +277,7 @@ def _files_under(files: Any, root: str) -> list[Any]:
 
 def _plain(locations: set[str]) -> set[str]:
     """Turn locations into the paths that the file system of the table lists."""
-    return {PyArrowFileIO.parse_location(location)[2] for location in locations}
+    return {sealed.LakeFileIO.parse_location(location)[2] for location in locations}
 
 
 def _require_whole(table: Table, content: set[str], listed: dict[str, Any], root: str) -> None:

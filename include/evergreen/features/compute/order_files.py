@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
 import duckdb
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 from duckdb import ColumnExpression, ConstantExpression
 
 from evergreen.contract import Dtype, Orders
 from evergreen.errors import ConfigError
-from evergreen.lake.sealed import require_intact
+from evergreen.lake.sealed import open_remote, require_intact
 
 DUCKDB_TYPES: dict[Dtype, str] = {
     "string": "VARCHAR",
@@ -113,13 +111,10 @@ def open_files(
     DamagedError
         One is missing or damaged.
     """
-    # DuckDB and Arrow's datasets look at no checksum.
-    require_intact(paths)
     if any("://" in path for path in paths):
-        # DuckDB's own access to object stores is an extension to download; Arrow's is not.
-        system, first = pafs.FileSystem.from_uri(paths[0])
-        rest = [system.normalize_path(path.split("://", 1)[1]) for path in paths[1:]]
-        return connection.from_arrow(ds.dataset([first, *rest], filesystem=system))
+        return connection.from_arrow(open_remote(paths))
+    # DuckDB looks at no checksum.
+    require_intact(paths)
     # The folders of a partitioned table spell `day=...`; the file holds the column already.
     return connection.read_parquet(as_named(paths), union_by_name=True, hive_partitioning=False)
 

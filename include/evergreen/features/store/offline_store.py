@@ -16,8 +16,6 @@ from typing import Any, Literal
 
 import ibis
 import pandas as pd
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 from feast import FeatureView
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
@@ -36,7 +34,7 @@ from evergreen import lake
 from evergreen.errors import NotReadyError
 from evergreen.features.compute.order_files import as_named
 from evergreen.features.store.lake_source import LakeSource
-from evergreen.lake.sealed import require_intact
+from evergreen.lake.sealed import open_remote, require_intact
 from evergreen.settings import load_settings
 from evergreen.sql.connection import connect
 
@@ -172,20 +170,17 @@ def _reader(config: RepoConfig, days: Sequence[date] | None) -> _Reader:
                 f"The table {source.name} does not exist yet. Publish a day of features first."
             )
         if not scan.paths:
-            return connection.read_in_memory(scan.schema.empty_table())
+            return ibis.memtable(scan.schema.empty_table())
         return _open(connection, scan.paths)
 
     return read
 
 
 def _open(connection: Any, paths: Sequence[str]) -> Table:
-    # DuckDB and Arrow's datasets look at no checksum.
-    require_intact(paths)
     if any("://" in path for path in paths):
-        # DuckDB's own access to object stores is an extension to download; Arrow's is not.
-        system, first = pafs.FileSystem.from_uri(paths[0])
-        rest = [path.split("://", 1)[1] for path in paths[1:]]
-        return connection.read_in_memory(ds.dataset([first, *rest], filesystem=system))
+        return ibis.memtable(open_remote(paths))
+    # DuckDB looks at no checksum.
+    require_intact(paths)
     return connection.read_parquet(as_named(paths), union_by_name=True, hive_partitioning=False)
 
 
