@@ -20,7 +20,6 @@ from evergreen.features.compute.order_files import open_files
 from evergreen.features.store import store
 from evergreen.lake import compaction, upkeep
 from evergreen.ops import deploy
-from evergreen.ops.backup import manifest
 from evergreen.ops.backup.make import back_up
 from evergreen.ops.backup.restore import restore
 from evergreen.provenance.replay import replay
@@ -192,16 +191,16 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     home = load_settings().home
     assert not (home / "warehouse").exists() and not (home / "artifacts").exists()
 
-    report = back_up(tmp_path / "safe")
-    remote = manifest.read(report.directory).remote
+    saved = back_up(tmp_path / "safe")
+    remote = saved.remote
     assert {path.removeprefix(f"s3://{bucket.name}/") for path in remote} <= bucket.keys()
-    assert len(remote) > 100 and len(report.left_out) == 2
+    assert len(remote) > 100 and len(saved.left_out) == 2
     before = lake.read("shop", "predictions")
     lake.catalog().drop_table(("shop", "predictions"))
-    restore(report.directory, force=True)
+    restore(tmp_path / "safe", force=True)
     assert lake.read("shop", "predictions").equals(before)
     bucket.client.delete_object(
         Bucket=bucket.name, Key=remote[0].removeprefix(f"s3://{bucket.name}/")
     )
     with pytest.raises(PermanentError, match="1 files of this backup are gone"):
-        restore(report.directory, force=True)
+        restore(tmp_path / "safe", force=True)

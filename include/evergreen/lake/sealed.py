@@ -304,7 +304,7 @@ def _restore() -> str:
     """Say how to go back to the newest backup."""
     from evergreen.ops.backup import manifest
 
-    backups = manifest.complete_beside(load_settings().backups / "next")
+    backups = manifest.complete_in(load_settings().backups)
     if not backups:
         return f"There is no backup in {load_settings().backups} for `evergreen restore`"
     return (

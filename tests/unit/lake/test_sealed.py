@@ -246,7 +246,7 @@ def test_damaged_metadata_names_the_newest_backup(
     for backup in (home.backups / "2026-01-03T000000Z", newest):
         backup.mkdir(parents=True)
         made_at = backup.name.removesuffix("0000Z") + ":00:00+00:00"
-        record = Manifest(made_at, "", "", "", "", {}, {}, [], [], "", 0, 0)
+        record = Manifest(made_at, "", "", "", "", {}, {}, [], [], "", 0, 0, 0)
         manifest.write(record, backup)
     publish(FIRST)
     publish(DAYS[1])

@@ -348,9 +348,17 @@ class _Follower:
                 continue
             unfinished[run.dag_id] += 1
             self._see(self._client.run(*key))
+        answered, silent = bool(unfinished), None
         for key, since in list(self._pending.items()):
-            if self._all_started(key, since):
-                del self._pending[key]
+            try:
+                if self._all_started(key, since):
+                    del self._pending[key]
+                answered = True
+            except ServiceDownError as error:
+                # Airflow answers 500 about an event one of whose runs is still queued.
+                silent = error
+        if silent and not answered:
+            raise silent
 
     def _see(self, run: Run) -> None:
         key = run.dag_id, run.run_id

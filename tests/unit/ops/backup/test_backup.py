@@ -26,7 +26,8 @@ from evergreen.cli import main
 from evergreen.errors import BusyError, ConfigError, DamagedError, NotReadyError, PermanentError
 from evergreen.lake import iceberg, upkeep
 from evergreen.ops.backup import make, manifest, pg_dump
-from evergreen.ops.backup.make import BackupReport, back_up, back_up_and_prune
+from evergreen.ops.backup.make import back_up, prune
+from evergreen.ops.backup.manifest import Manifest
 from evergreen.ops.backup.restore import restore
 from evergreen.ops.local import postgres
 from evergreen.provenance import receipts
@@ -256,20 +257,22 @@ def test_a_restore_is_the_backup_and_nothing_else(small: Settings, tmp_path: Pat
 def test_a_second_backup_costs_what_is_new_and_needs_neither_the_first_nor_the_home(
     small: Settings, tmp_path: Path
 ) -> None:
-    first = back_up(tmp_path / "backups" / "one")
+    back_up(tmp_path / "backups" / "one")
     publish(2, DAY + timedelta(days=1))
     second = back_up(tmp_path / "backups" / "two")
     name = "artifacts/model.json"
-    one, two = (report.directory / name for report in (first, second))
+    one, two = (tmp_path / "backups" / which / name for which in ("one", "two"))
     assert one.samefile(two) and not one.samefile(Path(small.artifacts) / "model.json")
-    listed = json.loads((second.directory / "files.json").read_text())
-    known = json.loads((first.directory / "files.json").read_text())
-    fresh = sum(size for name, (size, *_) in listed.items() if name not in known)
-    dumps = sum(dump["bytes"] for dump in manifest.read(second.directory).databases.values())
-    assert second.new_bytes == fresh + dumps < second.bytes
-    shutil.rmtree(first.directory)
+    known, listed = (
+        json.loads((tmp_path / "backups" / which / "files.json").read_text())
+        for which in ("one", "two")
+    )
+    fresh = [name for name in listed if name not in known or name.startswith("sql/")]
+    assert second.new_bytes == sum(listed[name][0] for name in fresh) < second.bytes
+    assert sum(name.startswith("sql/") for name in fresh) == 5
+    shutil.rmtree(tmp_path / "backups" / "one")
     destroy(small)
-    restore(second.directory)
+    restore(tmp_path / "backups" / "two")
     assert sorted(lake.read("shop", "orders")["value"].to_pylist()) == [1, 2]
 
 
@@ -570,16 +573,17 @@ def test_a_catalog_whose_metadata_went_away_is_dumped_again(
 
 def test_upkeep_waits_for_a_backup(small: Settings, tmp_path: Path) -> None:
     with upkeep.exclusive(small):
-        thread_report: list[BackupReport] = []
+        thread_report: list[Manifest] = []
         thread = threading.Thread(target=lambda: thread_report.append(back_up(tmp_path / "safe")))
         thread.start()
         thread.join(timeout=1)
         assert thread.is_alive() and not list(tmp_path.glob("safe*"))
     thread.join()
-    assert thread_report[0].tables == 1
+    assert len(thread_report[0].tables) == 1
 
 
 def test_pruning_keeps_what_was_asked_for(small: Settings) -> None:
-    report = back_up_and_prune(1)
-    assert report.directory.parent == small.home / "backups"
-    assert manifest.is_complete(report.directory)
+    for name in ("one", "two"):
+        back_up(small.backups / name)
+    prune(small.backups, 1)
+    assert manifest.complete_in(small.backups) == [small.backups / "two"]

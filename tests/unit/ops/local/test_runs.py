@@ -243,6 +243,31 @@ def test_an_airflow_that_errs_for_a_while_is_followed_on(
         follow(airflow, started.runs, told.append)
 
 
+def test_runs_that_wait_in_a_queue_are_waited_for(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an event one of whose runs is queued, Airflow answers 500."""
+    told: list[str] = []
+    events, refused = airflow.events, []
+
+    def last_features_done() -> bool:
+        features = [r for r in airflow.all.values() if r.dag_id == "shop_features"]
+        return any(run.partition_key == DAYS[2] and run.state == "success" for run in features)
+
+    def events_of_started(dag_id: str, run_id: str) -> list[AssetEvent]:
+        first = airflow.all[dag_id, run_id].partition_key == DAYS[0]
+        if first and not last_features_done():
+            refused.append(run_id)
+            raise ServiceDownError("GET /assets/events: Airflow answered 500")
+        return events(dag_id, run_id)
+
+    airflow.events = events_of_started
+    monkeypatch.setattr(module, "_OUTAGE_SECONDS", -1)
+    started = start_backfill(airflow, "shop", PERIOD, tell=told.append)
+    assert len(follow(airflow, started.runs, told.append)) == 6
+    assert len(refused) > 1 and "500" not in "".join(told)
+
+
 def test_a_paused_dag_is_said_to_be(airflow: Airflow) -> None:
     airflow.paused = {"shop_ingest"}
     assert start_run(airflow, "shop_ingest", day=DAYS[0], tell=lambda _: None).paused
