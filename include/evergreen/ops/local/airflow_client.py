@@ -1,4 +1,8 @@
-"""A small typed client of Airflow's REST API: what driving runs from outside needs."""
+"""A small typed client of Airflow's REST API: what driving runs from outside needs.
+
+Airflow's own client, which is generated, takes 1.4 s to import, and leaves to its user what is most
+of this module: logging in anew, reading page after page, and telling errors apart.
+"""
 
 from __future__ import annotations
 
