@@ -30,7 +30,7 @@ from evergreen.errors import ConfigError, PermanentError
 from evergreen.ops import deploy
 from evergreen.ops.local import airflow, home, postgres
 from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
-from evergreen.ops.local.runs import start_backfill
+from evergreen.ops.local.runs import Started, Tell, follow, start_backfill, start_run
 from evergreen.provenance import commands, receipts
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 
@@ -40,7 +40,6 @@ CALM_DAYS = 5
 RUN_SECONDS = 1_200
 
 _OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "staging", "warehouse")
-_STAGES = ("ingest", "features", "score")
 
 
 @dataclass
@@ -75,7 +74,7 @@ def run_demo(settings: Settings, *, days: int) -> None:
     ConfigError
         The data directory holds data that no demo made, or an Airflow that runs.
     PermanentError
-        A run failed; the message names the task and the place of its log.
+        A run failed; what was told before names the task and its error.
     """
     with home.claimed(settings):
         _run_demo(settings, days)
@@ -121,49 +120,59 @@ def _run_chain(
     last: date,
 ) -> dict[str, Any]:
     history_end = calm_until - timedelta(days=CALM_DAYS)
-    new_days = lake.days_between(history_end + timedelta(days=1), last + timedelta(days=1))
+    period = Period(history_end + timedelta(days=1), last + timedelta(days=1))
+    tell = watch.tell
     with watch.phase("history", f"Loading {first} .. {history_end} in one run"):
-        conf = {"from": first.isoformat(), "to": history_end.isoformat()}
-        run = client.trigger(f"{USE_CASE}_history", conf=conf)
-        _finish(client, run, watch)
+        conf = {"from": str(first), "to": str(history_end)}
+        _finish(client, start_run(client, f"{USE_CASE}_history", conf=conf, tell=tell), tell)
     with watch.phase("training", f"Training the first model on what was known on {history_end}"):
-        run = client.trigger(f"{USE_CASE}_train", partition_key=history_end.isoformat())
-        _finish(client, run, watch)
-        judged = client.xcom(run.dag_id, run.run_id, "judge_challenger")
-        watch.tell(f"version {judged['version']}: {judged['decision']}")
+        started = start_run(client, f"{USE_CASE}_train", day=str(history_end), tell=tell)
+        (run,) = _finish(client, started, tell)
+        _verdict(client, run, tell)
     with watch.phase(
-        "daily", f"Backfilling {len(new_days)} days; features and scores follow by asset events"
+        "daily", f"Backfilling {len(period.days)} days; features and scores follow by asset events"
     ):
-        for stage in ("ingest", "monitor"):
-            client.set_paused(f"{USE_CASE}_{stage}", paused=False)
-        period = Period(new_days[0], last + timedelta(days=1))
-        watch.tell(f"$ {commands.backfill(USE_CASE, period)}")
-        start_backfill(client, USE_CASE, period, tell=watch.tell)
-        _follow(client, new_days, watch, _STAGES)
-    with watch.phase("nights", f"Monitoring the {len(new_days)} nights"):
-        start_backfill(client, f"{USE_CASE}_monitor", period, tell=watch.tell)
-        _follow(client, new_days, watch, ("monitor",))
+        tell(f"$ {commands.backfill(USE_CASE, period)}")
+        _finish(client, start_backfill(client, USE_CASE, period, unpause=True, tell=tell), tell)
+    with watch.phase(
+        "nights", f"Monitoring the {len(period.days)} nights; the governor may request retraining"
+    ):
+        nights = start_backfill(client, f"{USE_CASE}_monitor", period, unpause=True, tell=tell)
+        runs = _finish(client, nights, tell)
     for stage in ("ingest", "monitor"):
         client.set_paused(f"{USE_CASE}_{stage}", paused=True)
-    requests = [e for e in client.asset_events(f"{USE_CASE}/retraining") if e.source_run_id]
-    if not requests:
+    requested = [run for run in runs if run.dag_id == f"{USE_CASE}_train"]
+    if not requested:
         return {"requested": False, "reason": None, "verdict": None}
-    request = requests[-1]
-    with watch.phase("retraining", "The governor requested retraining; the gate decides"):
-        watch.tell(request.extra["reason"])
-        run = _run_of(client, f"{USE_CASE}_train", str(request.partition_key), "asset")
-        _finish(client, run, watch)
-        judged = client.xcom(run.dag_id, run.run_id, "judge_challenger")
-        watch.tell(f"version {judged['version']}: {judged['decision']}")
+    run = requested[-1]
+    request = client.xcom(run.dag_id, run.run_id, "accept_request")
+    tell(request["reason"])
+    judged = _verdict(client, run, tell)
     return {
         "requested": True,
-        "day": request.partition_key,
-        "reason": request.extra["reason"],
+        "day": run.partition_key,
+        "reason": request["reason"],
         "verdict": judged["decision"],
         "verdict_reasons": judged["reasons"],
         "verdict_checks": len(judged["verdict"]["checks"]),
         "version": judged["version"],
     }
+
+
+def _finish(client: AirflowClient, started: Started, tell: Tell) -> list[Run]:
+    runs = follow(client, started.runs, tell, timeout_seconds=RUN_SECONDS)
+    if failed := [run for run in runs if run.state != "success"]:
+        raise PermanentError(
+            f"{len(failed)} of {len(runs)} runs failed, first {failed[0].dag_id} for "
+            f"{failed[0].partition_key or failed[0].run_id}; the lines above name task and error."
+        )
+    return runs
+
+
+def _verdict(client: AirflowClient, run: Run, tell: Tell) -> dict[str, Any]:
+    judged: dict[str, Any] = client.xcom(run.dag_id, run.run_id, "judge_challenger")
+    tell(f"version {judged['version']}: {judged['decision']}")
+    return judged
 
 
 def _calendar(use_case: UseCase, days: int) -> tuple[date, date, date]:
@@ -212,74 +221,6 @@ def _start_over(settings: Settings) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     marker.parent.mkdir(parents=True)
     marker.touch()
-
-
-# --- driving Airflow -----------------------------------------------------------------------------
-
-
-def _finish(client: AirflowClient, run: Run, watch: _Stopwatch) -> None:
-    """Wait for one run, telling each task that ends."""
-    told: set[str] = set()
-    deadline = time.monotonic() + RUN_SECONDS
-    while True:
-        current = client.run(run.dag_id, run.run_id)
-        for task in client.tasks(run.dag_id, run.run_id):
-            if task.state in ("success", "failed", "skipped") and task.task_id not in told:
-                told.add(task.task_id)
-                took = f"{task.duration_seconds:.1f} s" if task.duration_seconds else ""
-                watch.tell(f"{task.task_id:<36} {task.state:<8} {took}")
-        if current.finished:
-            _require_success(client, current)
-            return
-        if time.monotonic() > deadline:
-            raise PermanentError(f"{run.dag_id} is not finished after {RUN_SECONDS} s.")
-        time.sleep(1)
-
-
-def _follow(
-    client: AirflowClient, days: list[date], watch: _Stopwatch, stages: tuple[str, ...]
-) -> None:
-    """Wait until every stage has succeeded for every day, telling progress."""
-    keys = {day.isoformat() for day in days}
-    told = ""
-    deadline = time.monotonic() + RUN_SECONDS
-    while True:
-        done: Counter[str] = Counter()
-        for stage in stages:
-            for run in client.runs(f"{USE_CASE}_{stage}"):
-                if run.partition_key in keys and run.finished:
-                    _require_success(client, run)
-                    done[stage] += 1
-        text = ", ".join(f"{stage} {done[stage]}/{len(days)}" for stage in stages)
-        if text != told:
-            watch.tell(text)
-            told = text
-        if all(done[stage] >= len(days) for stage in stages):
-            return
-        if time.monotonic() > deadline:
-            raise PermanentError(f"After {RUN_SECONDS} s only {text}. See the runs in the UI.")
-        time.sleep(2)
-
-
-def _run_of(client: AirflowClient, dag_id: str, key: str, run_type: str) -> Run:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for run in client.runs(dag_id):
-            if run.partition_key == key and run.run_type.startswith(run_type):
-                return run
-        time.sleep(0.5)
-    raise PermanentError(f"The request for {key} started no run of {dag_id} within 60 s.")
-
-
-def _require_success(client: AirflowClient, run: Run) -> None:
-    if run.state == "success":
-        return
-    failed = [t for t in client.tasks(run.dag_id, run.run_id) if t.state == "failed"]
-    logs = [client.log(task)[-1_500:] for task in failed[:1]]
-    raise PermanentError(
-        f"{run.dag_id} failed for {run.partition_key or run.run_id} in "
-        f"{', '.join(t.task_id for t in failed) or 'no task'}.\n" + "\n".join(logs)
-    )
 
 
 class _MemoryMeter:

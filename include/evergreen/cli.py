@@ -325,12 +325,13 @@ def backup(directory: Path | None) -> None:
     from evergreen.ops.backup.make import back_up, new_directory
 
     settings = load_settings()
-    report = back_up(directory or new_directory(settings), settings)
-    click.echo(f"{report.tables} tables with {report.rows:,} rows, {report.files} files")
+    directory = (directory or new_directory(settings)).expanduser().absolute()
+    report = back_up(directory, settings)
+    click.echo(f"{len(report.tables)} tables with {report.rows:,} rows, {report.files} files")
     click.echo(f"{report.bytes / 1e6:,.1f} MB, of them {report.new_bytes / 1e6:,.1f} MB new")
     for sentence in report.left_out:
         click.echo(f"Not saved: {sentence}")
-    click.echo(f"Restore with `evergreen restore {report.directory}`.")
+    click.echo(f"Restore with `evergreen restore {directory}`.")
 
 
 @cli.command()
@@ -342,7 +343,7 @@ def restore(directory: Path, force: bool) -> None:
 
     report = put_back(directory, force=force, settings=load_settings())
     click.echo(f"Restored the state of {report.made_at}:")
-    click.echo(f"{report.tables} tables with {report.rows:,} rows, {report.files} files")
+    click.echo(f"{len(report.tables)} tables with {report.rows:,} rows, {report.files} files")
     click.echo("Start with `make up`.")
 
 

@@ -33,6 +33,7 @@ from evergreen.errors import NotReadyError
 from evergreen.provenance import staleness
 from evergreen.release import ledger
 from evergreen.training import tracking
+from registry import aliases
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
 
@@ -199,7 +200,7 @@ def test_model_steps(
         version = release(shop, driver.do, f"cycle {tally.cycles}")
         made.append(version)
         assert ledger_versions() == made == sorted(set(made))
-        assert tracking.alias_version(shop.use_case, "champion") == version
+        assert aliases(NAME) == {"champion": version}
         assert tracking.load_version(shop.use_case, version).version == version
         (scored,) = set(lake.read_day(NAME, "predictions", DAYS[-1])["model_version"].to_pylist())
         assert scored == version
@@ -246,7 +247,7 @@ def require_champion(shop: Shop) -> None:
     assert ledger.verify(book, NAME) == ()
     versions = ledger_versions()
     assert tracking.describe_version(shop.use_case, versions[-1])
-    assert tracking.alias_version(shop.use_case, "champion") in versions[-2:]
+    assert aliases(NAME)["champion"] in versions[-2:]
     if lake.exists(NAME, "predictions"):
         scored = set(lake.read_day(NAME, "predictions", DAYS[-1])["model_version"].to_pylist())
         assert len(scored) == 1

@@ -10,12 +10,12 @@ from urllib.parse import unquote, urlsplit
 import duckdb
 import pyarrow as pa
 import pytest
-from evergreen.features.compute.order_files import open_files
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from evergreen import lake
 from evergreen.lake import compaction, upkeep
+from evergreen.lake.opening import open_files
 from evergreen.settings import Settings, load_settings
 
 DAY = date(2026, 1, 1)

@@ -19,7 +19,6 @@ from evergreen.lake.reading import (
 from evergreen.lake.snapshots import (
     is_unchanged_before,
     snapshot_id,
-    snapshot_summary,
     summaries_since,
     tag,
     tags,
@@ -43,7 +42,6 @@ __all__ = [
     "read_day",
     "scan",
     "snapshot_id",
-    "snapshot_summary",
     "stream",
     "summaries_since",
     "tables",

@@ -6,10 +6,8 @@ import re
 from collections.abc import Sequence
 
 import duckdb
-import pyarrow.dataset as ds
-import pyarrow.fs as pafs
 
-from evergreen.lake.sealed import require_intact
+from evergreen.lake.sealed import open_remote, require_intact
 
 
 def open_files(
@@ -22,13 +20,10 @@ def open_files(
     DamagedError
         One is missing or damaged.
     """
-    # DuckDB and Arrow's datasets look at no checksum.
-    require_intact(paths)
     if any("://" in path for path in paths):
-        # DuckDB's own access to object stores is an extension to download; Arrow's is not.
-        system, first = pafs.FileSystem.from_uri(paths[0])
-        rest = [system.normalize_path(path.split("://", 1)[1]) for path in paths[1:]]
-        return connection.from_arrow(ds.dataset([first, *rest], filesystem=system))
+        return connection.from_arrow(open_remote(paths))
+    # DuckDB looks at no checksum.
+    require_intact(paths)
     # DuckDB takes some characters for a pattern. The folders of a partitioned table spell
     # `day=...`; the file holds the column already.
     named = [re.sub(r"([*?[])", r"[\1]", path) for path in paths]

@@ -10,15 +10,19 @@ See docs/adr/0014-sealed-files.md.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from pyiceberg.avro.decoder import StreamingBinaryDecoder
 from pyiceberg.avro.encoder import BinaryEncoder
 from pyiceberg.avro.file import META_SCHEMA, AvroFileHeader
@@ -31,6 +35,7 @@ from pyiceberg.io.pyarrow import (
     PyArrowFileIO,
 )
 from pyiceberg.manifest import FileFormat
+from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from evergreen.errors import DamagedError
 from evergreen.settings import load_settings
@@ -50,8 +55,15 @@ _ILLEGIBLE: tuple[type[Exception], ...] = (
 )
 
 
+# Of an object store: how many files are on their way at once.
+_DOWNLOADS = 8
+
+
 class LakeFileIO(PyArrowFileIO):
     """PyIceberg's access to files: data files are written with their checksum and opened whole."""
+
+    def __init__(self, properties: Properties = EMPTY_DICT) -> None:
+        super().__init__({**_object_store(), **properties})
 
     def new_input(self, location: str) -> PyArrowFile:
         """Name a file to be read."""
@@ -60,6 +72,16 @@ class LakeFileIO(PyArrowFileIO):
     def new_output(self, location: str) -> PyArrowFile:
         """Name a file to be written."""
         return _File(self, location)
+
+
+def _object_store() -> dict[str, str]:
+    """Return what other clients of S3 take from the environment, and PyIceberg does not."""
+    env = os.environ
+    endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
+    # Without a region PyIceberg asks Amazon for that of the bucket, whoever's the endpoint is.
+    region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
+    found = {"s3.endpoint": endpoint, "s3.region": region}
+    return {name: value for name, value in found.items() if value}
 
 
 class _File(PyArrowFile):
@@ -213,6 +235,33 @@ def require_intact(locations: Sequence[str]) -> None:
         access.new_input(location).open().close()
 
 
+def open_remote(locations: Sequence[str]) -> ds.Dataset:
+    """Open planned files of an object store as one dataset, once each fits its checksum.
+
+    Columns that older files lack are null. DuckDB's own access to object stores is an extension to
+    download; Arrow's is not.
+
+    Raises
+    ------
+    DamagedError
+        One is missing or damaged.
+    """
+    access = LakeFileIO()
+
+    def schema_of(location: str) -> pa.Schema:
+        with access.new_input(location).open() as file:
+            return pq.read_schema(file)
+
+    with ThreadPoolExecutor(_DOWNLOADS) as pool:
+        schemas = list(pool.map(schema_of, locations))
+    scheme, netloc, _ = access.parse_location(locations[0])
+    return ds.dataset(
+        [access.parse_location(location)[2] for location in locations],
+        schema=pa.unify_schemas(schemas, promote_options="permissive"),
+        filesystem=access.fs_by_scheme(scheme, netloc),
+    )
+
+
 @contextmanager
 def readable(table: str) -> Iterator[None]:
     """Run the body, which reads metadata of `<namespace>.<table>`, and tell damage in a sentence.
@@ -255,7 +304,7 @@ def _restore() -> str:
     """Say how to go back to the newest backup."""
     from evergreen.ops.backup import manifest
 
-    backups = manifest.complete_beside(load_settings().backups / "next")
+    backups = manifest.complete_in(load_settings().backups)
     if not backups:
         return f"There is no backup in {load_settings().backups} for `evergreen restore`"
     return (

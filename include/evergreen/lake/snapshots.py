@@ -5,19 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Container
 from datetime import date
-from typing import TYPE_CHECKING
 
-from pyiceberg.exceptions import (
-    CommitFailedException,
-)
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table.refs import MAIN_BRANCH
 
 from evergreen.errors import NotReadyError
-from evergreen.lake.iceberg import ATTEMPTS, load, pause, require_snapshot
+from evergreen.lake.iceberg import ATTEMPTS, load, pause
 from evergreen.lake.publishing import FIRST_DAY
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
@@ -27,23 +21,6 @@ def snapshot_id(namespace: str, table: str) -> int | None:
     found = load(namespace, table)
     current = found.current_snapshot() if found else None
     return current.snapshot_id if current else None
-
-
-def snapshot_summary(namespace: str, table: str, snapshot_id: int) -> dict[str, str]:
-    """Return the summary of a snapshot, with the properties it was published with.
-
-    Raises
-    ------
-    NotReadyError
-        The snapshot does not exist, or was expired.
-    """
-    found = load(namespace, table)
-    if found is None:
-        raise NotReadyError(f"The table {namespace}.{table} does not exist.")
-    require_snapshot(found, snapshot_id)
-    snapshot = found.snapshot_by_id(snapshot_id)
-    assert snapshot is not None
-    return dict(snapshot.summary.additional_properties) if snapshot.summary else {}
 
 
 def summaries_since(namespace: str, table: str, known: Container[int]) -> list[dict[str, str]]:

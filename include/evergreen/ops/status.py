@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import OperationalError
 
 from evergreen.contract import UseCase, list_use_cases, load_all
 from evergreen.errors import DamagedError, EvergreenError, ServiceDownError
@@ -34,8 +33,8 @@ def show_status(settings: Settings) -> None:
         console.print(f"Left out        {name}: {error}", soft_wrap=True, highlight=False)
     try:
         tables = _tables()
-    except (ServiceDownError, OperationalError) as error:
-        console.print(str(error.orig if isinstance(error, OperationalError) else error).strip())
+    except ServiceDownError as error:
+        console.print(str(error))
         return
     console.print(tables)
     _print_failed(console, settings)

@@ -17,16 +17,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from evergreen.contract import UseCase
-from evergreen.databases import open_engine
-from evergreen.errors import BusyError, NotReadyError
-from evergreen.settings import PROJECT_ROOT, load_settings
+from evergreen.databases import ledger_engine, take_lock
+from evergreen.errors import NotReadyError
+from evergreen.settings import PROJECT_ROOT
+
+# How long one publisher waits for another of the same table.
+_LOCK_SECONDS = 600
 
 _DECLARING = (".yaml", ".sql")
 _METADATA = sa.MetaData()
@@ -118,7 +120,7 @@ class Trace(NamedTuple):
 
 def create_tables() -> None:
     """Create the table of receipts, or give an older one the columns it lacks; safe to repeat."""
-    engine = _engine()
+    engine = ledger_engine()
     _METADATA.create_all(engine)
     present = {column["name"] for column in sa.inspect(engine).get_columns(_RECEIPTS.name)}
     with engine.begin() as connection:
@@ -151,20 +153,8 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
     BusyError
         Another publisher held the table for ten minutes.
     """
-    with _engine().begin() as connection:
-        connection.execute(sa.text("SET LOCAL lock_timeout = '600s'"))
-        try:
-            connection.execute(
-                sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-                {"name": f"evergreen publish {table}"},
-            )
-        except sa.exc.OperationalError as error:
-            if "lock timeout" not in str(error.orig):
-                raise
-            raise BusyError(
-                f"Somebody has been publishing to {table} for ten minutes. Find out who (a row of "
-                "pg_locks with locktype `advisory` names the process); this is tried again."
-            ) from error
+    with ledger_engine().begin() as connection:
+        take_lock(connection.exec_driver_sql, f"publish {table}", _LOCK_SECONDS)
 
         def append(receipts: Iterable[Receipt]) -> None:
             rows = [_to_row(receipt) for receipt in receipts]
@@ -181,7 +171,7 @@ def newest_sequence() -> int:
     that are read afterwards; what they hold beyond it makes the output look stale, never current.
     """
     query = sa.select(sa.func.max(_RECEIPTS.c.sequence))
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         return connection.execute(query).scalar() or 0
 
 
@@ -197,7 +187,7 @@ def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
         .order_by(columns.day, columns.sequence)
     )
     found: dict[str, dict[date, list[Trace]]] = {step: {} for step in steps}
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         for step, day, *values in connection.execute(query):
             found[step].setdefault(day, []).append(Trace(*values))
     return found
@@ -223,7 +213,7 @@ def standing(
     if day is not None:
         query = query.where(columns.day == day)
     found: dict[date, list[tuple[dict[str, str | int], Trace]]] = {}
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         for of, part, *values in connection.execute(query):
             found.setdefault(of, []).append((json.loads(part or "{}"), Trace(*values)))
     return found
@@ -237,7 +227,7 @@ def by_sequence(sequence: int) -> Receipt:
     NotReadyError
         There is none with this sequence.
     """
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         row = connection.execute(
             sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence == sequence)
         ).one_or_none()
@@ -264,7 +254,7 @@ def latest(
     if end is not None:
         newest = newest.where(_RECEIPTS.c.day < end)
     query = sa.select(_RECEIPTS).where(_RECEIPTS.c.sequence.in_(newest)).order_by(_RECEIPTS.c.day)
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         return {row.day: _from_row(row) for row in connection.execute(query)}
 
 
@@ -280,7 +270,7 @@ def of_run(use_case: str, step: str, run: str, basis: int) -> dict[date, Receipt
         )
         .order_by(_RECEIPTS.c.sequence)
     )
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         return {row.day: _from_row(row) for row in connection.execute(query)}
 
 
@@ -292,7 +282,7 @@ def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]
         _RECEIPTS.c.day >= start,
         _RECEIPTS.c.day < end,
     )
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         present = set(connection.scalars(query.distinct()))
     days = (start + timedelta(days=n) for n in range((end - start).days))
     return [day for day in days if day not in present]
@@ -308,7 +298,7 @@ def durations(use_case: str, step: str, runs: int) -> list[tuple[int, float]]:
         .order_by(sa.func.max(columns.sequence).desc())
         .limit(runs)
     )
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         return [(days, seconds) for days, seconds in connection.execute(query)]
 
 
@@ -319,7 +309,7 @@ def newest_day(use_case: str, step: str, before: datetime | None = None) -> date
     )
     if before is not None:
         query = query.where(_RECEIPTS.c.recorded_at < before)
-    with _engine().connect() as connection:
+    with ledger_engine().connect() as connection:
         day: date | None = connection.execute(query).scalar()
         return day
 
@@ -361,12 +351,3 @@ def _from_row(row: Any) -> Receipt:
     values["part"] = json.loads(values["part"] or "{}")
     values["counts"] = json.loads(values["counts"])
     return Receipt(**values)
-
-
-def _engine() -> sa.Engine:
-    return _engine_for(load_settings().database_url("ledger"))
-
-
-@lru_cache(maxsize=8)
-def _engine_for(url: str) -> sa.Engine:
-    return open_engine("ledger", url, lambda: sa.create_engine(url, pool_pre_ping=True))

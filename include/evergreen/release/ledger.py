@@ -1,8 +1,8 @@
 """The release ledger: an append-only SQL table that decides which model is in charge.
 
 The champion of a use case is the version named by its last entry. Entries are numbered 1, 2, 3, …
-per use case and the number is the primary key, so of several actors that append after the same
-entry the database lets exactly one win. Each entry carries the hash of the one before.
+per use case, and they are appended under a lock: of several actors that append after the same
+entry exactly one wins. Each entry carries the hash of the one before.
 
 Notes
 -----
@@ -16,23 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Engine, create_engine, func, select
-from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Connection, Engine, Row, func, select
 
+from evergreen.databases import ledger_engine, take_lock
 from evergreen.decisions.stored import canonical_json, digest
-from evergreen.errors import BusyError, LedgerConflictError, PermanentError, ServiceDownError
-from evergreen.release.ledger_table import LEDGER, UtcInstant, create_tables, to_utc
-from evergreen.settings import Settings, load_settings
+from evergreen.errors import LedgerConflictError, PermanentError
+from evergreen.release.ledger_table import LEDGER
 
 Action = Literal["promote", "roll_back"]
 
 GENESIS = "0" * 64
 """`previous_hash` of a first entry."""
+
+_LOCK_SECONDS = 60
+
+engine = ledger_engine
+"""Connect to the ledger's database."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,6 @@ class Entry:
     hash: str
 
 
-def engine(settings: Settings | None = None) -> Engine:
-    """Connect to the ledger's database and make sure its table exists.
-
-    Raises
-    ------
-    ServiceDownError
-        The database does not answer.
-    """
-    settings = settings or load_settings()
-    created = create_engine(settings.database_url("ledger"), poolclass=NullPool)
-    try:
-        create_tables(created)
-    except OperationalError as error:
-        where = created.url.render_as_string(hide_password=True)
-        raise ServiceDownError(
-            f"The ledger's database {where} does not answer ({error.orig}). Start it with "
-            "`make up`, or correct EVERGREEN_LEDGER_URL."
-        ) from error
-    return created
-
-
 def append(
     engine: Engine,
     use_case: str,
@@ -106,7 +88,6 @@ def append(
     expected_sequence: int | None = None,
     request: str | None = None,
     evidence: Mapping[str, Any] | None = None,
-    recorded_at: datetime | None = None,
 ) -> Entry:
     """Append one entry right after entry `expected_sequence`, or not at all.
 
@@ -120,8 +101,6 @@ def append(
         version, made again, returns the entry it made the first time, even if others followed.
     evidence
         JSON-able; stored with the entry.
-    recorded_at
-        Aware instant; None takes the database's clock.
 
     Returns
     -------
@@ -134,49 +113,37 @@ def append(
     LedgerConflictError
         Somebody else appended first. Decide again on what the ledger says now.
     BusyError
-        The same, for who decides regardless: try again.
+        Others have been appending for a minute.
     PermanentError
-        A roll-back to the version in charge or to one that never was; an instant before the
-        newest entry's.
+        A roll-back to the version in charge or to one that never was.
     """
     wanted = (use_case, action, int(version), request)
-    try:
-        with engine.begin() as connection:
-            head = _head(connection, use_case)
-            if done := _already_done(connection, head, *wanted):
-                return done
-            found = head.sequence if head else 0
-            if expected_sequence not in (None, found):
-                raise LedgerConflictError(_conflict(wanted, expected_sequence, head))
-            if action == "roll_back":
-                _require_former_champion(connection, head, use_case, int(version))
-            payload = canonical_json(dict(evidence or {}))
-            entry = _sealed(
-                use_case=use_case,
-                sequence=found + 1,
-                action=action,
-                version=int(version),
-                previous_version=head.version if head else None,
-                actor=actor,
-                reason=reason,
-                request=request or f"entry {found + 1}",
-                evidence=payload,
-                evidence_digest=digest(payload),
-                recorded_at=_instant(connection, head, recorded_at),
-                previous_hash=head.hash if head else GENESIS,
-            )
-            connection.execute(LEDGER.insert().values(**asdict(entry)))
-    except IntegrityError as error:
-        with engine.connect() as connection:
-            head = _head(connection, use_case)
-            if done := _already_done(connection, head, *wanted):
-                return done
-        if expected_sequence is None:
-            raise BusyError(
-                f"{use_case}: somebody else appended to the release ledger at the same instant; "
-                "this is tried again."
-            ) from error
-        raise LedgerConflictError(_conflict(wanted, expected_sequence, head)) from error
+    with engine.begin() as connection:
+        take_lock(connection.exec_driver_sql, f"release {use_case}", _LOCK_SECONDS)
+        head = _head(connection, use_case)
+        if done := _already_done(connection, head, *wanted):
+            return done
+        found = head.sequence if head else 0
+        if expected_sequence not in (None, found):
+            raise LedgerConflictError(_conflict(wanted, expected_sequence, head))
+        if action == "roll_back":
+            _require_former_champion(connection, head, use_case, int(version))
+        payload = canonical_json(dict(evidence or {}))
+        entry = _sealed(
+            use_case=use_case,
+            sequence=found + 1,
+            action=action,
+            version=int(version),
+            previous_version=head.version if head else None,
+            actor=actor,
+            reason=reason,
+            request=request or f"entry {found + 1}",
+            evidence=payload,
+            evidence_digest=digest(payload),
+            recorded_at=_now(connection, head),
+            previous_hash=head.hash if head else GENESIS,
+        )
+        connection.execute(LEDGER.insert().values(**asdict(entry)))
     return entry
 
 
@@ -186,21 +153,11 @@ def champion(engine: Engine, use_case: str) -> Entry | None:
         return _head(connection, use_case)
 
 
-def champion_at(engine: Engine, use_case: str, instant: datetime) -> Entry | None:
-    """Return the entry in force at an aware `instant`; None before the first promotion."""
-    query = select(LEDGER).where(
-        LEDGER.c.use_case == use_case, LEDGER.c.recorded_at <= to_utc(instant)
-    )
-    with engine.connect() as connection:
-        row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
-    return None if row is None else Entry(**row._mapping)
-
-
 def entries(engine: Engine, use_case: str) -> list[Entry]:
     """Return the whole ledger of a use case, oldest first."""
     query = select(LEDGER).where(LEDGER.c.use_case == use_case).order_by(LEDGER.c.sequence)
     with engine.connect() as connection:
-        return [Entry(**row._mapping) for row in connection.execute(query)]
+        return [_entry(row) for row in connection.execute(query)]
 
 
 def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None) -> tuple[str, ...]:
@@ -236,7 +193,7 @@ def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None)
 def _head(connection: Connection, use_case: str) -> Entry | None:
     query = select(LEDGER).where(LEDGER.c.use_case == use_case)
     row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
-    return None if row is None else Entry(**row._mapping)
+    return None if row is None else _entry(row)
 
 
 def _already_done(
@@ -255,7 +212,7 @@ def _already_done(
     )
     row = connection.execute(query).first()
     if row is not None:
-        return Entry(**row._mapping)
+        return _entry(row)
     in_charge = head is not None and head.version == version
     return head if head and in_charge and action in ("promote", head.action) else None
 
@@ -274,19 +231,16 @@ def _require_former_champion(
         )
 
 
-def _instant(connection: Connection, head: Entry | None, given: datetime | None) -> datetime:
-    if given is None:
-        clock = select(func.current_timestamp(type_=UtcInstant))
-        now: datetime = connection.execute(clock).scalar_one()
-        # The clock of a database may be set back by a little; order in time must not break.
-        return max(now, head.recorded_at) if head else now
-    given = to_utc(given)
-    if head and given < head.recorded_at:
-        raise PermanentError(
-            f"The entry would be recorded at {given.isoformat()}, before entry {head.sequence} at "
-            f"{head.recorded_at.isoformat()}; pass a later instant or none."
-        )
-    return given
+def _now(connection: Connection, head: Entry | None) -> datetime:
+    now: datetime = connection.execute(select(func.current_timestamp())).scalar_one()
+    # The clock of a database may be set back by a little; order in time must not break.
+    return max(now.astimezone(UTC), head.recorded_at) if head else now.astimezone(UTC)
+
+
+def _entry(row: Row[Any]) -> Entry:
+    stored = row._mapping
+    # The server answers in a zone of its own.
+    return Entry(**{**stored, "recorded_at": stored["recorded_at"].astimezone(UTC)})
 
 
 def _sealed(**content: Any) -> Entry:

@@ -7,7 +7,6 @@ up to date from the ledger at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
@@ -35,7 +34,6 @@ def promote(
     request: str | None = None,
     evidence: Mapping[str, Any] | None = None,
     verdict: PromotionVerdict | None = None,
-    recorded_at: datetime | None = None,
 ) -> ledger.Entry:
     """Put `version` in charge and project the alias.
 
@@ -86,7 +84,6 @@ def promote(
         expected_sequence=expected_sequence,
         request=request,
         evidence=stored,
-        recorded_at=recorded_at,
     )
     project(engine, use_case, set_alias)
     return entry

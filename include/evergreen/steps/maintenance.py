@@ -80,16 +80,20 @@ def verify_tables() -> dict[str, Any]:
 
 def back_up(keep: str) -> dict[str, Any]:
     """Back up databases, warehouse and artifacts; remove the oldest backups beyond `keep`."""
-    from evergreen.ops.backup.make import back_up_and_prune
+    from evergreen.ops.backup import make
+    from evergreen.settings import load_settings
 
-    report = back_up_and_prune(int(keep))
+    settings = load_settings()
+    directory = make.new_directory(settings)
+    saved = make.back_up(directory, settings)
+    make.prune(directory.parent, int(keep), settings)
     return {
-        "directory": str(report.directory),
-        "tables": report.tables,
-        "rows": report.rows,
-        "bytes": report.bytes,
-        "new_bytes": report.new_bytes,
-        "left_out": report.left_out,
+        "directory": str(directory),
+        "tables": len(saved.tables),
+        "rows": saved.rows,
+        "bytes": saved.bytes,
+        "new_bytes": saved.new_bytes,
+        "left_out": saved.left_out,
     }
 
 

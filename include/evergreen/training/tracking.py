@@ -301,22 +301,8 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
     )
 
 
-def alias_version(use_case: UseCase, alias: str, settings: Settings | None = None) -> int | None:
-    """Version an alias points at; None when it points nowhere."""
-    with _explained():
-        client = _client(settings)
-        try:
-            return int(client.get_model_version_by_alias(use_case.name, alias).version)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-
-
-def set_alias(
-    use_case: UseCase, version: int, alias: str, settings: Settings | None = None
-) -> None:
-    """Point an alias at a version; setting it again changes nothing.
+def set_champion(use_case: UseCase, version: int, settings: Settings | None = None) -> None:
+    """Let the registry's alias follow the release ledger; setting it again changes nothing.
 
     Raises
     ------
@@ -324,12 +310,7 @@ def set_alias(
         There is no such version.
     """
     with _explained(f"version {version} of {use_case.name}"):
-        _client(settings).set_registered_model_alias(use_case.name, alias, str(version))
-
-
-def set_champion(use_case: UseCase, version: int, settings: Settings | None = None) -> None:
-    """Let the registry's alias follow the release ledger; see `set_alias`."""
-    set_alias(use_case, version, CHAMPION, settings)
+        _client(settings).set_registered_model_alias(use_case.name, CHAMPION, str(version))
 
 
 def tag_version(

@@ -12,11 +12,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from evergreen.features.compute.order_files import open_files
 
 from evergreen import lake
 from evergreen.errors import DamagedError
 from evergreen.lake import compaction
+from evergreen.lake.opening import open_files
 from evergreen.lake.sealed import open_intact
 from evergreen.ops.backup import manifest
 from evergreen.ops.backup.manifest import Manifest
@@ -246,7 +246,7 @@ def test_damaged_metadata_names_the_newest_backup(
     for backup in (home.backups / "2026-01-03T000000Z", newest):
         backup.mkdir(parents=True)
         made_at = backup.name.removesuffix("0000Z") + ":00:00+00:00"
-        record = Manifest(made_at, "", "", "", "", {}, {}, [], [], "", 0, 0)
+        record = Manifest(made_at, "", "", "", "", {}, {}, [], [], "", 0, 0, 0)
         manifest.write(record, backup)
     publish(FIRST)
     publish(DAYS[1])

@@ -407,7 +407,8 @@ def test_types(texts: list[str], expected: dict[str, Any]):
 
 @pytest.mark.real_data
 def test_the_days_of_a_real_shop(online_retail: Path):
-    use_case = draft(*(online_retail / "by-day" / f"{day}.csv" for day in ("2010-12-01", "2011-08-30")))
+    days = ("2010-12-01", "2011-08-30")
+    use_case = draft(*(online_retail / "by-day" / f"{day}.csv" for day in days))
     (orders,) = use_case.events.values()
     assert orders.source.path.endswith("/by-day/{day}.csv")
     assert use_case.first_day == date(2010, 12, 1)

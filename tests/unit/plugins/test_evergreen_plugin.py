@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -231,13 +231,15 @@ def test_a_broken_use_case_is_named_and_the_others_are_shown(
 @pytest.mark.integration
 def test_the_page_of_an_empty_home(login: Login, home: Settings) -> None:
     from evergreen.provenance import receipts
+    from evergreen.release import ledger, ledger_table
 
     without_tables = login("viewer").get("/evergreen/").text
     receipts.create_tables()
+    ledger_table.create_tables(ledger.engine())
     empty = login("viewer").get("/evergreen/").text
 
-    # Rows and what is stale are read from the receipts.
-    assert without_tables.count('class="problem"') == 2 * len(list_use_cases())
+    # Rows and what is stale are read from the receipts, the champion from the ledger.
+    assert without_tables.count('class="problem"') == 3 * len(list_use_cases())
     assert "relation &#34;receipts&#34; does not exist" in without_tables
     assert 'class="problem"' not in empty
     for sentence in (
@@ -261,7 +263,7 @@ def test_the_page_shows_the_facts_and_escapes_them(
     from evergreen.decisions.stored import DECISIONS
     from evergreen.provenance import receipts
     from evergreen.provenance.receipts import Receipt
-    from evergreen.release import ledger
+    from evergreen.release import ledger, ledger_table
 
     first, hostile = date(2026, 1, 1), "<script>alert('x')</script><img src=x onerror=alert(1)>"
     days = [first + timedelta(n) for n in range(20)]
@@ -279,20 +281,20 @@ def test_the_page_shows_the_facts_and_escapes_them(
                     0, "", "", "", "", 1.0)
             for n, day in enumerate(days)
         )  # fmt: skip
-    ledger.append(
+    ledger_table.create_tables(ledger.engine())
+    entry = ledger.append(
         ledger.engine(),
         "churn",
         "promote",
         41,
         actor="a run",
         reason=hostile,
-        recorded_at=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
     )
 
     page = login("viewer").get("/evergreen/").text
 
     assert "Version 41" in page
-    assert "2026-01-02 03:04 UTC" in page
+    assert f"{entry.recorded_at:%Y-%m-%d %H:%M} UTC" in page
     assert "<script" not in page
     assert "<img" not in page
     # Ten decisions and the champion's reason.

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evergreen.contract import UseCase, load_use_case_file
+from evergreen.databases import ledger_engine
 from evergreen.lake import catalog
 from evergreen.provenance import receipts
 from evergreen.provenance.as_known import pins_of
@@ -113,7 +114,7 @@ events = st.one_of(
 )
 @given(st.lists(events, max_size=25))
 def test_stale_is_what_was_made_from_something_else(use_case: UseCase, plan: list[tuple]):
-    with sa.create_engine(receipts._engine().url).begin() as connection:
+    with ledger_engine().begin() as connection:
         connection.execute(sa.text("TRUNCATE receipts"))
     lake = Lake(use_case)
     for event in plan:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pytest
 
 from evergreen import lake, steps
-from evergreen.release import ledger
 from evergreen.settings import Settings
 from evergreen.steps import maintenance
 from small_shop import write_small_shop
@@ -25,7 +24,6 @@ def test_a_week_of_upkeep_keeps_rows_and_tagged_snapshots_and_frees_the_rest(
 ) -> None:
     folder = write_small_shop(tmp_path / "use_cases")
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    ledger.engine(home)
     snapshots = []
     for value in range(4):
         rows = pa.table({"value": [value], "day": pa.array([DAY], pa.date32())})

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from evergreen import lake, steps
-from evergreen.contract import load_use_case
 from evergreen.errors import (
     ConfigError,
     IncidentError,
@@ -21,7 +20,7 @@ from evergreen.ops import deploy
 from evergreen.provenance import receipts
 from evergreen.release import ledger
 from evergreen.settings import Settings
-from evergreen.training.tracking import alias_version
+from registry import aliases
 from small_shop import FIRST_DAY, write_small_shop
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -76,7 +75,7 @@ def test_a_champion_is_made_scores_and_is_watched(shop: Path) -> None:
     promoted = steps.promote_challenger(judged)
     # A retried promotion appends nothing.
     assert steps.promote_challenger(judged)["sequence"] == promoted["sequence"]
-    assert alias_version(load_use_case("shop"), "champion") == promoted["version"]
+    assert aliases("shop") == {"champion": promoted["version"]}
 
     published = score(steps.resolve_model("shop", str(SCORED)))
     assert published["rows"] == lake.partitions("shop", "features")[SCORED]
@@ -107,7 +106,7 @@ def test_a_refused_challenger_changes_nothing(shop: Path) -> None:
     with pytest.raises(PermanentError, match="the gate refused"):
         steps.promote_challenger(judged)
     assert ledger.entries(ledger.engine(), "shop") == []
-    assert alias_version(load_use_case("shop"), "champion") is None
+    assert aliases("shop") == {}
 
 
 def test_a_day_keeps_its_version_unless_a_release_scores_it_again(shop: Path) -> None:
@@ -186,5 +185,5 @@ def test_receipts_name_what_a_day_was_made_from(shop: Path) -> None:
     features = receipts.latest("shop", "publish_features")[KNOWN]
     orders = receipts.latest("shop", "publish_orders")[KNOWN]
     assert features.inputs["orders"] == orders.output_snapshot
-    summary = lake.snapshot_summary("shop", "features", features.output_snapshot)
+    (summary, *_) = lake.summaries_since("shop", "features", ())
     assert features.code_digest in summary["evergreen.receipt"]

@@ -16,6 +16,7 @@ import yaml
 
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
+from evergreen.databases import ledger_engine
 from evergreen.decisions.governor import RetrainingVerdict, replay_retraining
 from evergreen.errors import IncidentError
 from evergreen.ops import deploy
@@ -215,7 +216,7 @@ def forget() -> None:
     for table in NIGHT_TABLES:
         lake.catalog().drop_table(("shop", table))
     of_nights = "step LIKE 'measure_%' OR step LIKE 'decide_%' OR output_table = 'shop.decisions'"
-    with receipts._engine().begin() as connection:
+    with ledger_engine().begin() as connection:
         connection.execute(sa.text(f"DELETE FROM receipts WHERE {of_nights}"))
 
 

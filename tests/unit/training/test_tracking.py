@@ -11,6 +11,7 @@ from evergreen.training import tracking
 from evergreen.training.baselines import measure_baselines
 from evergreen.training.evaluate import evaluate
 from evergreen.training.record import TrainingRecord
+from registry import aliases
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +128,10 @@ def test_killed_attempt_is_marked_and_its_retry_registers(
 
 
 def test_alias_moves_between_versions(trained, use_case, settings):
-    assert tracking.alias_version(use_case, "nobody", settings) is None
+    assert aliases("tiny", settings) == {}
     tracking.set_champion(use_case, trained.version, settings)
     tracking.set_champion(use_case, trained.version, settings)
-    assert tracking.alias_version(use_case, "champion", settings) == trained.version
+    assert aliases("tiny", settings) == {"champion": trained.version}
     tracking.tag_version(use_case, trained.version, {"decision": "promoted"}, settings)
     model = tracking.load_version(use_case, trained.version, settings)
     assert model.tags["decision"] == "promoted"
@@ -140,14 +141,9 @@ def test_unknown_version_is_named(trained, use_case, settings):
     with pytest.raises(NotReadyError, match="version 999 of tiny"):
         tracking.load_version(use_case, 999, settings)
     with pytest.raises(NotReadyError, match="version 999 of tiny"):
-        tracking.set_alias(use_case, 999, "champion", settings)
+        tracking.set_champion(use_case, 999, settings)
     with pytest.raises(NotReadyError, match=f"version {2**70} of tiny"):
         tracking.describe_version(use_case, 2**70, settings)
-
-
-def test_alias_of_a_model_never_registered_is_none(use_case, settings):
-    stranger = use_case.model_copy(update={"name": "stranger"})
-    assert tracking.alias_version(stranger, "champion", settings) is None
 
 
 def test_changed_model_file_is_refused(record, use_case, settings):
@@ -163,4 +159,4 @@ def test_changed_model_file_is_refused(record, use_case, settings):
 def test_store_that_is_down_is_a_passing_trouble(use_case, settings, tmp_path):
     down = dataclasses.replace(settings, urls={}, home=tmp_path)
     with pytest.raises(ServiceDownError, match="not running"):
-        tracking.alias_version(use_case, "champion", down)
+        tracking.set_champion(use_case, 1, down)

@@ -173,7 +173,7 @@ def _reader(config: RepoConfig, intervals: Sequence[tuple[datetime, datetime]] |
                 f"The table {source.name} does not exist yet. Publish a day of features first."
             )
         if not scan.paths:
-            return connection.read_in_memory(scan.schema.empty_table())
+            return ibis.memtable(scan.schema.empty_table())
         view = f"{source.namespace}_{source.table}"
         open_files(opened, scan.paths).create_view(view, replace=True)
         return connection.table(view)

@@ -31,7 +31,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from psycopg import sql
 
+from evergreen.databases import take_lock
 from evergreen.features.store.online_rows import copy_rows, copy_table
+
+# A first materialization writes for long.
+_LOCK_SECONDS = 7200
 
 _COPY = sql.SQL(
     "COPY {table} (entity_key, feature_name, value, event_ts, created_ts) "
@@ -157,10 +161,16 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
 
     @contextlib.contextmanager
     def alone(self, config: RepoConfig, view: FeatureView) -> Generator[None, None, None]:
-        """Keep other bodies of this kind for the view out; the lock ends with the connection."""
-        name = f"evergreen materialize {_table_name(config, view)}"
+        """Keep other bodies of this kind for the view out; the lock ends with the connection.
+
+        Raises
+        ------
+        BusyError
+            One of them held it for two hours.
+        """
         with self._get_conn(config) as connection:
-            connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+            name = f"materialize {_table_name(config, view)}"
+            take_lock(connection.execute, name, _LOCK_SECONDS, for_session=True)
             connection.commit()
         try:
             yield

@@ -45,7 +45,6 @@ class Collector:
     root: Path
     previous: Path | None
     entries: dict[str, Entry] = field(default_factory=dict)
-    new_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._known = read_listing(self.previous) if self.previous else {}
@@ -71,8 +70,17 @@ class Collector:
                 return
         if not (immutable and _link(source, target)):
             shutil.copy2(source, target)
-        self.entries[name] = Entry(found.st_size, found.st_mtime_ns, sha256(target))
-        self.new_bytes += found.st_size
+        self.add(name)
+
+    def add(self, name: str) -> None:
+        """List a file that was written at `name` below the root."""
+        found = (self.root / name).stat()
+        self.entries[name] = Entry(found.st_size, found.st_mtime_ns, sha256(self.root / name))
+
+    @property
+    def new_bytes(self) -> int:
+        """Size of the files that the previous backup does not hold."""
+        return sum(e.size for name, e in self.entries.items() if self._known.get(name) != e)
 
     def write_listing(self) -> str:
         """Write the list and return its digest."""
@@ -100,26 +108,16 @@ def verify(root: Path, listing_digest: str) -> dict[str, Entry]:
         raise PermanentError(f"{root / _LISTING} is not as it was written. Use another backup.")
     entries = read_listing(root)
     for name, entry in entries.items():
-        require_same(root / name, entry.size, entry.sha256)
+        path = root / name
+        if not path.is_file():
+            raise PermanentError(f"{path} is missing from the backup. Use another backup.")
+        found = path.stat().st_size
+        if found != entry.size or sha256(path) != entry.sha256:
+            raise PermanentError(
+                f"{path} is damaged: {found} bytes, expected {entry.size} with SHA-256 "
+                f"{entry.sha256[:16]}…. Nothing was changed. Use another backup."
+            )
     return entries
-
-
-def require_same(path: Path, size: int, digest: str) -> None:
-    """Compare one file with what is on record.
-
-    Raises
-    ------
-    PermanentError
-        It is missing, has another size, or other bytes.
-    """
-    if not path.is_file():
-        raise PermanentError(f"{path} is missing from the backup. Use another backup.")
-    found = path.stat().st_size
-    if found != size or sha256(path) != digest:
-        raise PermanentError(
-            f"{path} is damaged: {found} bytes, expected {size} with SHA-256 {digest[:16]}…. "
-            "Nothing was changed. Use another backup."
-        )
 
 
 def put_back(root: Path, prefix: str, entries: Mapping[str, Entry], target: Path) -> None:

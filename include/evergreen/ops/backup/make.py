@@ -11,10 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +20,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from evergreen.errors import ConfigError, ServiceDownError
+from evergreen.errors import ConfigError
 from evergreen.lake import upkeep
 from evergreen.lake.sealed import damaged, local_path
-from evergreen.ops.backup import databases, manifest
-from evergreen.ops.backup.files import Collector, names_under, sha256
+from evergreen.ops.backup import manifest, pg_dump
+from evergreen.ops.backup.files import Collector, names_under
+from evergreen.ops.backup.manifest import Manifest
 from evergreen.provenance import receipts
-from evergreen.settings import Database, Settings, load_settings
+from evergreen.settings import DATABASES, Database, Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
@@ -37,24 +36,7 @@ _CATALOG_ATTEMPTS = 5
 UNFINISHED_RESTORE = "restore.unfinished"
 
 
-@dataclass(frozen=True)
-class BackupReport:
-    """What was saved; sizes in bytes, time in seconds.
-
-    `new_bytes` is what is in no older backup; `left_out` says in sentences what was not saved.
-    """
-
-    directory: Path
-    tables: int
-    rows: int
-    files: int
-    bytes: int
-    new_bytes: int
-    left_out: list[str]
-    seconds: float
-
-
-def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
+def back_up(directory: Path, settings: Settings | None = None) -> Manifest:
     """Save databases, warehouse and artifacts into a new directory.
 
     The directory appears when it is whole. An older backup beside it makes this one cheap.
@@ -77,18 +59,19 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
     settings = settings or load_settings()
     directory = directory.expanduser().absolute()
     _refuse_bad_place(directory, settings)
-    begun = time.monotonic()
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     partial = directory.with_name(directory.name + manifest.PARTIAL)
     with upkeep.exclusive(settings) as session:
         _refuse_half_restored(settings)
-        previous = manifest.complete_beside(directory)
+        previous = manifest.complete_in(directory.parent)
         shutil.rmtree(partial, ignore_errors=True)
         # Private: it holds what the databases hold, and Airflow's keys.
         partial.mkdir(mode=0o700, parents=True)
+        (partial / "sql").mkdir()
         collector = Collector(partial, previous[-1] if previous else None)
-        dumps = _dump_before_catalog(settings, partial)
-        tables, remote, lost = _save_lake(settings, collector, dumps)
+        for name in _BEFORE_CATALOG:
+            _dump(name, settings, collector)
+        tables, remote, lost = _save_lake(settings, collector)
         left_out = (
             [f"{len(remote)} files of {settings.warehouse}: keep them there"] if remote else []
         )
@@ -96,37 +79,28 @@ def back_up(directory: Path, settings: Settings | None = None) -> BackupReport:
             left_out.append(f"{len(lost)} files that only older snapshots had: they are missing")
         left_out += _save_artifacts(settings, collector)
         _save_keys(settings, collector)
-        entries = collector.entries.values()
-        listing = collector.write_listing()
-        record = manifest.Manifest(
+        record = Manifest(
             made_at=made_at,
             evergreen_version=version("evergreen"),
             lock_digest=receipts.lock_digest(),
             warehouse=settings.warehouse,
             artifacts=settings.artifacts,
-            databases=dumps,
+            databases={n: pg_dump.server_version(settings.database_url(n)) for n in DATABASES},
             tables=tables,
             remote=remote,
             left_out=left_out,
-            listing=listing,
-            files=len(entries),
-            bytes=sum(entry.size for entry in entries),
+            listing=collector.write_listing(),
+            files=len(collector.entries),
+            bytes=sum(entry.size for entry in collector.entries.values()),
+            new_bytes=collector.new_bytes,
         )
-        _require_lock(session)
+        # Had this connection broken, upkeep might have run beside us.
+        session.execute(sa.text("SELECT 1"))
         os.sync()
         manifest.write(record, partial)
         os.sync()
         partial.rename(directory)
-    return BackupReport(
-        directory=directory,
-        tables=len(tables),
-        rows=sum(table["rows"] for table in tables.values()),
-        files=record.files,
-        bytes=record.bytes + sum(dump["bytes"] for dump in dumps.values()),
-        new_bytes=collector.new_bytes + sum(dump["bytes"] for dump in dumps.values()),
-        left_out=left_out,
-        seconds=time.monotonic() - begun,
-    )
+    return record
 
 
 def new_directory(settings: Settings) -> Path:
@@ -134,24 +108,16 @@ def new_directory(settings: Settings) -> Path:
     return settings.backups / datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
 
 
-def back_up_and_prune(keep: int, settings: Settings | None = None) -> BackupReport:
-    """Make a backup in the folder of backups, then remove the oldest there beyond `keep`.
-
-    Removes what interrupted backups left there, too.
-    """
-    settings = settings or load_settings()
-    folder = settings.backups
-    report = back_up(new_directory(settings), settings)
+def prune(folder: Path, keep: int, settings: Settings | None = None) -> None:
+    """Remove the oldest backups of a folder beyond `keep`, and what interrupted ones left there."""
     with upkeep.exclusive(settings):
         # Whoever makes a backup holds the lock, so nobody is writing these.
         for leftover in folder.glob(f"*{manifest.PARTIAL}"):
             shutil.rmtree(leftover)
-        others = manifest.complete_beside(report.directory)
-        for old in others[: max(0, len(others) + 1 - keep)]:
+        complete = manifest.complete_in(folder)
+        for old in complete[: max(0, len(complete) - keep)]:
             # Renamed first: a kill in the middle must not leave half of a backup that looks whole.
-            doomed = old.rename(old.with_name(old.name + manifest.PARTIAL))
-            shutil.rmtree(doomed)
-    return report
+            shutil.rmtree(old.rename(old.with_name(old.name + manifest.PARTIAL)))
 
 
 def _refuse_bad_place(directory: Path, settings: Settings) -> None:
@@ -172,28 +138,16 @@ def _refuse_half_restored(settings: Settings) -> None:
         )
 
 
-def _dump_before_catalog(settings: Settings, partial: Path) -> dict[str, dict[str, Any]]:
-    (partial / "sql").mkdir()
-    dumps: dict[str, dict[str, Any]] = {}
-    for name in _BEFORE_CATALOG:
-        target = partial / "sql" / f"{name}.dump"
-        url = settings.database_url(name)
-        databases.dump(url, target)
-        dumps[name] = _dump_facts(target, url)
-    return dumps
-
-
-def _dump_facts(path: Path, url: str) -> dict[str, Any]:
-    return {
-        "file": f"sql/{path.name}",
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
-        "server": databases.server_version(url),
-    }
+def _dump(
+    name: Database, settings: Settings, collector: Collector, state: str | None = None
+) -> None:
+    file = f"sql/{name}.dump"
+    pg_dump.dump(settings.database_url(name), collector.root / file, state)
+    collector.add(file)
 
 
 def _save_lake(
-    settings: Settings, collector: Collector, dumps: dict[str, dict[str, Any]]
+    settings: Settings, collector: Collector
 ) -> tuple[dict[str, dict[str, Any]], list[str], list[str]]:
     """Dump the catalog and save every file it refers to; say which are remote, which are lost.
 
@@ -201,37 +155,32 @@ def _save_lake(
     files: if some twenty of them pass while the dump is made, its metadata file is gone. Then it
     is made again.
     """
-    url = settings.database_url("catalog")
-    target = collector.root / "sql" / "catalog.dump"
     for attempt in range(_CATALOG_ATTEMPTS):
-        with databases.frozen(url) as (connection, state):
+        with pg_dump.frozen(settings.database_url("catalog")) as (connection, state):
             locations = _metadata_locations(connection)
-            databases.dump(url, target, state)
-        dumps["catalog"] = _dump_facts(target, url)
+            _dump("catalog", settings, collector, state)
+        lost: list[str] = []
         try:
             _save_warehouse(settings, collector, locations.values())
-            tables = {
-                name: {"metadata": location, **upkeep.table_facts(location)}
-                for name, location in locations.items()
-            }
-            files: set[str] = set()
-            for location in locations.values():
-                files |= upkeep.referenced_files(location)
-            lost: list[str] = []
-            remote = _save_warehouse(settings, collector, sorted(files), lost)
-            for location in locations.values() if lost else ():
-                for gone in upkeep.referenced_files(location, only_current=True).intersection(lost):
-                    raise damaged(gone, "is missing")
+            versions = {name: upkeep.version_at(place) for name, place in locations.items()}
+            files = sorted(set().union(*(found.files for found in versions.values())))
+            _save_warehouse(settings, collector, files, lost)
         except FileNotFoundError as error:
             if attempt == _CATALOG_ATTEMPTS - 1:
                 raise damaged(str(error.filename or error), "is missing") from error
             logger.info("tables changed while the catalog was dumped; dumping it again")
-        else:
-            for location in locations.values():
-                for older in upkeep.metadata_log(location):
-                    with suppress(FileNotFoundError):
-                        _save_warehouse(settings, collector, [older])
-            return tables, remote, lost
+            continue
+        for found in versions.values():
+            for gone in found.current.intersection(lost):
+                raise damaged(gone, "is missing")
+            for older in found.log:
+                with suppress(FileNotFoundError):
+                    _save_warehouse(settings, collector, [older])
+        tables = {
+            name: {"metadata": place, "snapshot": found.snapshot, "rows": found.rows}
+            for (name, place), found in zip(locations.items(), versions.values(), strict=True)
+        }
+        return tables, files if "://" in settings.warehouse else [], lost
     raise AssertionError
 
 
@@ -252,13 +201,10 @@ def _save_warehouse(
     collector: Collector,
     locations: Iterable[str],
     lost: list[str] | None = None,
-) -> list[str]:
-    """Save files of a local warehouse; return those of an object store.
-
-    Data files that are missing are added to `lost`, if it is given.
-    """
+) -> None:
+    """Save files of a local warehouse; missing data files are added to `lost`, if it is given."""
     if "://" in settings.warehouse:
-        return list(locations)
+        return
     root = Path(settings.warehouse)
     for location in locations:
         path = Path(local_path(location))
@@ -273,7 +219,6 @@ def _save_warehouse(
             if lost is None or path.suffix != ".parquet":
                 raise
             lost.append(location)
-    return []
 
 
 def _save_artifacts(settings: Settings, collector: Collector) -> list[str]:
@@ -298,13 +243,3 @@ def _save_keys(settings: Settings, collector: Collector) -> None:
         path = settings.home / "airflow" / name
         if path.exists():
             collector.place(path, f"airflow/{name}", immutable=False)
-
-
-def _require_lock(session: sa.Connection) -> None:
-    try:
-        session.execute(sa.text("SELECT 1"))
-    except sa.exc.DBAPIError as error:
-        raise ServiceDownError(
-            "The connection to the ledger's database broke during the backup, and with it the "
-            "lock that keeps upkeep away. Run the backup again."
-        ) from error

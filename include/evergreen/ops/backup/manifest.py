@@ -9,7 +9,7 @@ from typing import Any
 
 from evergreen.errors import ConfigError
 
-FORMAT = 1
+FORMAT = 2
 PARTIAL = ".partial"
 _FILE = "manifest.json"
 
@@ -28,7 +28,7 @@ class Manifest:
         Where the files were: settings `EVERGREEN_WAREHOUSE` and `EVERGREEN_ARTIFACTS`. Iceberg and
         MLflow store absolute locations, so files can only be restored there.
     databases
-        By name: file below the directory, size, SHA-256, the server's major version.
+        Major version of each one's server, by name; the dumps are `sql/<name>.dump`.
     tables
         By `namespace.table`: location of the metadata file, current snapshot id, number of rows.
     remote
@@ -36,8 +36,9 @@ class Manifest:
         there at a restore.
     left_out
         Sentences on what else is not in it.
-    listing, files, bytes
-        Digest of the list of copied files; their number and size.
+    listing, files, bytes, new_bytes
+        Digest of the list of files; their number and size, and the size of those that are in no
+        older backup.
     """
 
     made_at: str
@@ -45,14 +46,20 @@ class Manifest:
     lock_digest: str
     warehouse: str
     artifacts: str
-    databases: dict[str, dict[str, Any]]
+    databases: dict[str, int]
     tables: dict[str, dict[str, Any]]
     remote: list[str]
     left_out: list[str]
     listing: str
     files: int
     bytes: int
+    new_bytes: int
     format: int = FORMAT
+
+    @property
+    def rows(self) -> int:
+        """Of all tables."""
+        return sum(table["rows"] for table in self.tables.values())
 
 
 def write(manifest: Manifest, directory: Path) -> None:
@@ -90,13 +97,7 @@ def is_complete(directory: Path) -> bool:
     return not directory.name.endswith(PARTIAL) and (directory / _FILE).is_file()
 
 
-def complete_beside(directory: Path) -> list[Path]:
-    """Other complete backups in the same folder, oldest first."""
-    if not directory.parent.is_dir():
-        return []
-    found = [
-        (read(path).made_at, path)
-        for path in directory.parent.iterdir()
-        if path != directory and is_complete(path)
-    ]
-    return [path for _, path in sorted(found)]
+def complete_in(folder: Path) -> list[Path]:
+    """Complete backups in a folder, oldest first, whatever their format."""
+    found = [path for path in folder.iterdir() if is_complete(path)] if folder.is_dir() else []
+    return sorted(found, key=lambda path: json.loads((path / _FILE).read_text())["made_at"])

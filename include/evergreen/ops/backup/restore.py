@@ -6,11 +6,8 @@ to something finds it.
 
 from __future__ import annotations
 
-import json
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +16,7 @@ import sqlalchemy as sa
 from evergreen import lake
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
 from evergreen.lake import upkeep
-from evergreen.ops.backup import databases, files, manifest
+from evergreen.ops.backup import files, manifest, pg_dump
 from evergreen.ops.backup.make import UNFINISHED_RESTORE
 from evergreen.ops.backup.manifest import Manifest
 from evergreen.ops.local import airflow_processes, home, postgres
@@ -30,21 +27,7 @@ _ORDER: tuple[Database, ...] = ("catalog", "mlflow", "feast", "ledger", "airflow
 assert set(_ORDER) == set(get_args(Database))
 
 
-@dataclass(frozen=True)
-class RestoreReport:
-    """What is there again; time in seconds."""
-
-    made_at: str
-    tables: int
-    rows: int
-    files: int
-    bytes: int
-    seconds: float
-
-
-def restore(
-    directory: Path, *, force: bool = False, settings: Settings | None = None
-) -> RestoreReport:
+def restore(directory: Path, *, force: bool = False, settings: Settings | None = None) -> Manifest:
     """Replace databases, warehouse and artifacts by those of a backup.
 
     Starts the embedded Postgres if it is needed and does not run, and stops it again.
@@ -74,8 +57,7 @@ def restore(
         return _restore(directory.expanduser().absolute(), settings, force=force)
 
 
-def _restore(directory: Path, settings: Settings, *, force: bool) -> RestoreReport:
-    begun = time.monotonic()
+def _restore(directory: Path, settings: Settings, *, force: bool) -> Manifest:
     record = manifest.read(directory)
     _require_same_place(record, settings)
     if running := airflow_processes.owned(settings):
@@ -83,36 +65,29 @@ def _restore(directory: Path, settings: Settings, *, force: bool) -> RestoreRepo
             f"Airflow runs on {settings.home} ({len(running)} processes). Stop it with `make down`."
         )
     entries = files.verify(directory, record.listing)
-    for dump in record.databases.values():
-        files.require_same(directory / dump["file"], dump["bytes"], dump["sha256"])
     with postgres.embedded_postgres(settings), upkeep.exclusive(settings):
-        if databases.airflow_is_alive(settings.database_url("airflow")):
+        if pg_dump.airflow_is_alive(settings.database_url("airflow")):
             raise NotReadyError(
                 "Airflow has signed its database less than a minute ago. Stop it wherever it runs, "
                 "wait a minute, and run the same command again."
             )
         mark = settings.home / UNFINISHED_RESTORE
-        if not force and not _is_resumed(mark, record):
+        resumed = mark.is_file() and mark.read_text() == record.listing
+        if not force and not resumed:
             _require_empty(settings)
         # After that: opening the catalog creates its tables.
         _require_remote(record)
-        _set_mark(mark, record)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(record.listing)
+        os.sync()
         _put_files_back(directory, entries, settings)
         for name in _ORDER:
-            dump = record.databases[name]
-            url = settings.database_url(name)
-            databases.load(directory / dump["file"], url, dump["server"])
+            dump = directory / "sql" / f"{name}.dump"
+            pg_dump.load(dump, settings.database_url(name), record.databases[name])
         _remove_other_files(entries, settings)
         _require_restored(record, settings)
         mark.unlink()
-    return RestoreReport(
-        made_at=record.made_at,
-        tables=len(record.tables),
-        rows=sum(table["rows"] for table in record.tables.values()),
-        files=record.files,
-        bytes=record.bytes,
-        seconds=time.monotonic() - begun,
-    )
+    return record
 
 
 def _require_same_place(record: Manifest, settings: Settings) -> None:
@@ -140,9 +115,7 @@ def _require_remote(record: Manifest) -> None:
 
 
 def _require_empty(settings: Settings) -> None:
-    full: list[str] = [
-        name for name in _ORDER if not databases.is_empty(settings.database_url(name))
-    ]
+    full: list[str] = [name for name in _ORDER if not pg_dump.is_empty(settings.database_url(name))]
     full += [str(tree) for tree in _trees(settings).values() if files.names_under(tree)]
     if full:
         raise ConfigError(
@@ -186,22 +159,3 @@ def _require_restored(record: Manifest, settings: Settings) -> None:
     for use_case in names:
         if problems := ledger.verify(engine, use_case):
             raise PermanentError(f"The ledger of {use_case} does not verify: {'; '.join(problems)}")
-
-
-def _is_resumed(mark: Path, record: Manifest) -> bool:
-    try:
-        return bool(json.loads(mark.read_text()) == _identity(record))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-
-
-def _set_mark(mark: Path, record: Manifest) -> None:
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    draft = mark.with_name(f"{mark.name}.draft")
-    draft.write_text(json.dumps(_identity(record)))
-    draft.replace(mark)
-    os.sync()
-
-
-def _identity(record: Manifest) -> dict[str, str]:
-    return {"made_at": record.made_at, "listing": record.listing}

@@ -51,7 +51,6 @@ __all__ = [
     "Instance",
     "airflow_environment",
     "find",
-    "health",
     "start",
     "stop",
 ]
@@ -180,18 +179,6 @@ def find(settings: Settings) -> Instance | None:
     if state["supervisor"] not in {process.pid for process in owned(settings)}:
         return None
     return _instance(settings, state["port"], state["supervisor"])
-
-
-def health(instance: Instance) -> dict[str, str]:
-    """Status of each component (`healthy`, `unhealthy`, `never started`), by its own heartbeats.
-
-    Raises
-    ------
-    ServiceDownError
-        The API server does not answer.
-    """
-    parts = _fetch_health(instance.url)
-    return {name: part["status"] or "never started" for name, part in parts.items()}
 
 
 # --- state on disk -------------------------------------------------------------------------------

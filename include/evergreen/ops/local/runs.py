@@ -14,7 +14,14 @@ from typing import Any
 
 from evergreen.contract import Period, join_days, parse_day
 from evergreen.errors import ConfigError, ServiceDownError, TransientError
-from evergreen.ops.local.airflow_client import AirflowClient, ConflictError, Dag, Json, Run
+from evergreen.ops.local.airflow_client import (
+    AirflowClient,
+    ConflictError,
+    Dag,
+    Json,
+    Run,
+    Task,
+)
 from evergreen.provenance import commands
 from evergreen.provenance.commands import Reprocess
 
@@ -142,6 +149,8 @@ def follow(
     poll_seconds: float = 1.0,
 ) -> list[Run]:
     """Wait until runs, and the runs their events set off, are finished; tell how they get on.
+
+    Of a single run every task is told when it ends.
 
     Returns
     -------
@@ -294,14 +303,18 @@ class _Follower:
         self._paused: dict[str, bool] = {}
         self._explained: set[tuple[str, str, str]] = set()
         self._explained_at = 0.0
+        self._told_tasks: set[Task] = set()
 
     def follow(self, started: Sequence[Run], timeout: float, poll: float) -> list[Run]:
         for run in started:
             self._see(run)
+        alone = started[0] if len(started) == 1 else None
         deadline, told, heard = time.monotonic() + timeout, "", time.monotonic()
         while True:
             try:
                 self._look()
+                if alone:
+                    self._tell_tasks(alone)
                 heard = time.monotonic()
             except ServiceDownError as error:
                 # The runs go on, and what ended is started again.
@@ -335,9 +348,17 @@ class _Follower:
                 continue
             unfinished[run.dag_id] += 1
             self._see(self._client.run(*key))
+        answered, silent = bool(unfinished), None
         for key, since in list(self._pending.items()):
-            if self._all_started(key, since):
-                del self._pending[key]
+            try:
+                if self._all_started(key, since):
+                    del self._pending[key]
+                answered = True
+            except ServiceDownError as error:
+                # Airflow answers 500 about an event one of whose runs is still queued.
+                silent = error
+        if silent and not answered:
+            raise silent
 
     def _see(self, run: Run) -> None:
         key = run.dag_id, run.run_id
@@ -349,9 +370,8 @@ class _Follower:
 
     def _all_started(self, key: tuple[str, str], since: float) -> bool:
         """Take up the runs that a finished run's events have started; tell whether it is all."""
-        dag_id, run_id = key
         owed = set()
-        for event in self._client.asset_events(source_dag_id=dag_id, source_run_id=run_id):
+        for event in self._client.events(*key):
             for started in event.runs:
                 if started not in self._runs:
                     self._see(self._client.run(*started))
@@ -359,7 +379,7 @@ class _Follower:
             owed -= {dag for dag, _ in event.runs}
         if owed and time.monotonic() - since > _START_SECONDS:
             raise TransientError(
-                f"{', '.join(sorted(owed))} was not started by {dag_id} ({run_id}) within "
+                f"{', '.join(sorted(owed))} was not started by {' ('.join(key)}) within "
                 f"{_START_SECONDS} s. Is the scheduler running? Look at {self._client.url}."
             )
         return not owed
@@ -379,6 +399,13 @@ class _Follower:
             f"{dag} {done[dag]}/{n}" + (f" ({failed[dag]} failed)" if failed[dag] else "")
             for dag, n in total.items()
         )
+
+    def _tell_tasks(self, run: Run) -> None:
+        for task in self._client.tasks(run.dag_id, run.run_id):
+            if task.state in ("success", "skipped") and task not in self._told_tasks:
+                self._told_tasks.add(task)
+                took = f"{task.duration_seconds or 0:6.1f} s"
+                self._tell(f"  {task.task_id:<36} {task.state:<8} {took}")
 
     def _explain_waiting(self) -> None:
         running = [run for run in self._runs.values() if run.state == "running"]

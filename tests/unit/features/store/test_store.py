@@ -330,6 +330,12 @@ def test_only_the_days_that_can_be_joined_are_read(applied, publish, monkeypatch
     assert [len(found.paths) for found in planned] == [1]
 
 
+def test_before_the_first_day_of_features_there_are_none(applied, publish):
+    publish(applied, MONDAY, {"a": 1})
+    long_ago = entity_frame([("a", as_of(MONDAY - timedelta(days=4000)))])
+    assert store.training_set(applied, long_ago)["total_orders"].to_pylist() == [None]
+
+
 def test_wrong_entity_frames_are_refused(applied, publish):
     good = entity_frame([("a", as_of(MONDAY))])
     with pytest.raises(NotReadyError, match="does not exist yet"):

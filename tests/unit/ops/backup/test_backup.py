@@ -21,16 +21,17 @@ import pytest
 import sqlalchemy as sa
 from backup_days import KNOWN, load_days, train
 
-from evergreen import lake, steps
+from evergreen import databases, lake, steps
 from evergreen.cli import main
 from evergreen.errors import BusyError, ConfigError, DamagedError, NotReadyError, PermanentError
 from evergreen.lake import iceberg, upkeep
-from evergreen.ops.backup import databases, make, manifest
-from evergreen.ops.backup.make import BackupReport, back_up, back_up_and_prune
+from evergreen.ops.backup import make, manifest, pg_dump
+from evergreen.ops.backup.make import back_up, prune
+from evergreen.ops.backup.manifest import Manifest
 from evergreen.ops.backup.restore import restore
 from evergreen.ops.local import postgres
 from evergreen.provenance import receipts
-from evergreen.release import ledger
+from evergreen.release import ledger, ledger_table
 from evergreen.settings import DATABASES, Settings, load_settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -95,7 +96,7 @@ def small(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", home.database_url("ledger"))
     lake.catalog(home).create_tables()
     receipts.create_tables()
-    ledger.engine(home)
+    ledger_table.create_tables(ledger.engine(home))
     publish(1)
     artifacts = Path(home.artifacts)
     artifacts.mkdir(parents=True)
@@ -202,13 +203,14 @@ def test_a_home_that_is_gone_comes_back_with_its_own_postgres(
         postgres.start(settings)
         lake.catalog(settings).create_tables()
         receipts.create_tables()
+        ledger_table.create_tables(ledger.engine(settings))
         publish(5)
         assert run("backup", safe) == 0
         assert f"evergreen restore {safe}" in capsys.readouterr().out
         postgres.stop(settings)
         shutil.rmtree(settings.home)
         iceberg._catalog.cache_clear()
-        receipts._engine_for.cache_clear()
+        databases._ledger_engine.cache_clear()
         assert run("restore", safe) == 0
         assert "1 tables with 1 rows" in capsys.readouterr().out
         # Nobody had started it, so it does not stay.
@@ -255,20 +257,22 @@ def test_a_restore_is_the_backup_and_nothing_else(small: Settings, tmp_path: Pat
 def test_a_second_backup_costs_what_is_new_and_needs_neither_the_first_nor_the_home(
     small: Settings, tmp_path: Path
 ) -> None:
-    first = back_up(tmp_path / "backups" / "one")
+    back_up(tmp_path / "backups" / "one")
     publish(2, DAY + timedelta(days=1))
     second = back_up(tmp_path / "backups" / "two")
     name = "artifacts/model.json"
-    one, two = (report.directory / name for report in (first, second))
+    one, two = (tmp_path / "backups" / which / name for which in ("one", "two"))
     assert one.samefile(two) and not one.samefile(Path(small.artifacts) / "model.json")
-    listed = json.loads((second.directory / "files.json").read_text())
-    known = json.loads((first.directory / "files.json").read_text())
-    fresh = sum(size for name, (size, *_) in listed.items() if name not in known)
-    dumps = sum(dump["bytes"] for dump in manifest.read(second.directory).databases.values())
-    assert second.new_bytes == fresh + dumps < second.bytes
-    shutil.rmtree(first.directory)
+    known, listed = (
+        json.loads((tmp_path / "backups" / which / "files.json").read_text())
+        for which in ("one", "two")
+    )
+    fresh = [name for name in listed if name not in known or name.startswith("sql/")]
+    assert second.new_bytes == sum(listed[name][0] for name in fresh) < second.bytes
+    assert sum(name.startswith("sql/") for name in fresh) == 5
+    shutil.rmtree(tmp_path / "backups" / "one")
     destroy(small)
-    restore(second.directory)
+    restore(tmp_path / "backups" / "two")
     assert sorted(lake.read("shop", "orders")["value"].to_pylist()) == [1, 2]
 
 
@@ -378,7 +382,7 @@ def test_a_database_in_use_is_refused(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back_up(tmp_path / "safe")
-    monkeypatch.setattr(databases, "_LOCK_TIMEOUT", "200ms")
+    monkeypatch.setattr(pg_dump, "_LOCK_TIMEOUT", "200ms")
     engine = sa.create_engine(small.database_url("catalog"))
     with engine.connect() as connection:
         connection.execute(sa.text("SELECT * FROM iceberg_tables"))
@@ -431,16 +435,14 @@ def test_what_is_no_backup_is_refused(small: Settings, tmp_path: Path) -> None:
 def test_a_newer_server_is_refused(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "server_version", lambda url: 99)
+    monkeypatch.setattr(pg_dump, "server_version", lambda url: 99)
     with pytest.raises(ConfigError, match="Postgres 99"):
         back_up(tmp_path / "safe")
     assert not (tmp_path / "safe").exists()
 
 
 def test_passwords_stay_off_the_command_line() -> None:
-    dsn, password = databases._connection(
-        "postgresql+asyncpg://u:s%40cret@h:6543/d?sslmode=require"
-    )
+    dsn, password = pg_dump._connection("postgresql+asyncpg://u:s%40cret@h:6543/d?sslmode=require")
     assert password == "s@cret"
     assert "cret" not in dsn
     parsed = psycopg2.extensions.parse_dsn(dsn)
@@ -454,7 +456,7 @@ def test_passwords_stay_off_the_command_line() -> None:
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from evergreen.ops.backup import {module} as module, files, databases, manifest
+from evergreen.ops.backup import {module} as module, files, pg_dump, manifest
 count = 0
 def counted(function):
     def wrapper(*arguments, **keywords):
@@ -468,8 +470,8 @@ for owner, name in {points}:
     setattr(owner, name, counted(getattr(owner, name)))
 module.{call}
 """
-_BACKUP_POINTS = "[(databases, 'dump'), (files.Collector, 'place'), (manifest, 'write')]"
-_RESTORE_POINTS = "[(databases, 'load'), (files.shutil, 'copy2'), (module, '_remove_other_files')]"
+_BACKUP_POINTS = "[(pg_dump, 'dump'), (files.Collector, 'place'), (manifest, 'write')]"
+_RESTORE_POINTS = "[(pg_dump, 'load'), (files.shutil, 'copy2'), (module, '_remove_other_files')]"
 
 
 def run_killed(module: str, points: str, call: str, directory: Path, at: int) -> bool:
@@ -551,7 +553,7 @@ def test_a_backup_beside_publishing_steps_is_one_consistent_state(
 def test_a_catalog_whose_metadata_went_away_is_dumped_again(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dump = databases.dump
+    dump = pg_dump.dump
     dumped = []
 
     def dump_slowly(url: str, target: Path, state: str | None = None) -> None:
@@ -561,7 +563,7 @@ def test_a_catalog_whose_metadata_went_away_is_dumped_again(
             for value in range(25 if len(dumped) == 1 else 0):
                 publish(value)
 
-    monkeypatch.setattr(databases, "dump", dump_slowly)
+    monkeypatch.setattr(pg_dump, "dump", dump_slowly)
     back_up(tmp_path / "safe")
     assert len(dumped) == 2
     destroy(small)
@@ -571,16 +573,17 @@ def test_a_catalog_whose_metadata_went_away_is_dumped_again(
 
 def test_upkeep_waits_for_a_backup(small: Settings, tmp_path: Path) -> None:
     with upkeep.exclusive(small):
-        thread_report: list[BackupReport] = []
+        thread_report: list[Manifest] = []
         thread = threading.Thread(target=lambda: thread_report.append(back_up(tmp_path / "safe")))
         thread.start()
         thread.join(timeout=1)
         assert thread.is_alive() and not list(tmp_path.glob("safe*"))
     thread.join()
-    assert thread_report[0].tables == 1
+    assert len(thread_report[0].tables) == 1
 
 
 def test_pruning_keeps_what_was_asked_for(small: Settings) -> None:
-    report = back_up_and_prune(1)
-    assert report.directory.parent == small.home / "backups"
-    assert manifest.is_complete(report.directory)
+    for name in ("one", "two"):
+        back_up(small.backups / name)
+    prune(small.backups, 1)
+    assert manifest.complete_in(small.backups) == [small.backups / "two"]

@@ -19,7 +19,6 @@ RUN = {
     "partition_key": "2026-03-01",
     "start_date": "2026-03-02T00:00:00Z",
     "end_date": None,
-    "conf": None,
 }
 
 
@@ -86,7 +85,7 @@ def test_trigger_sends_key_conf_and_no_logical_date(server):
         "partition_key": "2026-03-01",
     }
     assert run.started_at == datetime(2026, 3, 2, tzinfo=UTC)
-    assert (run.partition_key, run.conf, run.finished) == ("2026-03-01", {}, True)
+    assert (run.partition_key, run.finished) == ("2026-03-01", True)
 
 
 def test_lists_are_read_page_by_page(server):
@@ -99,13 +98,13 @@ def test_lists_are_read_page_by_page(server):
 
 
 def test_an_expired_token_is_renewed_and_a_wrong_password_is_an_error(server):
-    server.answers["GET", "/importErrors"] = [(200, {"import_errors": []})]
+    server.answers["GET", "/dags"] = [(200, {"dags": []})]
     client = server.client()
-    assert client.import_errors() == {}
+    assert client.dag_ids() == []
     server.tokens += 1
-    assert client.import_errors() == {}
+    assert client.dag_ids() == []
     with pytest.raises(PermanentError, match="Invalid credentials"):
-        server.client("wrong").import_errors()
+        server.client("wrong").dag_ids()
 
 
 def test_refusals_carry_airflows_words(server):
@@ -127,18 +126,18 @@ def test_a_backfill_covers_partitions_of_any_hour_of_its_days(server):
 
 
 def test_another_airflow_is_reached_by_url_and_login_from_the_environment(server, monkeypatch):
-    server.answers["GET", "/importErrors"] = [(200, {"import_errors": []})]
+    server.answers["GET", "/dags"] = [(200, {"dags": []})]
     url = f"http://127.0.0.1:{server.http.server_port}"
     monkeypatch.setenv("EVERGREEN_AIRFLOW_API", f"{url}/")
     with pytest.raises(ConfigError, match="EVERGREEN_SECRET_AIRFLOW is not set"):
         connect(load_settings())
     monkeypatch.setenv("EVERGREEN_SECRET_AIRFLOW", "admin:right")
-    assert connect(load_settings()).import_errors() == {}
+    assert connect(load_settings()).dag_ids() == []
     monkeypatch.setenv("EVERGREEN_SECRET_AIRFLOW", f"token-{server.tokens}")
-    assert connect(load_settings()).import_errors() == {}
+    assert connect(load_settings()).dag_ids() == []
     monkeypatch.setenv("EVERGREEN_SECRET_AIRFLOW", "expired")
     with pytest.raises(PermanentError, match="Signature has expired"):
-        connect(load_settings()).import_errors()
+        connect(load_settings()).dag_ids()
 
 
 def test_without_an_airflow_it_is_said_how_to_get_one():
@@ -163,4 +162,4 @@ def test_nobody_listening_is_said_so(server):
     server.http.server_close()
     server.http.shutdown()
     with pytest.raises(ServiceDownError, match="make up"):
-        client.import_errors()
+        client.dag_ids()

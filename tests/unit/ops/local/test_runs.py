@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from evergreen.contract import Period
@@ -55,7 +53,7 @@ class Airflow:
         return {"shop/orders": ["shop_features"], "shop/features": []}
 
     def new(self, dag_id: str, key: str | None, state: str = "queued", kind: str = "backfill"):
-        run = Run(dag_id, f"{kind}__{len(self.all)}", kind, state, key, None, {})
+        run = Run(dag_id, f"{kind}__{len(self.all)}", kind, state, key, None)
         self.all[dag_id, run.run_id] = run
         return run
 
@@ -87,28 +85,28 @@ class Airflow:
         run = self.all[dag_id, run_id]
         end = "failed" if (dag_id, str(run.partition_key)) in self.fails else "success"
         state = {"queued": "running", "running": end}.get(run.state, run.state)
-        now = Run(dag_id, run_id, run.run_type, state, run.partition_key, None, {})
+        now = Run(dag_id, run_id, run.run_type, state, run.partition_key, None)
         self.all[dag_id, run_id] = now
         return now
 
-    def asset_events(self, *, source_dag_id: str, source_run_id: str) -> Iterator[AssetEvent]:
+    def events(self, dag_id: str, run_id: str) -> list[AssetEvent]:
         if self.errors:
             self.errors -= 1
             raise ServiceDownError("GET /assets/events: Airflow answered 500")
-        key = self.all[source_dag_id, source_run_id].partition_key
-        if source_dag_id != "shop_ingest":
-            return [AssetEvent("shop/features", key, {}, source_dag_id, source_run_id, ())]
-        started = [r for r in self.all if r[1] == f"by {source_run_id}"]
+        key = self.all[dag_id, run_id].partition_key
+        if dag_id != "shop_ingest":
+            return [AssetEvent("shop/features", ())]
+        started = [r for r in self.all if r[1] == f"by {run_id}"]
         if not started and not self.silent and "shop_features" not in self.paused:
             state = "running" if self.at_once else "queued"
-            run = Run("shop_features", f"by {source_run_id}", "asset", state, key, None, {})
+            run = Run("shop_features", f"by {run_id}", "asset", state, key, None)
             self.all["shop_features", run.run_id] = run
-        event = AssetEvent("shop/orders", key, {}, source_dag_id, source_run_id, tuple(started))
-        return [event]
+        return [AssetEvent("shop/orders", tuple(started))]
 
-    def tasks(self, dag_id: str, run_id: str, *, state: str) -> list[Task]:
-        failed = self.all[dag_id, run_id].state == state == "failed"
-        return [Task(dag_id, run_id, "stage_rows", -1, state, 1, 1.0)] if failed else []
+    def tasks(self, dag_id: str, run_id: str, *, state: str | None = None) -> list[Task]:
+        ended = self.all[dag_id, run_id].state
+        found = Task(dag_id, run_id, "stage_rows", -1, ended, 1, 1.0)
+        return [found] if ended in ("success", "failed") and state in (None, ended) else []
 
     def log(self, task: Task) -> str:
         return (
@@ -200,6 +198,15 @@ def test_a_run_that_ended_before_it_was_seen_is_explained_too(airflow: Airflow) 
     assert f"  shop_features {DAYS[0]}: stage_rows failed" in told
 
 
+def test_the_tasks_of_a_single_run_are_told_when_they_end(airflow: Airflow) -> None:
+    told: list[str] = []
+    started = start_run(airflow, "shop_ingest", day=DAYS[0], tell=told.append)
+    follow(airflow, started.runs, told.append)
+    assert [line.split() for line in told if "stage_rows" in line] == [
+        ["stage_rows", "success", "1.0", "s"]
+    ]
+
+
 def test_a_paused_consumer_is_named_and_not_waited_for(airflow: Airflow) -> None:
     told: list[str] = []
     airflow.paused = {"shop_features"}
@@ -234,6 +241,31 @@ def test_an_airflow_that_errs_for_a_while_is_followed_on(
     started = start_run(airflow, "shop_ingest", day=DAYS[1], tell=told.append)
     with pytest.raises(ServiceDownError, match="answered 500"):
         follow(airflow, started.runs, told.append)
+
+
+def test_runs_that_wait_in_a_queue_are_waited_for(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an event one of whose runs is queued, Airflow answers 500."""
+    told: list[str] = []
+    events, refused = airflow.events, []
+
+    def last_features_done() -> bool:
+        features = [r for r in airflow.all.values() if r.dag_id == "shop_features"]
+        return any(run.partition_key == DAYS[2] and run.state == "success" for run in features)
+
+    def events_of_started(dag_id: str, run_id: str) -> list[AssetEvent]:
+        first = airflow.all[dag_id, run_id].partition_key == DAYS[0]
+        if first and not last_features_done():
+            refused.append(run_id)
+            raise ServiceDownError("GET /assets/events: Airflow answered 500")
+        return events(dag_id, run_id)
+
+    airflow.events = events_of_started
+    monkeypatch.setattr(module, "_OUTAGE_SECONDS", -1)
+    started = start_backfill(airflow, "shop", PERIOD, tell=told.append)
+    assert len(follow(airflow, started.runs, told.append)) == 6
+    assert len(refused) > 1 and "500" not in "".join(told)
 
 
 def test_a_paused_dag_is_said_to_be(airflow: Airflow) -> None:

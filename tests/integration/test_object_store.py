@@ -1,0 +1,206 @@
+"""Warehouse and artifacts on an S3-compatible server: what works on a disk works there, too."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
+from evergreen.errors import DamagedError, PermanentError
+from evergreen.features.store import store
+from evergreen.lake import compaction, upkeep
+from evergreen.lake.opening import open_files
+from evergreen.ops import deploy
+from evergreen.ops.backup.make import back_up
+from evergreen.ops.backup.restore import restore
+from evergreen.provenance.replay import replay
+from evergreen.settings import Settings, load_settings
+from evergreen.sql.connection import opened
+from evergreen.training import tracking
+from small_shop import FIRST_DAY, write_small_shop
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+DAY = date(2026, 1, 1)
+NEXT = DAY + timedelta(days=1)
+
+
+class Bucket:
+    """What lies in the bucket, as somebody else's client sees it."""
+
+    name = "evergreen"
+
+    def __init__(self, url: str) -> None:
+        self.client = boto3.client("s3", endpoint_url=url)
+
+    def keys(self, prefix: str = "") -> set[str]:
+        pages = self.client.get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=self.name, Prefix=prefix)
+        return {item["Key"] for page in found for item in page.get("Contents", [])}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    # A line a request.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: str, home: Settings, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket, in which all data are from now on."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("EVERGREEN_WAREHOUSE", f"s3://{Bucket.name}/warehouse/")
+    monkeypatch.setenv("EVERGREEN_ARTIFACTS", f"s3://{Bucket.name}/artifacts")
+    found = Bucket(server)
+    if Bucket.name in [known["Name"] for known in found.client.list_buckets()["Buckets"]]:
+        for key in found.keys(""):
+            found.client.delete_object(Bucket=Bucket.name, Key=key)
+    else:
+        found.client.create_bucket(Bucket=Bucket.name)
+    return found
+
+
+def publish(value: int, day: date = DAY, **more: Any) -> int:
+    columns = {"value": [value], **{name: [extra] for name, extra in more.items()}}
+    rows = pa.table({**columns, "day": pa.array([day], pa.date32())})
+    return lake.publish("shop", "orders", rows, [day]).snapshot_id
+
+
+def values(snapshot_id: int | None = None) -> list[int]:
+    return lake.read("shop", "orders", snapshot_id=snapshot_id).sort_by("day")["value"].to_pylist()
+
+
+def soon() -> datetime:
+    """Return an instant at which everything done so far is old, to a store that counts seconds."""
+    return datetime.now(UTC) + timedelta(seconds=2)
+
+
+def test_days_are_published_and_read_by_everybody(bucket: Bucket) -> None:
+    first = publish(1)
+    publish(2, NEXT, note="new")
+    publish(3)
+    assert values() == [3, 2] and values(first) == [1]
+    assert lake.partitions("shop", "orders") == {DAY: 1, NEXT: 1}
+    assert lake.read_day("shop", "orders", NEXT)["note"].to_pylist() == ["new"]
+
+    scan = lake.scan("shop", "orders")
+    assert len(scan.paths) == 2
+    assert all(path.startswith("s3://evergreen/warehouse/") for path in scan.paths)
+    pieces = pa.concat_tables(lake.stream(scan, ["day", "note"], 1))
+    assert pieces.sort_by("day")["note"].to_pylist() == [None, "new"]
+    with opened("test") as connection:
+        # The first file is older than the second column.
+        rows = open_files(connection, scan.paths).order("day").select("value", "note").fetchall()
+    assert rows == [(3, None), (2, "new")]
+
+
+def test_damage_is_found_and_mended(bucket: Bucket) -> None:
+    publish(1)
+    (path,) = lake.scan("shop", "orders").paths
+    key = path.removeprefix(f"s3://{bucket.name}/")
+    whole = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    harmed = whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=harmed)
+    with pytest.raises(DamagedError, match="is damaged"):
+        values()
+    with opened("test") as connection, pytest.raises(DamagedError, match="is damaged"):
+        open_files(connection, [path])
+    bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    assert set(lake.damaged_days("shop", "orders")) == {DAY}
+    with pytest.raises(DamagedError, match="is missing"):
+        values()
+    publish(2)
+    assert values() == [2]
+
+
+def test_upkeep_frees_what_nothing_refers_to(bucket: Bucket) -> None:
+    kept = publish(1)
+    lake.tag("shop", "orders", kept, "training-1")
+    for value in range(2, 6):
+        publish(value)
+    publish(9, NEXT)
+    bucket.client.put_object(
+        Bucket=bucket.name, Key="warehouse/shop/orders/data/stray.parquet", Body=b"half"
+    )
+    assert upkeep.expire_snapshots("shop", "orders", soon()) > 0
+    crowded = bucket.keys()
+    removed = upkeep.remove_orphan_files("shop", "orders", soon())
+    left = bucket.keys()
+    assert removed.files == len(crowded - left) > 5 and removed.bytes > 0
+    # Three days' rows: two that stand, and the tagged one.
+    assert len([key for key in left if key.endswith(".parquet")]) == 3
+    assert values() == [5, 9] and values(kept) == [1]
+    compaction.compact("shop", "orders")
+    assert values() == [5, 9]
+
+    (lost, *_) = lake.scan("shop", "orders").paths
+    bucket.client.delete_object(Bucket=bucket.name, Key=lost.removeprefix(f"s3://{bucket.name}/"))
+    with pytest.raises(PermanentError, match="are missing"):
+        upkeep.remove_orphan_files("shop", "orders", soon())
+
+
+def test_a_use_case_lives_there_from_orders_to_scores(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_small_shop(tmp_path / "use_cases")
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", load_settings().database_url("ledger"))
+    assert list(deploy.initialise(load_settings()))
+    known = FIRST_DAY + timedelta(days=89)
+    period = f"{FIRST_DAY}..{known}"
+    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", period)))
+    computed = steps.validate_features(steps.compute_features("shop", period))
+    features = steps.publish_features(computed)
+    steps.materialize_online(features)
+    steps.publish_labels(features)
+
+    request = steps.accept_request("shop", str(known), "by hand")
+    challenger = steps.train_challenger(steps.assemble_training_set(request))
+    promoted = steps.promote_challenger(steps.judge_challenger(challenger))
+    models = {key for key in bucket.keys("artifacts/") if key.endswith("/model.ubj")}
+    assert len(models) == 1
+    use_case = load_use_case("shop")
+    assert tracking.load_version(use_case, promoted["version"]).metrics
+
+    resolved = steps.resolve_model("shop", str(known))
+    steps.publish_predictions(steps.validate_predictions(steps.score_customers(resolved)))
+    scored = lake.read_day("shop", "predictions", known)
+    assert scored.num_rows > 100
+    customer = scored["customer_id"][0].as_py()
+    assert store.read_online(use_case, [customer])
+    assert replay(f"shop/{promoted['version']}").equal
+    # All of it lies in the bucket, and nothing beside it.
+    home = load_settings().home
+    assert not (home / "warehouse").exists() and not (home / "artifacts").exists()
+
+    saved = back_up(tmp_path / "safe")
+    remote = saved.remote
+    assert {path.removeprefix(f"s3://{bucket.name}/") for path in remote} <= bucket.keys()
+    assert len(remote) > 100 and len(saved.left_out) == 2
+    before = lake.read("shop", "predictions")
+    lake.catalog().drop_table(("shop", "predictions"))
+    restore(tmp_path / "safe", force=True)
+    assert lake.read("shop", "predictions").equals(before)
+    bucket.client.delete_object(
+        Bucket=bucket.name, Key=remote[0].removeprefix(f"s3://{bucket.name}/")
+    )
+    with pytest.raises(PermanentError, match="1 files of this backup are gone"):
+        restore(tmp_path / "safe", force=True)

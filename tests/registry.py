@@ -1,0 +1,14 @@
+"""The model registry, as another client of MLflow sees it."""
+
+from __future__ import annotations
+
+from mlflow import MlflowClient
+
+from evergreen.settings import Settings, load_settings
+
+
+def aliases(name: str, settings: Settings | None = None) -> dict[str, int]:
+    """Versions of a registered model by their aliases."""
+    client = MlflowClient((settings or load_settings()).database_url("mlflow"))
+    found = client.get_registered_model(name).aliases
+    return {alias: int(version) for alias, version in found.items()}
