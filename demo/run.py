@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ from evergreen.ops.local import airflow, home, postgres
 from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
 from evergreen.ops.local.runs import Started, Tell, follow, start_backfill, start_run
 from evergreen.provenance import commands, receipts
+from evergreen.release import ledger
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
+from evergreen.sources.generator import oracle_no_purchase
 
-USE_CASE = "churn"
+USE_CASE, ORDERS = "churn", "orders"
 # Daily runs before habits change; the rest of the days show how the monitor takes it.
 CALM_DAYS = 5
 RUN_SECONDS = 1_200
@@ -177,7 +179,7 @@ def _verdict(client: AirflowClient, run: Run, tell: Tell) -> dict[str, Any]:
 
 def _calendar(use_case: UseCase, days: int) -> tuple[date, date, date]:
     """Return the first day, the last calm day, and the last day of the demo."""
-    source = use_case.source
+    source = use_case.events[ORDERS].source
     if not isinstance(source, GeneratorSource) or source.regime_change is None:
         raise ConfigError(
             f"The demo needs {USE_CASE} to use the generator with a regime change; found source "
@@ -262,12 +264,11 @@ class _MemoryMeter:
 def _summarise(
     use_case: UseCase, retraining: dict[str, Any], calm_until: date, last: date
 ) -> dict[str, Any]:
-    from evergreen.release import ledger
     from evergreen.training.tracking import describe_version
 
     name = use_case.name
     rows: Counter[str] = Counter()
-    for receipt in receipts.latest(name, "publish_orders").values():
+    for receipt in receipts.latest(name, f"publish_{ORDERS}").values():
         rows.update(receipt.counts)
     entry = ledger.champion(ledger.engine(), name)
     if entry is None:
@@ -286,20 +287,30 @@ def _summarise(
         },
         "partitions": {
             table: len(lake.partitions(name, table))
-            for table in ("orders", "features", "predictions")
+            for table in (ORDERS, "features", "predictions")
         },
         "champion": {
             "version": entry.version,
             "auc": round(metrics["holdout_auc"], 4),
             "baseline_auc": round(metrics["logistic_regression_auc"], 4),
-            "recency_auc": round(metrics["recency_auc"], 4),
-            "oracle_auc": round(metrics["holdout_oracle_auc"], 4),
+            "recency_auc": round(metrics[f"{use_case.training.baselines[0]}_auc"], 4),
+            "oracle_auc": round(_oracle_auc(use_case, entry), 4),
         },
         "regime_change": (calm_until + timedelta(days=1)).isoformat(),
         "drift": {"first_night": night_of_drift, "features": features},
         "retraining": retraining,
         "decisions": dict(Counter(f"{d['kind']}: {d['decision']}" for d in decisions)),
     }
+
+
+def _oracle_auc(use_case: UseCase, entry: ledger.Entry) -> float:
+    """AUC of the true probabilities, which the simulation knows, on the champion's holdout."""
+    as_of = datetime.fromisoformat(json.loads(entry.evidence)["evidence"]["holdout_as_of"])
+    truth = oracle_no_purchase(use_case.events[ORDERS], as_of, use_case.target.horizon_days)
+    labels = lake.read_day(use_case.name, "labels", use_case.day_of(as_of))
+    known = labels.join(truth, use_case.entity.key, join_type="inner")
+    measured = use_case.target.measure(known["label"].to_numpy(), known["probability"].to_numpy())
+    return measured["auc"]
 
 
 def _drift(rows: list[dict[str, Any]]) -> tuple[str | None, list[str]]:

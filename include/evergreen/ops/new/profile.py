@@ -14,7 +14,7 @@ from typing import Literal
 import duckdb
 
 from evergreen.contract import Dtype
-from evergreen.quality.parsing import literal, quote
+from evergreen.sql.text import literal, quote
 
 # Distinct values that types are told by, and the share of them that must fit.
 _VALUES = 5_000
