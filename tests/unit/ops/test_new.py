@@ -285,7 +285,7 @@ def test_what_is_given_is_not_guessed(files: Path, use_cases: Path):
     ("content", "said"),
     [
         ("", "holds no rows"),
-        ("a,b\n1,2\n3,4\n5,6\n", r"No table has both.*--time and --entity.*a, b"),
+        ("a,b\n1,2\n3,4\n5,6\n", r"no column that looks like a time \(--time\): a, b"),
         ("Sales 2025\n\na,b,c\n" + "1,2,3\n" * 20, "without a title above it"),
         ("PK\x03\x04", "spreadsheet or archive"),
     ],
@@ -306,6 +306,7 @@ def test_a_missing_file_a_wrong_name_zone_or_column_are_told(files: Path):
         ("shop", files / "none.csv", Wishes(), "There is no file"),
         ("shop", path, Wishes(zone="Europe/Berlim"), "name of a zone"),
         ("shop", path, Wishes(entity="who"), r"--entity is 'who'.*id, user, at"),
+        ("shop", path, Wishes(time="user"), "--time is user.*YYYY-MM-DD HH:MM:SS"),
     ):
         with pytest.raises(ConfigError, match=said):
             draft_use_case(name, [sample], wishes)
@@ -407,7 +408,9 @@ def test_types(texts: list[str], expected: dict[str, Any]):
 
 @pytest.mark.real_data
 def test_the_days_of_a_real_shop(online_retail: Path):
-    use_case = draft(*(online_retail / "by-day" / f"{day}.csv" for day in ("2010-12-01", "2011-08-30")))
+    use_case = draft(
+        *(online_retail / "by-day" / f"{day}.csv" for day in ("2010-12-01", "2011-08-30"))
+    )
     (orders,) = use_case.events.values()
     assert orders.source.path.endswith("/by-day/{day}.csv")
     assert use_case.first_day == date(2010, 12, 1)
