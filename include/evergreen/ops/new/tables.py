@@ -142,11 +142,10 @@ def further_tables(
         columns, roles = _told(connection, sample, Wishes(entity=source), zone)
         kind: TableKind = "references"
         entity = next((column for column in columns if column.name == key), None)
-        if entity is not None:
-            # Without a time or a file for each day, nothing says since when a row is true.
-            if roles.time or sample.template:
-                again = roles.time and not _is_once(entity, roles)
-                kind = "events" if again else "attributes"
+        # Without a time or a file for each day, nothing says since when a row is true.
+        if entity is not None and (roles.time or sample.template):
+            again = roles.time and not _is_once(entity, roles)
+            kind = "events" if again else "attributes"
         found.append(DraftTable(_name(sample, f"table_{n}"), kind, sample, columns, roles))
     return found
 
