@@ -117,7 +117,7 @@ def test_a_plain_export_of_orders(files: Path, use_cases: Path):
     assert orders.columns["total"].range == (0, 100_000)
     assert not orders.columns["total"].nullable
     assert orders.columns["status"].values == ("open", "paid")
-    assert orders.daily.columns["spent"].sql == "sum((total)::DECIMAL(18, 6))"
+    assert orders.daily.columns["spent"].sql == "sum(total::DECIMAL(18, 6))"
     assert orders.source.path == str(path)
     assert orders.rollup is None
     assert {"zone", "first_day", "path", "status", "spent", "horizon_days"} <= {*checks(use_cases)}
@@ -137,6 +137,7 @@ def test_line_items_without_a_customer_in_every_row(files: Path):
         (files / f"{day}.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
     use_case = draft(files / "2010-12-01.csv", files / "2010-12-02.csv")
     (orders,) = use_case.events.values()
+    assert orders.name == "orders"
     assert orders.source.path == f"{files}/{{day}}.csv"
     # The third of the files is found, and that two days have none.
     assert (orders.source.missing, orders.batch.allow_empty) == ("empty", True)

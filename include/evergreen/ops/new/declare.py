@@ -228,7 +228,8 @@ def _summed_up(table: DraftTable, where: str, entity: str, checks: Checks) -> di
         checks[f"{where}.daily.columns.spent"] = worth_doubt
     daily = {table.name: Inline(sql="count(*)", merge="sum")}
     if amount is not None:
-        daily["spent"] = Inline(sql=f"sum(({amount})::DECIMAL(18, 6))", merge="sum")
+        worth = f"({amount})" if "*" in amount else amount
+        daily["spent"] = Inline(sql=f"sum({worth}::DECIMAL(18, 6))", merge="sum")
     daily |= {
         "first_at": Inline(sql=f"min({time})", merge="min"),
         "last_at": Inline(sql=f"max({time})", merge="max"),

@@ -94,7 +94,7 @@ def main_table(
 
 
 def _events(sample: Sample, columns: list[Profile], roles: Roles) -> DraftTable:
-    name = _name(sample, "events")
+    name = _name(sample, "")
     # Sentences are made of it, in which only a plural will do.
     names = [name] if name.endswith(("s", "en")) else []
     names += ["orders", "events"] if roles.amount else ["events", "orders"]
