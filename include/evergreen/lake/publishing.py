@@ -154,7 +154,7 @@ def publish(
     with room_on(load_settings().warehouse):
         target = _ensure_table(namespace, table, rows.schema)
         complete = with_missing_columns(rows, target.schema().as_arrow())
-        complete = complete.select(target.schema().column_names)
+        complete = complete.select([field.name for field in target.schema().fields])
         for attempt in range(ATTEMPTS):
             seen = _files(target, wanted, part)
             changed = (

@@ -81,7 +81,7 @@ def applied_view(store: FeatureStore, use_case: UseCase) -> FeatureView:
         It was not, or with other features than are declared now.
     """
     try:
-        view = store.get_featureapplied_view(view_name(use_case))
+        view = store.get_feature_view(view_name(use_case))
     except FeastObjectNotFoundException as error:
         raise NotReadyError(
             f"Feast does not know {view_name(use_case)}. Apply the definitions: `make up` does."
