@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from evergreen.contract import broken_use_cases, load_use_cases
+from evergreen.contract import load_all
 from evergreen.settings import PROJECT_ROOT
 from small_shop import write_small_shop
 
@@ -33,7 +33,7 @@ def change(old: str, new: str) -> Callable[[Path], None]:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "unknown_key": (change("horizon_days:", "horizon:"), "label.horizon: unknown key"),
+    "unknown_key": (change("horizon_days:", "horizon:"), "target.horizon: unknown key"),
     "no_such_date": (change("first_day: 2025-01-01", "first_day: 2025-02-30"), "out of range"),
     "end_of_time": (change("last_day: 2025-06-30", "last_day: 9999-12-31"), "last_day: found"),
     "begin_of_time": (change("first_day: 2025-01-01", "first_day: 0001-01-01"), "first_day: found"),
@@ -49,20 +49,23 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "other_name": (change("name: other_name", "name: another"), "found 'another'"),
     "float_key": (
         change(
-            "customer_id:\n      source: customer_id\n      dtype: string",
-            "customer_id:\n      source: customer_id\n      dtype: float64",
+            "source: customer_id\n        dtype: string",
+            "source: customer_id\n        dtype: float64",
         ),
-        "orders.columns.customer_id.dtype: found 'float64'",
+        "events.orders.columns.customer_id.dtype: found 'float64'",
     ),
 }
 
 
 @pytest.fixture
 def use_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two whole folders, and one of each kind of broken ones."""
+    """Three whole folders, one on the features of another, and each kind of broken ones."""
     root = tmp_path / "use_cases"
     for name in ("alpha", "zeta", *BROKEN):
         write_small_shop(root, name=name)
+    shutil.copytree(PROJECT_ROOT / "include" / "use_cases" / "spend", root / "beside")
+    change("name: spend", "name: beside")(root / "beside")
+    change("of: churn", "of: zeta")(root / "beside")
     for name, (spoil, _) in BROKEN.items():
         spoil(root / name)
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(root))
@@ -70,8 +73,8 @@ def use_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_whole_ones_are_loaded_and_the_others_say_why_not(use_cases: Path) -> None:
-    assert [use_case.name for use_case in load_use_cases()] == ["alpha", "zeta"]
-    broken = broken_use_cases()
+    whole, broken = load_all()
+    assert [use_case.name for use_case in whole] == ["alpha", "beside", "zeta"]
     assert set(broken) == set(BROKEN)
     for name, (_, expected) in BROKEN.items():
         assert expected in str(broken[name]), name
@@ -87,7 +90,9 @@ def test_every_file_keeps_the_dags_of_the_whole_ones(
     bag = DagBag(file)
     assert bag.import_errors == {}
     stage = file.stem
-    expected = ["maintenance"] if stage == "maintenance" else [f"alpha_{stage}", f"zeta_{stage}"]
+    of = {"labels": ["beside"], "ingest": ["alpha", "zeta"], "features": ["alpha", "zeta"]}
+    names = of.get(stage, ["alpha", "beside", "zeta"])
+    expected = ["maintenance"] if stage == "maintenance" else [f"{name}_{stage}" for name in names]
     assert sorted(bag.dags) == expected
 
 
