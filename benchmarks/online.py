@@ -33,8 +33,8 @@ from benchmarks.bench import report, workspace
 from benchmarks.contracts import write_use_case
 from evergreen import lake
 from evergreen.contract import UseCase, as_of, load_use_case_file
+from evergreen.features import store
 from evergreen.features.compute.run import feature_schema
-from evergreen.features.store import store
 from evergreen.features.store.definitions import definitions, service_name, view_name
 from evergreen.settings import Settings, load_settings
 

@@ -32,8 +32,8 @@ from benchmarks.bench import report, workspace
 from benchmarks.contracts import write_use_case
 from evergreen import lake
 from evergreen.contract import UseCase, as_of
+from evergreen.features import store
 from evergreen.features.compute.run import feature_schema
-from evergreen.features.store import store
 from evergreen.lake.content import digest_by_day
 from evergreen.provenance import receipts
 from evergreen.provenance.as_known import pins_of

@@ -66,9 +66,7 @@ def dag_arguments(
         "tags": [f"use-case:{use_case.name}", f"stage:{stage}"],
         "start_date": use_case.as_of(use_case.first_day - timedelta(days=1)),
         # A closed source's last run is made on the day after; unpausing must not make later ones.
-        "end_date": (
-            use_case.as_of(use_case.last_day) + timedelta(hours=12) if use_case.last_day else None
-        ),
+        "end_date": (day := use_case.last_day) and use_case.as_of(day) + timedelta(hours=12),
         "catchup": False,
         "default_args": {"owner": use_case.owner, **task_defaults(timeout)},
     }

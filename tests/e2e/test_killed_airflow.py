@@ -26,7 +26,7 @@ from csv_shop import deliver, read_day, write_csv_shop, write_day
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
 from evergreen.errors import ServiceDownError
-from evergreen.features.store.store import read_online
+from evergreen.features.store import read_online
 from evergreen.lake.content import STAMPS, digest_by_day
 from evergreen.ops import deploy
 from evergreen.ops.local import airflow

@@ -12,7 +12,7 @@ from fault_shop import Shop, write_shop
 from killer import Nursery
 
 from evergreen import lake
-from evergreen.features.store import store
+from evergreen.features import store
 from evergreen.provenance import receipts
 from evergreen.release import ledger, ledger_table
 from evergreen.settings import Settings

@@ -145,7 +145,7 @@ def _import_everything() -> None:
 
     for module in (
         *("lake", "provenance.receipts", "provenance.staleness"),
-        *("features.store.store", "features.compute.run"),
+        *("features.store", "features.compute.run"),
         *("quality.split", "quality.validate", "sources", "steps", "scoring.score"),
         *("training.challenger", "monitoring.verdict", "release.promote"),
     ):

@@ -32,7 +32,7 @@ from evergreen.errors import (
     StagingError,
     TransientError,
 )
-from evergreen.features.store import store
+from evergreen.features import store
 from evergreen.ops.local import postgres
 from evergreen.provenance import receipts
 from evergreen.provenance.staging import drop_staging

@@ -13,7 +13,7 @@ from evergreen import lake, steps
 from evergreen.cli import main
 from evergreen.contract import load_use_case
 from evergreen.errors import ConfigError
-from evergreen.features.store.store import read_online
+from evergreen.features.store import read_online
 from evergreen.ops import deploy
 from evergreen.settings import Settings
 from small_shop import FIRST_DAY

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+import club
 from evergreen import lake
-from evergreen.contract import Period
+from evergreen.contract import Period, load_use_case
 from evergreen.errors import ConfigError
 from evergreen.ops import deploy
 from evergreen.ops.local import airflow, postgres
@@ -24,6 +25,7 @@ from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
 from evergreen.ops.local.airflow_processes import component, owned
 from evergreen.ops.local.runs import find_failed, follow, start_backfill, start_run
 from evergreen.provenance import receipts
+from evergreen.provenance.staleness import find_stale
 from evergreen.settings import Settings, load_settings
 from small_shop import FIRST_DAY, write_small_shop
 
@@ -42,13 +44,14 @@ def chain() -> Iterator[tuple[Settings, AirflowClient]]:
     before = dict(os.environ)
     use_cases = Path(folder.name) / "use_cases"
     write_small_shop(use_cases)
+    club.write_club(Path(folder.name))
     os.environ["EVERGREEN_HOME"] = str(Path(folder.name) / "home")
     os.environ["EVERGREEN_USE_CASES"] = str(use_cases)
     settings = load_settings()
     try:
         deploy.start_services(settings, port=None)
         client = connect(settings)
-        client.wait_for_dags("shop_ingest", "shop_monitor")
+        client.wait_for_dags("shop_ingest", "shop_monitor", f"{club.SPEND}_labels")
         yield settings, client
     finally:
         deploy.stop_services(settings)
@@ -185,6 +188,39 @@ def test_a_failed_training_is_recorded_and_stays_failed(
     }
     (failed,) = [row for row in rows if row["decision"] == "failed"]
     assert run.run_id in failed["reasons"][0]
+
+
+def test_features_start_once_when_all_tables_of_a_local_day_are_there_and_two_models_follow(
+    chain: tuple[Settings, AirflowClient],
+) -> None:
+    _, client = chain
+    *loaded, _, _ = club.DAYS
+    tell: Callable[[str], None] = lambda _: None  # noqa: E731
+    conf = {"from": str(loaded[0]), "to": str(loaded[-1])}
+    for use_case in (club.CLUB, club.SPEND):
+        finish(client, start_run(client, f"{use_case}_history", conf=conf, tell=tell).runs)
+        started = start_run(client, f"{use_case}_train", day=str(loaded[-1]), tell=tell)
+        finish(client, started.runs)
+        judged = client.xcom(f"{use_case}_train", started.runs[0].run_id, "judge_challenger")
+        assert judged["decision"] == "promote", judged["reasons"]
+
+    new = club.DAYS[-2:]
+    period = Period(new[0], new[-1] + timedelta(days=1))
+    finish(client, start_backfill(client, club.CLUB, period, unpause=True, tell=tell).runs)
+    for dag_id in (
+        *(f"{club.CLUB}_{stage}" for stage in ("ingest", "features", "score")),
+        *(f"{club.SPEND}_{stage}" for stage in ("labels", "score")),
+    ):
+        keys = [run.partition_key for run in client.runs(dag_id) if run.partition_key]
+        assert sorted(keys) == [str(day) for day in new], dag_id
+    for use_case in (club.CLUB, club.SPEND):
+        assert list(lake.partitions(use_case, "predictions")) == new
+        assert lake.partitions(use_case, "labels").keys() >= {
+            day - timedelta(days=club.HORIZON) for day in new
+        }
+        started = start_backfill(client, f"{use_case}_monitor", period, unpause=True, tell=tell)
+        finish(client, started.runs)
+        assert find_stale(load_use_case(use_case)) == []
 
 
 @pytest.mark.e2e

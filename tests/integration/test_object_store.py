@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
 from evergreen.errors import DamagedError, PermanentError
-from evergreen.features.store import store
+from evergreen.features import store
 from evergreen.lake import compaction, upkeep
 from evergreen.lake.opening import open_files
 from evergreen.ops import deploy

@@ -1,4 +1,4 @@
-"""The lake: Iceberg tables partitioned by UTC day, replaced one partition at a time.
+"""The lake: Iceberg tables partitioned by day, replaced one partition at a time.
 
 One publish is one Iceberg commit: it removes the files of the days it publishes and adds the new
 ones, so a reader sees the old days or the new days and never a mixture. What produced the days
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ from pyiceberg.table.update import update_table_metadata
 from sqlalchemy.exc import IntegrityError
 
 from evergreen.disk import room_on
-from evergreen.errors import DamagedError
-from evergreen.lake.content import digest_by_day
+from evergreen.errors import BusyError, DamagedError
+from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
 from evergreen.lake.iceberg import (
     ATTEMPTS,
     catalog,
@@ -54,6 +55,7 @@ from evergreen.settings import load_settings
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +90,23 @@ class Published:
         Rows of the days.
     changed
         The days that were committed; the others already said the same.
+    content
+        What each day says: its digest without `STAMPS` and `ORIGINS`, see `lake.content`.
     """
 
     table: str
     snapshot_id: int
     rows: int
     changed: tuple[date, ...]
+    content: Mapping[date, str]
+
+
+Committing = Callable[[], AbstractContextManager[Callable[[Published], None]]]
+
+
+@contextmanager
+def _unheard() -> Iterator[Callable[[Published], None]]:
+    yield lambda _: None
 
 
 def publish(
@@ -103,6 +116,7 @@ def publish(
     days: Sequence[date],
     properties: Mapping[str, str] | None = None,
     part: Mapping[str, str | int] | None = None,
+    committing: Committing = _unheard,
 ) -> Published:
     """Replace the partitions of `days` by `rows` in one commit; equal partitions stay.
 
@@ -119,6 +133,10 @@ def publish(
     part
         Column values that all rows share; only rows of the days that have them are replaced. For
         tables where several writers own a part of a day each.
+    committing
+        Entered for the commit alone, to keep other publishers out; what it gives is told what was
+        published. Rows are read, digested and written before, and again if meanwhile somebody
+        else has changed what they replace.
 
     Raises
     ------
@@ -127,41 +145,64 @@ def publish(
     DiskFullError
         There is no room in the warehouse; nothing was committed.
     """
-    wanted = pa.array(sorted(set(days)), pa.date32())
-    strays = set(rows["day"].unique().to_pylist()) - set(wanted.to_pylist())
-    if strays or not len(wanted):
+    wanted = sorted(set(days))
+    strays = set(rows["day"].unique().to_pylist()) - set(wanted)
+    if strays or not wanted:
         raise ValueError(f"{namespace}.{table}: rows of {sorted(map(str, strays))} not in {days}")
     summary = {f"evergreen.{key}": value for key, value in (properties or {}).items()}
+    content = digest_by_day(rows, wanted, STAMPS | ORIGINS)
     with room_on(load_settings().warehouse):
         target = _ensure_table(namespace, table, rows.schema)
-        columns = [field.name for field in target.schema().fields]
-        complete = with_missing_columns(rows, target.schema().as_arrow()).select(columns)
-        changed = _changed_days(target, complete, wanted.to_pylist(), part or {})
-        if changed:
-            summary[FIRST_DAY] = min(changed).isoformat()
-            replacing = complete.filter(pc.is_in(complete["day"], pa.array(changed, pa.date32())))
-            _overwrite(target, replacing, _filter_of(changed, part or {}), summary)
-    snapshot = target.current_snapshot()
-    # Publishing no rows into a table that never had any makes no snapshot; the days are recorded
-    # by their receipts all the same.
-    snapshot_id = snapshot.snapshot_id if snapshot else 0
-    return Published(f"{namespace}.{table}", snapshot_id, rows.num_rows, tuple(changed))
+        complete = with_missing_columns(rows, target.schema().as_arrow())
+        complete = complete.select([field.name for field in target.schema().fields])
+        for attempt in range(ATTEMPTS):
+            seen = _files(target, wanted, part)
+            changed = (
+                _changed_days(target, complete, wanted, part)
+                if seen
+                else [day for day in wanted if content[day]]
+            )
+            commit = _prepare(target, complete, changed, part, summary)
+            with committing() as tell, suppress(ValidationException, CommitFailedException):
+                newest = catalog().load_table((namespace, table))
+                if _files(newest, wanted, part) == seen:
+                    snapshot = commit() if changed else newest.current_snapshot()
+                    published = Published(
+                        f"{namespace}.{table}",
+                        # Publishing no rows into a table that never had any makes no snapshot; the
+                        # days are recorded by their receipts all the same.
+                        snapshot.snapshot_id if snapshot else 0,
+                        rows.num_rows,
+                        tuple(changed),
+                        content,
+                    )
+                    tell(published)
+                    return published
+            logger.info("%s changed while it was written; starting again", target.name())
+            pause(attempt)
+            target = newest.refresh()
+    raise BusyError(
+        f"{namespace}.{table}: others changed the days {wanted[0]} to {wanted[-1]} each of the "
+        f"{ATTEMPTS} times they were to be replaced. Try again when those runs have ended."
+    )
+
+
+def _files(target: Table, days: list[date], part: Mapping[str, str | int] | None) -> set[str]:
+    """Name the files that hold what a publish replaces."""
+    if target.current_snapshot() is None:
+        return set()
+    return {task.file.file_path for task in tasks_of(target, _filter_of(days, part))}
 
 
 def _changed_days(
-    target: Table, rows: pa.Table, days: list[date], part: Mapping[str, str | int]
+    target: Table, rows: pa.Table, days: list[date], part: Mapping[str, str | int] | None
 ) -> list[date]:
-    if target.current_snapshot() is None:
-        return days if rows.num_rows else []
-    if not tasks_of(target, _filter_of(days, part)):
-        present = set(rows["day"].unique().to_pylist())
-        return [day for day in days if day in present]
     before, after = _standing(target, days, part), digest_by_day(rows, days)
     return [day for day in days if before[day] != after[day]]
 
 
 def _standing(
-    target: Table, days: list[date], part: Mapping[str, str | int]
+    target: Table, days: list[date], part: Mapping[str, str | int] | None
 ) -> dict[date, str | None]:
     """Digest what stands; None for a day that cannot be read, which is unlike anything."""
     try:
@@ -174,9 +215,9 @@ def _standing(
     return {**digest_by_day(rows, days)}
 
 
-def _filter_of(days: list[date], part: Mapping[str, str | int]) -> BooleanExpression:
+def _filter_of(days: list[date], part: Mapping[str, str | int] | None) -> BooleanExpression:
     found = days_filter(days)
-    for column, value in part.items():
+    for column, value in (part or {}).items():
         found = And(found, EqualTo(column, value))
     return found
 
@@ -200,28 +241,30 @@ class _Transaction(Transaction):
         return self._seen[2]
 
 
-def _overwrite(
-    target: Table, rows: pa.Table, replaced: BooleanExpression, summary: dict[str, str]
-) -> None:
-    """Commit once; on a conflict over the same days start again from the newest snapshot.
+def _prepare(
+    target: Table,
+    rows: pa.Table,
+    days: list[date],
+    part: Mapping[str, str | int] | None,
+    summary: dict[str, str],
+) -> Callable[[], Snapshot | None]:
+    """Write files of the rows of some days; return what replaces those days by them.
 
-    PyIceberg retries commits that touch other days by itself and refuses those that touch the
-    same ones. Replacing a partition is idempotent, so starting again is right: the later wins.
+    PyIceberg itself tries commits beside others to other days again, and refuses those beside
+    others to the same days.
     """
-    for attempt in range(ATTEMPTS):
-        try:
-            with warnings.catch_warnings(), _Transaction(target) as transaction:
-                # A day that is published for the first time has nothing to delete.
-                warnings.filterwarnings("ignore", "Delete operation did not match any records")
-                transaction.overwrite(rows, replaced, summary)
-        except (ValidationException, CommitFailedException):
-            if attempt == ATTEMPTS - 1:
-                raise
-            logger.info("%s changed while it was written; starting again", target.name())
-            pause(attempt)
-            target.refresh()
-        else:
-            return
+    transaction = _Transaction(target)
+    if days:
+        replacing = rows.filter(pc.is_in(rows["day"], pa.array(days, pa.date32())))
+        with warnings.catch_warnings():
+            # A day that is published for the first time has nothing to delete.
+            warnings.filterwarnings("ignore", "Delete operation did not match any records")
+            transaction.overwrite(
+                replacing,
+                _filter_of(days, part),
+                summary | {FIRST_DAY: min(days).isoformat()},
+            )
+    return lambda: transaction.commit_transaction().current_snapshot()
 
 
 def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:

@@ -30,7 +30,7 @@ def initialise(settings: Settings) -> Iterator[str]:
         Another command is at work on the data directory.
     """
     from evergreen import lake
-    from evergreen.features.store import store
+    from evergreen.features import store
     from evergreen.ops.local import home
     from evergreen.provenance import receipts
     from evergreen.release import ledger, ledger_table

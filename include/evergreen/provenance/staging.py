@@ -8,7 +8,8 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -215,7 +216,6 @@ def publish_chunk(
     See `lake.publish` for `part`.
     """
     from evergreen import lake
-    from evergreen.lake import content
     from evergreen.provenance import receipts
 
     use_case = staged.load_use_case()
@@ -229,26 +229,28 @@ def publish_chunk(
         "lock_digest": receipts.lock_digest(),
     }
     in_commit = provenance | {"days": [days[0].isoformat(), days[-1].isoformat()]}
-    says = content.digest_by_day(rows, days, content.STAMPS | content.ORIGINS)
-    with receipts.recording(f"{use_case.name}.{table}") as record:
-        published = lake.publish(
-            use_case.name, table, rows, days, {"receipt": json.dumps(in_commit)}, part
-        )
-        record(
-            receipts.Receipt(
-                use_case=use_case.name,
-                day=day,
-                output_table=published.table,
-                output_snapshot=published.snapshot_id,
-                part=dict(part or {}),
-                counts=staged.counts.get(day.isoformat(), {}),
-                content=says[day],
-                seconds=staged.seconds,
-                **provenance,
+
+    @contextmanager
+    def recorded() -> Iterator[Callable[[Published], None]]:
+        with receipts.recording(f"{use_case.name}.{table}") as record:
+            yield lambda published: record(
+                receipts.Receipt(
+                    use_case=use_case.name,
+                    day=day,
+                    output_table=published.table,
+                    output_snapshot=published.snapshot_id,
+                    part=dict(part or {}),
+                    counts=staged.counts.get(day.isoformat(), {}),
+                    content=published.content[day],
+                    seconds=staged.seconds,
+                    **provenance,
+                )
+                for day in days
             )
-            for day in days
-        )
-    return published
+
+    return lake.publish(
+        use_case.name, table, rows, days, {"receipt": json.dumps(in_commit)}, part, recorded
+    )
 
 
 def new_staging(use_case: str, step: str, label: str, run: str | None = None) -> Path:

@@ -85,7 +85,7 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
 
     Customers that left the population before the newest day keep the features of their last one.
     """
-    from evergreen.features.store.store import materialize
+    from evergreen.features.store import materialize
 
     declared, period = load_use_case(published["use_case"]), Period.parse(published["period"])
     if not published["snapshot"]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError, ValidationError
-from evergreen.features.store.store import training_set
+from evergreen.features.store import training_set
 from evergreen.provenance.as_known import pins_of
 from evergreen.training.compatibility import mending, require_computed
 from evergreen.training.split import SplitPlan

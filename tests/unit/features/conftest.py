@@ -114,7 +114,7 @@ def write_orders(tmp_path_factory):
 @pytest.fixture
 def applied(home, make_use_case):
     """Provide a use case that Feast knows, without features yet."""
-    from evergreen.features.store import store
+    from evergreen.features import store
 
     use_case = make_use_case()
     store.apply([use_case])

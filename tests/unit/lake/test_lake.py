@@ -1,5 +1,7 @@
 """The lake replaces whole days, in one commit, whatever the order."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from multiprocessing import get_context
 
@@ -13,6 +15,7 @@ from pyiceberg.table import Table
 from evergreen import lake
 from evergreen.errors import NotReadyError
 from evergreen.lake import iceberg, publishing
+from evergreen.lake.publishing import Published
 
 pytestmark = pytest.mark.integration
 
@@ -194,6 +197,48 @@ def test_the_last_publish_of_each_day_is_what_the_table_holds(
         lake.publish("churn", table, rows(*(("k", number, day) for day in days)), days)
         expected |= {day: [("k", number)] for day in days}
     assert content(table) == expected
+
+
+@pytest.mark.parametrize("ours", [1, 2])
+@pytest.mark.usefixtures("home")
+def test_what_others_publish_before_the_commit_is_replaced_whether_or_not_it_was_seen(
+    ours: int,
+) -> None:
+    """`ours` is what stands already (1), or something new (2); then somebody else is faster."""
+    second = FIRST + timedelta(days=1)
+    lake.publish("churn", "orders", rows(("a", 1, FIRST), ("a", 1, second)), [FIRST, second])
+    entered, told = [], []
+
+    @contextmanager
+    def committing() -> Iterator[Callable[[Published], None]]:
+        entered.append(len(entered))
+        if entered == [0]:
+            lake.publish("churn", "orders", rows(("b", 7, FIRST)), [FIRST])
+        yield told.append
+
+    wanted = rows(("a", ours, FIRST), ("a", 1, second))
+    published = lake.publish("churn", "orders", wanted, [FIRST, second], committing=committing)
+    assert content("orders") == {FIRST: [("a", ours)], second: [("a", 1)]}
+    assert (entered, told) == ([0, 1], [published])
+    assert published.changed == (FIRST,)
+    assert published.snapshot_id == lake.snapshot_id("churn", "orders")
+
+
+@pytest.mark.usefixtures("home")
+def test_a_publish_beside_others_to_other_days_does_its_work_once() -> None:
+    second = FIRST + timedelta(days=1)
+    lake.publish("churn", "orders", rows(("a", 1, FIRST)), [FIRST])
+    entered = []
+
+    @contextmanager
+    def committing() -> Iterator[Callable[[Published], None]]:
+        entered.append(len(entered))
+        lake.publish("churn", "orders", rows(("b", 7, second)), [second])
+        yield lambda _: None
+
+    lake.publish("churn", "orders", rows(("a", 2, FIRST)), [FIRST], committing=committing)
+    assert content("orders") == {FIRST: [("a", 2)], second: [("b", 7)]}
+    assert entered == [0]
 
 
 def _publish_often(marker: int) -> None:

@@ -117,7 +117,7 @@ def test_a_plain_export_of_orders(files: Path, use_cases: Path):
     assert orders.columns["total"].range == (0, 100_000)
     assert not orders.columns["total"].nullable
     assert orders.columns["status"].values == ("open", "paid")
-    assert orders.daily.columns["spent"].sql == "sum((total)::DECIMAL(18, 6))"
+    assert orders.daily.columns["spent"].sql == "sum(total::DECIMAL(18, 6))"
     assert orders.source.path == str(path)
     assert orders.rollup is None
     assert {"zone", "first_day", "path", "status", "spent", "horizon_days"} <= {*checks(use_cases)}
@@ -137,6 +137,7 @@ def test_line_items_without_a_customer_in_every_row(files: Path):
         (files / f"{day}.csv").write_text("\n".join([*lines, lines[-1]]) + "\n")
     use_case = draft(files / "2010-12-01.csv", files / "2010-12-02.csv")
     (orders,) = use_case.events.values()
+    assert orders.name == "orders"
     assert orders.source.path == f"{files}/{{day}}.csv"
     # The third of the files is found, and that two days have none.
     assert (orders.source.missing, orders.batch.allow_empty) == ("empty", True)
@@ -285,7 +286,7 @@ def test_what_is_given_is_not_guessed(files: Path, use_cases: Path):
     ("content", "said"),
     [
         ("", "holds no rows"),
-        ("a,b\n1,2\n3,4\n5,6\n", r"No table has both.*--time and --entity.*a, b"),
+        ("a,b\n1,2\n3,4\n5,6\n", r"no column that looks like a time \(--time\): a, b"),
         ("Sales 2025\n\na,b,c\n" + "1,2,3\n" * 20, "without a title above it"),
         ("PK\x03\x04", "spreadsheet or archive"),
     ],
@@ -306,6 +307,7 @@ def test_a_missing_file_a_wrong_name_zone_or_column_are_told(files: Path):
         ("shop", files / "none.csv", Wishes(), "There is no file"),
         ("shop", path, Wishes(zone="Europe/Berlim"), "name of a zone"),
         ("shop", path, Wishes(entity="who"), r"--entity is 'who'.*id, user, at"),
+        ("shop", path, Wishes(time="user"), "--time is user.*YYYY-MM-DD HH:MM:SS"),
     ):
         with pytest.raises(ConfigError, match=said):
             draft_use_case(name, [sample], wishes)
@@ -407,8 +409,9 @@ def test_types(texts: list[str], expected: dict[str, Any]):
 
 @pytest.mark.real_data
 def test_the_days_of_a_real_shop(online_retail: Path):
-    days = ("2010-12-01", "2011-08-30")
-    use_case = draft(*(online_retail / "by-day" / f"{day}.csv" for day in days))
+    use_case = draft(
+        *(online_retail / "by-day" / f"{day}.csv" for day in ("2010-12-01", "2011-08-30"))
+    )
     (orders,) = use_case.events.values()
     assert orders.source.path.endswith("/by-day/{day}.csv")
     assert use_case.first_day == date(2010, 12, 1)

@@ -7,7 +7,7 @@ import sys
 
 from feast.cli.cli import cli
 
-from evergreen.features.store.store import environment
+from evergreen.features.store import environment
 from evergreen.settings import PROJECT_ROOT, load_settings
 
 

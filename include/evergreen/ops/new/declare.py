@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from evergreen.contract.dtypes import NUMBER_DTYPES
 from evergreen.contract.tables import TableKind
 from evergreen.errors import ConfigError
 from evergreen.ops.new.profile import Profile
@@ -145,7 +146,9 @@ def _table(table: DraftTable, where: str, entity: str, checks: Checks) -> dict[s
             f"{roles.exact_duplicates:,} rows equal another in every column; keep counts them, "
             "drop takes them for delivered twice"
         )
-    declared["# Numbers may be ten times what the sample holds; beyond, a row is quarantined."] = 0
+    declared["# Numbers may be ten times what the sample holds; beyond, a row is quarantined."] = (
+        None
+    )
     declared["columns"] = {column.name: _column(column, needed) for column in table.columns}
     for column in table.columns:
         doubts = column.doubts + (["may it have other values?"] if column.values else [])
@@ -179,7 +182,7 @@ def _source(table: DraftTable, where: str, checks: Checks) -> dict[str, Any]:
 
 def _column(column: Profile, needed: set[str]) -> Inline:
     found = Inline(source=column.source, dtype=column.dtype)
-    if column.dtype in ("int64", "float64"):
+    if column.dtype in NUMBER_DTYPES:
         bound = 10 ** math.ceil(math.log10(max(abs(column.low), abs(column.high), 1) * 10))
         found["range"] = [0 if column.low >= 0 else -bound, bound]
     if column.values:
@@ -225,7 +228,8 @@ def _summed_up(table: DraftTable, where: str, entity: str, checks: Checks) -> di
         checks[f"{where}.daily.columns.spent"] = worth_doubt
     daily = {table.name: Inline(sql="count(*)", merge="sum")}
     if amount is not None:
-        daily["spent"] = Inline(sql=f"sum(({amount})::DECIMAL(18, 6))", merge="sum")
+        worth = f"({amount})" if "*" in amount else amount
+        daily["spent"] = Inline(sql=f"sum({worth}::DECIMAL(18, 6))", merge="sum")
     daily |= {
         "first_at": Inline(sql=f"min({time})", merge="min"),
         "last_at": Inline(sql=f"max({time})", merge="max"),

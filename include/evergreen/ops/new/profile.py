@@ -14,6 +14,7 @@ from typing import Literal
 import duckdb
 
 from evergreen.contract import Dtype
+from evergreen.contract.dtypes import NUMBER_DTYPES, TIME_DTYPES
 from evergreen.sql.text import literal, quote
 
 # Distinct values that types are told by, and the share of them that must fit.
@@ -27,6 +28,11 @@ _ISO = re.compile(
     r"\d{4}-\d{2}-\d{2}(?P<clock>[T ]\d{2}:\d{2}(:\d{2}([.,]\d{1,9})?)?"
     r"\s*(?P<zone>Z|z|UTC|[+-]\d{2}(:?\d{2})?)?)?"
 )
+# Names that the contract or a draft uses for something else.
+_TAKEN = {
+    *("day", "row_id", "source", "rowid", "as_of"),
+    *("first_at", "last_at", "active_days", "spent", "lines"),
+}
 _TRUTHS = ({"true", "false"}, {"t", "f"}, {"yes", "no"}, {"y", "n"})
 _DAYS = (
     *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d-%m-%Y", "%m-%d-%Y", "%Y.%m.%d"),
@@ -96,14 +102,13 @@ class Profile:
         return {*self.name.split("_")}
 
     def become_text(self) -> None:
-        """Take what may be a number for an identifier."""
-        if self.dtype in ("int64", "float64"):
-            self.dtype, self.decimal, self.thousands = "string", ".", None
+        """Be an identifier, whatever its values look like."""
+        self.dtype, self.decimal, self.thousands, self.formats = "string", ".", None, ()
 
     def typed(self, zone: str) -> str:
         """Return SQL of the value; a time is the wall clock of `zone`."""
         text = trimmed(self.source)
-        if self.dtype in ("timestamp", "date"):
+        if self.dtype in TIME_DTYPES:
             found = [f"try_strptime({text}, {literal(form)})" for form in self.formats]
             if not found:
                 kind = "TIMESTAMPTZ" if self.zoned else "TIMESTAMP"
@@ -112,7 +117,7 @@ class Profile:
             if self.zoned:
                 moment = f"timezone({literal(zone)}, TRY_CAST({moment} AS TIMESTAMPTZ))"
             return f"CAST({moment} AS TIMESTAMP)"
-        if self.dtype in ("int64", "float64"):
+        if self.dtype in NUMBER_DTYPES:
             plain = f"replace({text}, {literal(self.thousands)}, '')" if self.thousands else text
             return f"TRY_CAST(replace({plain}, {literal(self.decimal)}, '.') AS DOUBLE)"
         return text
@@ -151,7 +156,7 @@ def identifiers(texts: Iterable[str], reserved: Collection[str] = ()) -> list[st
         plain = re.sub(r"([a-z0-9])([A-Z])|([A-Z])(?=[A-Z][a-z])", r"\1\3_\2", plain)
         name = re.sub(r"[^a-z0-9]+", "_", plain.lower()).strip("_")[:50] or f"column_{n}"
         name = name if name[0].isalpha() else f"n_{name}"
-        if name in reserved or name in {"day", "row_id", "source", "rowid", "as_of"}:
+        if name in reserved or name in _TAKEN:
             name += "_value"
         found.append(f"{name}_{n}" if name in found else name)
     return found
@@ -173,7 +178,7 @@ def _profile(
         found.doubts.append("it is empty in the sample, so its type is not known")
         return found
     _tell_type(connection, found, values)
-    if found.dtype in ("int64", "float64"):
+    if found.dtype in NUMBER_DTYPES:
         sql = f"SELECT min({found.typed('UTC')}), max({found.typed('UTC')}) FROM {relation}"
         found.low, found.high = connection.execute(sql).fetchall()[0]
     if found.dtype == "string" and 2 <= distinct <= 5 and rows - nulls >= 100 * distinct:

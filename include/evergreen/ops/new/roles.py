@@ -11,6 +11,7 @@ from datetime import date, timedelta
 
 import duckdb
 
+from evergreen.contract.dtypes import NUMBER_DTYPES, TIME_DTYPES
 from evergreen.errors import ConfigError
 from evergreen.ops.new.profile import Profile
 
@@ -112,6 +113,11 @@ def tell_roles(
     """Guess what columns are for; what is given (a name in the file, or an identifier) is taken.
 
     The columns it gives a role change their dtype to what the role needs.
+
+    Raises
+    ------
+    ConfigError
+        The column given as the time holds no times that can be read.
     """
     roles = Roles()
     rows = columns[0].rows
@@ -120,6 +126,11 @@ def tell_roles(
     ).fetchall()[0]
     roles.exact_duplicates = rows - distinct
     roles.time = _find(columns, time) or _time(columns, roles)
+    if roles.time is not None and roles.time.dtype not in TIME_DTYPES:
+        raise ConfigError(
+            f"--time is {roles.time.source}, whose values are no dates or timestamps of a format "
+            "that can be read. Name another column, or have them delivered as YYYY-MM-DD HH:MM:SS."
+        )
     others = [column for column in columns if column is not roles.time]
     named = _find(others, key)
     roles.entity = _find(others, entity) or _entity(
@@ -179,7 +190,8 @@ def tell_past(
         f"WHERE day BETWEEN ? AND ? GROUP BY day)",
         [low, high],
     ).fetchall()[0]
-    active = f'SELECT DISTINCT "{entity}" AS who, CAST("{time}" AS DATE) AS day FROM typed'
+    known = f'FROM typed WHERE "{entity}" IS NOT NULL'
+    active = f'SELECT DISTINCT "{entity}" AS who, CAST("{time}" AS DATE) AS day {known}'
     gaps = f"SELECT day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM ({active})"
     (gap,) = connection.execute(f"SELECT quantile_disc(gap, 0.9) FROM ({gaps})").fetchall()[0]
     quiet = (high - low).days + 1 - days
@@ -204,7 +216,7 @@ def _name(column: Profile | None) -> str:
 
 
 def _time(columns: Sequence[Profile], roles: Roles) -> Profile | None:
-    times = [column for column in columns if column.dtype in ("timestamp", "date")]
+    times = [column for column in columns if column.dtype in TIME_DTYPES]
     times = [column for column in times if column.nulls <= 0.1 * column.rows]
     if not times:
         return None
@@ -227,14 +239,14 @@ def _entity(columns: Sequence[Profile], roles: Roles) -> Profile | None:
         score -= 4 * bool(words & _ROW) + 3 * (not hinted and _is_measure(column))
         return score, column.distinct
 
+    columns = [c for c in columns if c.dtype in ("string", "int64") or c.strip_float]
     repeated = [
         column
         for column in columns
-        if column.dtype in ("string", "int64") or column.strip_float
         if 2 <= column.distinct < column.rows - column.nulls and not column.values
         if column.nulls <= (0.95 if column.words & _ENTITY else 0.5) * column.rows
     ]
-    hinted = [column for column in columns if column.words & _ENTITY and column.words & _ID]
+    hinted = [column for column in columns if column.words & _ENTITY and column.distinct]
     # Nobody repeats in a table of what entities are, nor in a very small sample.
     found = max(repeated or hinted, key=rank, default=None)
     if found is not None:
@@ -249,7 +261,7 @@ def _entity(columns: Sequence[Profile], roles: Roles) -> Profile | None:
 def _is_measure(column: Profile) -> bool:
     words = column.words
     return bool(words & {*_AMOUNT, *_QUANTITY}) or (
-        column.dtype in ("int64", "float64") and not (column.padded or words & _ID)
+        column.dtype in NUMBER_DTYPES and not (column.padded or words & _ID)
     )
 
 
@@ -301,7 +313,7 @@ def _is_rolled_up(connection: duckdb.DuckDBPyConnection, column: Profile, roles:
 
 
 def _amount(columns: Sequence[Profile], roles: Roles) -> str | None:
-    numbers = [column for column in columns if column.dtype in ("int64", "float64")]
+    numbers = [column for column in columns if column.dtype in NUMBER_DTYPES]
     numbers = [column for column in numbers if column.nulls < column.rows / 2]
     quantity = _first(numbers, _QUANTITY)
     price = _first([column for column in numbers if column is not quantity], _UNIT_PRICE)

@@ -66,29 +66,45 @@ class DraftTable:
 def main_table(
     connection: duckdb.DuckDBPyConnection, samples: Sequence[Sample], wishes: Wishes, zone: str
 ) -> DraftTable:
-    """Return the first table with an entity and a time; its rows are in the view `typed`.
+    """Return the first table with an entity, who comes back, and a time; `typed` shows its rows.
 
     Raises
     ------
     ConfigError
         There is none.
     """
+    lacking, once = [], []
     for sample in samples:
         columns, roles = _told(connection, sample, wishes, zone)
-        if roles.entity is None or roles.time is None:
+        if roles.entity is not None and roles.time is not None:
+            if not _is_once(roles.entity, roles):
+                return _events(sample, columns, roles)
+            once.append(sample)
             continue
-        name, otherwise = _name(sample, "events"), "orders" if roles.amount else "events"
-        # Sentences are made of it, in which only a plural will do.
-        plural = name.endswith(("s", "en"))
-        return DraftTable(name if plural else otherwise, "events", sample, columns, roles)
-    listed = "; ".join(
-        f"{sample.paths[0].name}: {', '.join(sample.rows.schema.names)}" for sample in samples
-    )
+        none = "a time (--time)" if roles.time is None else "somebody who comes back (--entity)"
+        sources = ", ".join(column.source for column in columns)
+        lacking.append(f"{sample.paths[0].name} has no column that looks like {none}: {sources}")
+    if once:
+        # Small samples may be so.
+        return _events(once[0], *_told(connection, once[0], wishes, zone))
     raise ConfigError(
-        "No table has both a column that looks like a time and one that looks like whom to predict "
-        f"for. Name them with --time and --entity; there are {listed}. A time is a date or a "
-        "timestamp; numbers of seconds must be delivered as one."
+        f"{'; '.join(lacking)}. Name the column. A time is a date or a timestamp; numbers of "
+        "seconds must be delivered as one."
     )
+
+
+def _events(sample: Sample, columns: list[Profile], roles: Roles) -> DraftTable:
+    name = _name(sample, "")
+    # Sentences are made of it, in which only a plural will do.
+    names = [name] if name.endswith(("s", "en")) else []
+    names += ["orders", "events"] if roles.amount else ["events", "orders"]
+    taken = roles.entity.name if roles.entity else ""
+    return DraftTable(next(n for n in names if n != taken), "events", sample, columns, roles)
+
+
+def _is_once(entity: Profile, roles: Roles) -> bool:
+    """Whether nobody comes twice, as in a table of what entities are."""
+    return entity.distinct == entity.rows - entity.nulls - roles.exact_duplicates
 
 
 def as_delivered(main: DraftTable, past: Past) -> tuple[DraftTable, Past]:
@@ -126,11 +142,10 @@ def further_tables(
         columns, roles = _told(connection, sample, Wishes(entity=source), zone)
         kind: TableKind = "references"
         entity = next((column for column in columns if column.name == key), None)
-        if entity is not None:
-            once = entity.distinct == entity.rows - roles.exact_duplicates
-            # Without a time or a file for each day, nothing says since when a row is true.
-            if roles.time or sample.template:
-                kind = "events" if roles.time and not once else "attributes"
+        # Without a time or a file for each day, nothing says since when a row is true.
+        if entity is not None and (roles.time or sample.template):
+            again = roles.time and not _is_once(entity, roles)
+            kind = "events" if again else "attributes"
         found.append(DraftTable(_name(sample, f"table_{n}"), kind, sample, columns, roles))
     return found
 

@@ -14,8 +14,8 @@ from feast.utils import _convert_arrow_to_proto
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evergreen.features import store
 from evergreen.features.compute.run import feature_schema
-from evergreen.features.store import store
 from evergreen.features.store.definitions import definitions
 from evergreen.features.store.online_store import ForwardPostgresOnlineStore
 

@@ -14,7 +14,8 @@ from feast.repo_config import load_repo_config
 from evergreen import lake
 from evergreen.contract import as_of
 from evergreen.errors import ConfigError, NotReadyError
-from evergreen.features.store import online_rows, store
+from evergreen.features import store
+from evergreen.features.store import online_rows
 from evergreen.features.store.definitions import definitions
 from evergreen.features.store.lake_source import LakeSource
 from evergreen.features.store.online_store import ForwardPostgresOnlineStore
