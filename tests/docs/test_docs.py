@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -18,6 +19,9 @@ from evergreen.contract import UseCase, load_use_case_file
 from evergreen.settings import DATABASES, PROJECT_ROOT
 
 README = PROJECT_ROOT / "README.md"
+DOCS = PROJECT_ROOT / "docs"
+PACKAGE = PROJECT_ROOT / "include" / "evergreen"
+COMMANDS, SETTINGS = DOCS / "commands.md", DOCS / "settings.md"
 PAGES = sorted(
     [
         *PROJECT_ROOT.glob("*.md"),
@@ -25,7 +29,7 @@ PAGES = sorted(
         *PROJECT_ROOT.glob("include/use_cases/**/*.md"),
     ]
 )
-ADRS = sorted((PROJECT_ROOT / "docs" / "adr").glob("[0-9]*.md"))
+ADRS = sorted((DOCS / "adr").glob("[0-9]*.md"))
 # Handed from one process of ours to another; nobody sets them by hand.
 INTERNAL_VARIABLES = {
     "EVERGREEN_AIRFLOW_COMMAND",
@@ -52,28 +56,28 @@ def _code(page: Path) -> str:
 # --- commands ------------------------------------------------------------------------------------
 
 
-def test_every_make_target_in_the_pages_exists_and_every_target_is_in_the_readme():
+def test_every_make_target_in_the_pages_exists_and_every_target_is_explained():
     makefile = (PROJECT_ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", makefile, re.MULTILINE))
     named = {page: set(re.findall(r"\bmake ([a-z0-9-]+)", _code(page))) for page in PAGES}
     assert {"demo", "test"} <= targets
     assert {page.name: names - targets for page, names in named.items() if names - targets} == {}
-    assert targets - named[README] == set()
+    assert targets - named[COMMANDS] == set()
 
 
-def test_every_command_in_the_pages_exists_and_every_command_is_in_the_readme():
+def test_every_command_in_the_pages_exists_and_every_command_is_explained():
     from evergreen.cli import cli
 
     named = {page: set(re.findall(r"\bevergreen ([a-z]+)\b", _code(page))) for page in PAGES}
     known = {*cli.commands, "import"}  # `from evergreen import lake`
     assert {page.name: names - known for page, names in named.items() if names - known} == {}
-    assert set(cli.commands) - named[README] == set()
+    assert set(cli.commands) - named[COMMANDS] == set()
 
 
 def test_every_dag_in_the_readme_has_a_file_and_every_file_is_in_the_readme():
     without_dag = {"conventions", "patience", "broken_use_cases"}
     stages = {path.stem for path in (PROJECT_ROOT / "dags").glob("*.py")} - without_dag
-    named = set(re.findall(r"\b(?:churn|shop)_([a-z]+)\b", README.read_text()))
+    named = set(re.findall(r"\b(?:churn|shop|spend)_([a-z]+)\b", README.read_text()))
     assert "ingest" in stages
     assert named == stages - {"maintenance"}
     assert "`maintenance`" in README.read_text()
@@ -95,14 +99,14 @@ def _variables_of_the_code() -> set[str]:
 
 
 def test_the_table_of_settings_is_what_the_code_reads():
-    table = re.findall(r"^\| `(EVERGREEN_[A-Z_<>]+)` \|", README.read_text(), re.MULTILINE)
+    table = re.findall(r"^\| `(EVERGREEN_[A-Z_<>]+)` \|", SETTINGS.read_text(), re.MULTILINE)
     assert len(table) == len(set(table))
     assert set(table) == _variables_of_the_code() - INTERNAL_VARIABLES
 
 
 def test_internal_variables_are_used_and_said_to_be_internal():
     assert _variables_of_the_code() >= INTERNAL_VARIABLES
-    sentence = re.search(r"^.*Set by the program, not by you: (.*)$", README.read_text(), re.M)
+    sentence = re.search(r"^.*Set by the program, not by you: (.*)$", SETTINGS.read_text(), re.M)
     assert sentence
     assert set(re.findall(r"`(\w+)`", sentence[1])) == INTERNAL_VARIABLES
 
@@ -110,7 +114,7 @@ def test_internal_variables_are_used_and_said_to_be_internal():
 def test_defaults_of_the_settings_are_those_of_the_code():
     from evergreen.settings import load_settings
 
-    rows = dict(re.findall(r"^\| `(EVERGREEN_\w+)` \| `(\d+)` \|", README.read_text(), re.M))
+    rows = dict(re.findall(r"^\| `(EVERGREEN_\w+)` \| `(\d+)` \|", SETTINGS.read_text(), re.M))
     settings = load_settings()
     assert rows == {
         "EVERGREEN_THREADS": str(settings.threads),
@@ -144,7 +148,7 @@ def _all_models(root: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_every_key_of_a_use_case_is_explained():
-    page = (PROJECT_ROOT / "docs" / "use_case.md").read_text()
+    page = (DOCS / "use_case.md").read_text()
     explained = {part for span in re.findall(r"`([^`\n]+)`", page) for part in span.split(".")}
     models = _all_models(UseCase)
     assert len(models) > 15
@@ -158,7 +162,7 @@ def test_every_key_of_a_use_case_is_explained():
 
 
 def test_no_key_is_explained_that_does_not_exist():
-    page = (PROJECT_ROOT / "docs" / "use_case.md").read_text()
+    page = (DOCS / "use_case.md").read_text()
     keys = {key for model in _all_models(UseCase) for key in model.model_fields}
     rows = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
@@ -179,7 +183,7 @@ def example(tmp_path: Path) -> UseCase:
 
 def test_the_example_of_the_readme_loads_with_either_source(example: UseCase):
     declared = yaml.safe_load((example.folder / "use_case.yaml").read_text())
-    declared["events"]["orders"] |= yaml.safe_load(_blocks(README, "yaml")[1])
+    declared["events"]["orders"] |= yaml.safe_load(_blocks(DOCS / "use_case.md", "yaml")[0])
     assert UseCase.model_validate(declared).events["orders"].source.kind == "sql"
     assert example.events["orders"].source.kind == "files"
 
@@ -210,6 +214,61 @@ def test_the_sql_of_the_readme_computes_its_features_and_labels(example: UseCase
     labels = compute_labels(example, given, days).sort_by(by)
     assert labels["customer_id"].to_pylist() == ["early", "early", "early", "late"]
     assert labels["label"].to_pylist() == [False, False, True, True]
+
+
+def test_the_example_of_a_folder_that_builds_on_another_loads(tmp_path: Path):
+    (tmp_path / "spend").mkdir()
+    (tmp_path / "churn").symlink_to(PROJECT_ROOT / "include" / "use_cases" / "churn")
+    (tmp_path / "spend" / "use_case.yaml").write_text(_blocks(DOCS / "use_case.md", "yaml")[1])
+    (tmp_path / "spend" / "labels.sql").write_text("SELECT 1")
+    spend = load_use_case_file(tmp_path / "spend" / "use_case.yaml")
+    assert (spend.base, spend.target.kind) == ("churn", "number")
+
+
+# --- functions and rooms -------------------------------------------------------------------------
+
+
+def _is_callable(name: str) -> bool:
+    """Import as much of a dotted name as is a module, and look up the rest."""
+    try:
+        return callable(pkgutil.resolve_name(f"evergreen.{name}"))
+    except (ImportError, AttributeError):
+        return False
+
+
+def test_every_function_on_the_way_of_one_row_exists():
+    page = (DOCS / "one_row.md").read_text()
+    rooms = "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir())
+    named = set(re.findall(rf"`((?:{rooms})\.[\w.]+)`", page)) - {"features.sql"}
+    assert len(named) > 50
+    assert not _is_callable("lake.publishing.lose")
+    assert {name for name in named if not _is_callable(name)} == set()
+
+
+def test_every_station_tells_what_may_go_wrong():
+    page = (DOCS / "one_row.md").read_text()
+    stations = re.split(r"^## \d+\. ", page, flags=re.MULTILINE)[1:]
+    assert len(stations) > 12
+    assert [s.splitlines()[0] for s in stations[:-1] if "\n- " not in s] == []
+
+
+def test_errors_on_the_way_of_one_row_exist():
+    from evergreen import errors
+
+    named = set(re.findall(r"`(\w+Error)`", (DOCS / "one_row.md").read_text()))
+    assert {name for name in named if not hasattr(errors, name)} == set()
+
+
+def test_the_glossary_is_alphabetical_and_its_rooms_exist():
+    rows = re.findall(r"^\| ([\w -]+) \| .+ \| (.+) \|$", (DOCS / "glossary.md").read_text(), re.M)
+    words = [word for word, _ in rows if word != "word"]
+    assert len(words) > 50
+    assert words == sorted(words)
+    for _, where in rows[1:]:
+        places = re.findall(r"`([\w./]+)`", where)
+        root = PROJECT_ROOT if where.startswith("outside: ") else PACKAGE
+        assert places
+        assert [place for place in places if not (root / place).exists()] == []
 
 
 # --- the pages themselves ------------------------------------------------------------------------
@@ -276,10 +335,12 @@ def test_the_changelog_has_the_version_and_its_impact():
 def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.contract import load_use_case
     from evergreen.decisions.stored import DECISIONS
+    from evergreen.features.compute.result import labels_task
     from evergreen.monitoring.drift import DRIFT
     from evergreen.monitoring.freshness import FRESHNESS
     from evergreen.monitoring.performance import PERFORMANCE
     from evergreen.provenance.receipts import _RECEIPTS
+    from evergreen.provenance.staleness import STALENESS
     from evergreen.quality.schemas import quarantine_schema
     from evergreen.release.ledger_table import LEDGER
     from evergreen.scoring.score import predictions_schema
@@ -291,11 +352,13 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
         "drift": set(DRIFT.names),
         "performance": set(PERFORMANCE.names),
         "freshness": set(FRESHNESS.names),
+        "staleness": set(STALENESS.names),
+        "labels": set(labels_task(churn).schema.names) - {churn.entity.key},
         "decisions": set(DECISIONS.names),
         "receipts": set(_RECEIPTS.columns.keys()),
         "release_ledger": set(LEDGER.columns.keys()),
     }
-    text = (PROJECT_ROOT / "docs" / "tables.md").read_text()
+    text = (DOCS / "tables.md").read_text()
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     for table, columns in expected.items():
         rows = re.findall(r"^\| (`[^|]+) \|", sections[table], re.MULTILINE)

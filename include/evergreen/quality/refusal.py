@@ -87,7 +87,7 @@ class Refused:
         if unusual := [day for day in days if "batch_row_count" in self.days[day]]:
             ways.append(_acknowledge(self.table, unusual))
         lines.append(
-            f"The rejected rows are in the table {name}.refused (README, Troubleshooting). To go "
+            f"The rejected rows are in the table {name}.refused (docs/troubleshooting.md). To go "
             f"on: {'; or, '.join(ways)}. Then run {name}_ingest of these days again (or "
             f"{name}_history of a range); until then features of these and later days wait."
         )

@@ -41,13 +41,13 @@ def deliver_many(data: Path, day: date, rows: int) -> None:
 
 
 def look_up() -> dict[tuple[str, str], tuple[int, str]]:
-    """Run the query of README's troubleshooting, on this shop."""
-    readme = (PROJECT_ROOT / "README.md").read_text()
-    section = readme.split("**A batch was refused", 1)[1]
+    """Run the query of the page on troubleshooting, on this shop."""
+    page = (PROJECT_ROOT / "docs" / "troubleshooting.md").read_text()
+    section = page.split("**A batch was refused", 1)[1]
     code = section.split("```python\n", 1)[1].split("```", 1)[0].replace("churn", "shop")
     found: list[tuple[str, str, int, str]] = []
     names: dict[str, Any] = {"print": lambda rows: found.extend(rows.fetchall())}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "troubleshooting.md", "exec"), names)
     return {(table, rule): (rows, example) for table, rule, rows, example in found}
 
 
