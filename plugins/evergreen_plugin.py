@@ -206,13 +206,14 @@ def _rows(name: str) -> list[dict[str, Any]]:
     from evergreen.contract import load_use_case
     from evergreen.provenance import receipts
 
-    found = []
-    for table in load_use_case(name).tables:
-        step, newest = f"publish_{table}", receipts.newest_day(name, f"publish_{table}")
+    found, use_case = [], load_use_case(name)
+    for table in use_case.tables:
+        owner, step = use_case.owner_of(table), f"publish_{table}"
+        newest = receipts.newest_day(owner, step)
         if newest is None:
             continue
         first = newest - timedelta(days=DAYS_OF_ROWS - 1)
-        published = receipts.latest(name, step, first, newest + timedelta(1))
+        published = receipts.latest(owner, step, first, newest + timedelta(1))
         found += [{"day": day, "table": table, **published[day].counts} for day in published]
     return sorted(found, key=lambda row: (row["day"], row["table"]), reverse=True)
 

@@ -70,7 +70,7 @@ def init() -> None:
 @cli.command()
 @click.argument("use_cases", nargs=-1)
 def check(use_cases: Sequence[str]) -> None:
-    """Try use cases (all of them by default) on made-up orders, without touching any service.
+    """Try use cases (all of them by default) on made-up rows, without touching any service.
 
     Ends with code 1 if anything is wrong with one of them.
     """

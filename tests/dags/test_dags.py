@@ -68,9 +68,9 @@ def test_use_cases_differ_in_nothing_but_names(dag_bag: DagBag) -> None:
             for own in ("first_day", "last_day", "params"):
                 described.pop(own)
             shape = json.dumps(described)
-            for own in (name, base):
-                shape = shape.replace(f"{own}/", "USE_CASE/").replace(f":{own}", ":USE_CASE")
-            shapes.append(shape)
+            # Nothing of another but the features is shared.
+            shape = shape.replace(f'"{base}/features"', '"USE_CASE/features"')
+            shapes.append(shape.replace(f"{name}/", "USE_CASE/").replace(f":{name}", ":USE_CASE"))
         assert len(shapes) >= 2
         assert len(set(shapes)) == 1, stage
 

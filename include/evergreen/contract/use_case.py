@@ -31,15 +31,18 @@ from evergreen.errors import ConfigError
 from evergreen.targets.kinds import Target
 
 # Tables of the lake that are not delivered, and what the SQL sees beside the delivered ones.
-_RESERVED_TABLES = {
-    *("features", "labels", "predictions", "quarantine", "refused", "decisions"),
-    *("drift", "performance", "freshness", "staleness", "receipts", "as_of_days"),
+# What a use case that builds on another leaves to that one, beside the declared tables.
+_SHARED_TABLES = {"features", "quarantine", "refused"}
+_OWN_TABLES = {
+    *("labels", "predictions", "decisions", "drift", "performance", "freshness", "staleness"),
+    # Names of an asset, of what is recorded in SQL, and of what SQL sees.
+    *("retraining", "receipts", "as_of_days"),
 }
 _DERIVED_TABLE = re.compile(r"_(daily|totals)$")
 
 
 class Entity(Model):
-    """Whom we predict for: the Feast entity and the key of every table but the events'."""
+    """Whom we predict for: the Feast entity, and who events and attributes are about."""
 
     name: Identifier
     key: Identifier
@@ -127,7 +130,7 @@ class UseCase(Model):
         taken: set[str] = set()
         for section, tables in sections.items():
             for name in tables:
-                if name in _RESERVED_TABLES or _DERIVED_TABLE.search(name):
+                if name in _SHARED_TABLES | _OWN_TABLES or _DERIVED_TABLE.search(name):
                     found.append(f"{section}.{name}: this name is reserved; rename the table")
                 if name in taken:
                     found.append(f"{section}.{name}: another table has this name; rename one")
@@ -217,9 +220,8 @@ class UseCase(Model):
         return days.day_of(as_of, self.zone)
 
     def owner_of(self, table: str) -> str:
-        """Return the use case in whose namespace a table of the lake lies."""
-        own = table in _RESERVED_TABLES - {"features", "quarantine", "refused"}
-        return self.name if own or self.base is None else self.base
+        """Return the use case in whose namespace a table of the lake, or an asset, lies."""
+        return self.name if table in _OWN_TABLES or self.base is None else self.base
 
     @cached_property
     def features_sql(self) -> str:

@@ -48,7 +48,7 @@ def measure_freshness(
     newest
         Newest published day per table; None when there is none.
     day
-        The UTC day the night looks at. A table that is further ahead (an old night is looked at
+        The day the night looks at. A table that is further ahead (an old night is looked at
         again) lags 0 days.
     owed_after
         For tables that begin later than others, the day up to which they owe nothing. Without any

@@ -65,7 +65,7 @@ def find_problems(name: str) -> list[str]:
     Notes
     -----
     No service is touched and no source is read. Each SQL is bound and run, with its proofs, on
-    orders that follow from the contract (`evergreen.ops.sample`), so what depends on the values of
+    rows that follow from the contract (`evergreen.ops.sample`), so what depends on the values of
     real orders cannot be known.
     """
     problems = _Problems()

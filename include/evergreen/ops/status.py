@@ -61,8 +61,8 @@ def show_plan(name: str) -> None:
                 table.add_row(finding.table, finding.period.label, f"{days:,}", finding.reason)
             console.print(table)
         if found.seconds is not None:
-            minutes = found.seconds / 60
-            console.print(f"  About {minutes:,.0f} minutes of work, beside Airflow's own.")
+            minutes = max(1, round(found.seconds / 60))
+            console.print(f"  About {minutes:,} minutes of work, beside Airflow's own.")
         if found.commands:
             console.print("  One after the other (DAGs unpaused):")
             _print_commands(console, found.commands)

@@ -25,7 +25,8 @@ from great_expectations.render.view import DefaultJinjaPageView
 
 from evergreen.errors import ConfigError
 
-SUITES = ("orders", "features", "predictions")
+# What is made of the delivered tables.
+_DERIVED = ("features", "predictions")
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ok: #2e7d4f; --bad: #c0392b; --soft: #8881; }
@@ -163,7 +164,8 @@ def _index_page(title: str, runs: Mapping[str, Mapping[str, list[int]]]) -> str:
         link = html.escape(f"{suite}/{run}.html")
         return f'<td><a class="{shade}" href="{link}">{mark} {passed} of {judged}</a></td>'
 
-    suites = [*SUITES, *sorted({s for found in runs.values() for s in found} - set(SUITES))]
+    found = {*_DERIVED, *(suite for of in runs.values() for suite in of)}
+    suites = sorted(found, key=lambda suite: (suite in _DERIVED, suite))
     head = "".join(f"<th>{html.escape(suite)}</th>" for suite in suites)
     lines = "\n".join(
         f"<tr><td>{html.escape(run)}</td>{''.join(cell(run, suite) for suite in suites)}</tr>"

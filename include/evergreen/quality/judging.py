@@ -72,25 +72,28 @@ def _day_checks(batch: Batch) -> list[tuple[str, str]]:
 def _conflicts(batch: Batch) -> list[tuple[str, str]]:
     """Keys that contradict themselves within a day; every row of such a key breaks the rule."""
     table, entity = batch.table, batch.table.entity_key
-    rule, keys, contradiction = f"{table.row_key}_conflict", [table.row_key], "count(*) > 1"
+    unique: list[tuple[str, list[str], str]] = []
     if isinstance(table, Events) and table.rollup is not None:
         # Line items of one key must be about one entity.
-        rule, keys = "entity_conflict", [table.rollup.key]
-        contradiction = f"count(DISTINCT {quote(entity or '')}) > 1"
-        if entity not in table.columns:
-            return []
-    elif isinstance(table, Attributes):
-        rule, keys = "entity_conflict", [entity, table.valid_from]
-    named = [quote(key) for key in keys if key]
-    if not named:
-        return []
-    key = f'("~belongs", {", ".join(named)})'
-    present = "".join(f" AND {name} IS NOT NULL" for name in named)
-    batch.run(
-        f"CREATE TABLE conflicts AS SELECT {key} AS key FROM candidates",
-        f'WHERE "~error" IS NULL{present} GROUP BY ALL HAVING {contradiction}',
-    )
-    return [(rule, f"{key} IN (SELECT key FROM conflicts)")]
+        if entity in table.columns:
+            one = f"count(DISTINCT {quote(str(entity))}) > 1"
+            unique.append(("entity_conflict", [table.rollup.key], one))
+    elif table.row_key is not None:
+        unique.append((f"{table.row_key}_conflict", [table.row_key], "count(*) > 1"))
+    if isinstance(table, Attributes):
+        keys = [name for name in (entity, table.valid_from) if name]
+        unique.append(("entity_conflict", keys, "count(*) > 1"))
+    found = []
+    for n, (rule, keys, contradiction) in enumerate(unique):
+        named = [quote(key) for key in keys]
+        key = f'("~belongs", {", ".join(named)})'
+        present = "".join(f" AND {name} IS NOT NULL" for name in named)
+        batch.run(
+            f"CREATE TABLE conflicts_{n} AS SELECT {key} AS key FROM candidates",
+            f'WHERE "~error" IS NULL{present} GROUP BY ALL HAVING {contradiction}',
+        )
+        found.append((rule, f"{key} IN (SELECT key FROM conflicts_{n})"))
+    return found
 
 
 def _row_rules(batch: Batch) -> list[tuple[str, str]]:

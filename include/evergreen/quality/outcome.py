@@ -24,7 +24,7 @@ class Report:
     success
         Every expectation held, and there was something to judge.
     suite, run_name
-        `orders`, `features` or `predictions`; the day or days.
+        Name of a table; the day or days.
     statistics
         `evaluated_expectations`, `successful_expectations`, `unsuccessful_expectations`,
         `success_percent`, `rows`.

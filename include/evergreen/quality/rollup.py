@@ -1,4 +1,4 @@
-"""Rolls clean line items up to orders."""
+"""Rolls clean line items up to rows of their table."""
 
 # SQL is composed here. Identifiers come from the validated use case or are quoted, values are bound
 # or written as escaped literals; rows only ever arrive as a registered table.
@@ -64,7 +64,7 @@ def roll_up(batch: Batch, rollup: RollUp) -> None:
         f"CREATE TABLE rolled AS SELECT *, list_sort(list_distinct([{listed}])) AS rules",
         f"FROM (SELECT *, {', '.join(typed)} FROM aggregated)",
     )
-    # An order that breaks the contract takes its line items with it into quarantine.
+    # A row that breaks the contract takes its line items with it into quarantine.
     batch.run(
         "UPDATE judged SET rules = r.rules FROM clean AS c, rolled AS r",
         'WHERE judged.n = c."~n" AND len(r.rules) > 0',

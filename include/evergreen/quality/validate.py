@@ -129,7 +129,7 @@ def validate_features(
     days
         The days asked for; each must have rows unless `allow_empty`.
     allow_empty
-        Whether days without any entity are right, as before the first order.
+        Whether days without any entity are right, as before the first event.
 
     Raises
     ------

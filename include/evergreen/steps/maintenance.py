@@ -55,12 +55,12 @@ def remove_orphan_files() -> dict[str, Any]:
 def verify_tables() -> dict[str, Any]:
     """Read every day of every table, and compare it with its checksum and its receipt."""
     from evergreen import lake
-    from evergreen.contract import list_use_cases, load_use_case
+    from evergreen.contract import load_use_cases
     from evergreen.errors import DamagedError
     from evergreen.provenance.verification import verify
 
     days, problems = {}, []
-    for use_case in map(load_use_case, list_use_cases()):
+    for use_case in load_use_cases():
         for table in lake.tables(use_case.name):
             name = f"{use_case.name}.{table}"
             try:

@@ -1,7 +1,7 @@
 -- One row per as-of and customer with an order in the 180 days before it: all it had done by then.
 --   orders_daily  one row per customer and day with orders; days more than 180 days before an as_of
 --               may stand merged into one row per customer (see `daily` in use_case.yaml)
---   as_of_days    column as_of (UTC instant), one row per day asked for
+--   as_of_days    column as_of (the midnight that ends the day), one row per day asked for
 -- as_of and the windows before it all begin at midnight, so whole days are enough.
 SELECT
     c.customer_id,

@@ -1,7 +1,7 @@
 -- One row per as-of and customer with an order in the 180 days before it (the population of
 -- features.sql), for as-of days whose horizon has passed: has it placed no order since?
 --   orders_daily  one row per customer and day with orders, as in features.sql
---   as_of_days    columns as_of and horizon_end (UTC instants, horizon_end excluded)
+--   as_of_days    columns as_of and horizon_end (midnights, horizon_end excluded)
 SELECT
     c.customer_id,
     d.as_of,

@@ -1,7 +1,7 @@
 -- One row per customer and as-of: everything a customer had done before `as_of`.
 --   orders_daily  one row per customer and day with invoices; days more than 90 days before an as_of
 --               may stand merged into one row per customer (see `daily` in use_case.yaml)
---   as_of_days    column as_of (UTC instant), one row per day asked for
+--   as_of_days    column as_of (the midnight that ends the day), one row per day asked for
 SELECT
     c.customer_id,
     d.as_of,

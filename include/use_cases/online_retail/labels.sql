@@ -1,6 +1,6 @@
 -- One row per customer and as-of, for as-of days whose horizon has passed.
 --   orders_daily  one row per customer and day with invoices, as in features.sql
---   as_of_days    columns as_of and horizon_end (UTC instants, horizon_end excluded)
+--   as_of_days    columns as_of and horizon_end (midnights, horizon_end excluded)
 SELECT
     c.customer_id,
     d.as_of,

@@ -275,7 +275,9 @@ def test_a_folder_builds_on_another(tmp_path: Path) -> None:
     assert spend.contract_digest("labels") != churn.contract_digest("labels")
     owners = {table: spend.owner_of(table) for table in ("orders", "orders_totals", "features")}
     assert set(owners.values()) == {"churn"}
-    assert {spend.owner_of(table) for table in ("labels", "predictions", "drift")} == {"spend"}
+    assert {
+        spend.owner_of(table) for table in ("labels", "predictions", "drift", "retraining")
+    } == {"spend"}
 
 
 @pytest.mark.parametrize(

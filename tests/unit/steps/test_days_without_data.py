@@ -14,11 +14,13 @@ import yaml
 from csv_shop import read_day, write_csv_shop, write_day
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
+from evergreen.databases import ledger_engine
 from evergreen.errors import ConfigError, GapError, SourceMissingError, ValidationError
 from evergreen.ops.status import show_status
 from evergreen.provenance import receipts
 from evergreen.provenance.replay import replay
 from evergreen.provenance.staleness import find_stale, mend_commands
+from evergreen.release.ledger_table import create_tables
 from evergreen.settings import Settings, load_settings
 from small_shop import FIRST_DAY
 
@@ -43,6 +45,7 @@ def data(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(root))
     lake.catalog(home).create_tables()
     receipts.create_tables()
+    create_tables(ledger_engine())
     for day in DAYS:
         write_day(folder, day, orders_of(day))
     ingest(f"{DAYS[0]}..{DAYS[8]}")
@@ -121,7 +124,10 @@ def test_a_declared_day_closes_the_gap_and_is_on_record(
     assert find_stale(load_use_case("shop")) == []
     show_status(load_settings())
     shown = capsys.readouterr().out
-    assert f"days without data, by decision:\n  {GAP}: No delivery: stocktaking (ada)\n" in shown
+    assert (
+        f"days without data, by decision:\n  {GAP}, orders: No delivery: stocktaking (ada)\n"
+        in shown
+    )
     receipt = receipts.latest("shop", "publish_orders")[GAP].sequence
     assert replay(str(receipt)).equal
 
@@ -166,7 +172,7 @@ def test_a_late_file_replaces_it_and_says_what_became_stale(data: Path) -> None:
 
 
 def test_a_day_with_data_cannot_be_declared_without(data: Path) -> None:
-    with pytest.raises(ConfigError, match="the source of shop has 30 rows for it"):
+    with pytest.raises(ConfigError, match="its source has 30 rows for it"):
         ingest(str(NEXT), *WHY)
     (data / f"{DAYS[3]}.csv").unlink()
     with pytest.raises(ConfigError, match="30 source rows of it are published"):

@@ -40,7 +40,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     computed = steps.validate_features(steps.compute_features("shop", period))
     features = steps.publish_features(computed)
     steps.materialize_online(features)
-    steps.publish_labels("shop", features["period"], features["inputs"], features["basis"])
+    steps.publish_labels(features)
     yield folder
 
 

@@ -71,7 +71,7 @@ def load(period: Any, *, labels: bool = True) -> None:
     computed = steps.validate_features(steps.compute_features("shop", str(period)))
     features = steps.publish_features(computed)
     if labels:
-        steps.publish_labels("shop", features["period"], features["inputs"], features["basis"])
+        steps.publish_labels(features)
 
 
 def score(day: date) -> None:

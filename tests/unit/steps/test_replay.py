@@ -123,7 +123,7 @@ def test_every_table_of_the_chain_is_made_again_from_its_receipt(shop: Path) -> 
         step: receipts.latest("shop", step)[day]
         for step, day in {
             "publish_orders": CORRECTED,
-            "publish_quarantine": rejected,
+            "publish_orders_quarantine": rejected,
             "publish_features": KNOWN,
             "publish_labels": matured,
             "publish_predictions": KNOWN,

@@ -218,7 +218,7 @@ def test_only_what_was_validated_is_published(shop: Path, table: str) -> None:
     with pytest.raises(StagingError, match=r"not what was staged and validated.*Clear the run"):
         steps.publish_rows(staged)
     assert lake.read("shop", table).num_rows == before
-    assert receipts.missing_days("shop", "publish_quarantine", *_span(days)) == [days[1]]
+    assert receipts.missing_days("shop", "publish_orders_quarantine", *_span(days)) == [days[1]]
     # The run, cleared from its first task on.
     ingest(f"{days[0]}..{days[1]}")
     assert lake.read("shop", table).num_rows == 2 * before
