@@ -28,7 +28,6 @@ import yaml
 from benchmarks.bench import report, workspace
 from evergreen import lake, steps
 from evergreen.contract import Period, load_use_case
-from evergreen.features.compute.daily import stored_before
 from evergreen.lake import content
 from evergreen.provenance import receipts
 from evergreen.settings import PROJECT_ROOT, load_settings
@@ -51,7 +50,7 @@ MEMORY_DAYS = 73
 
 # The same features as churn's, from single orders: the SQL of a use case without `daily`.
 CUSTOMER_DAYS = """
-WITH daily AS (
+WITH orders_daily AS (
     SELECT
         customer_id,
         ordered_at::DATE AS day,
@@ -132,14 +131,14 @@ def one_more_day() -> Answer:
     """Grow one history, and at each length measure the next days with `daily` and without."""
     data = load_settings().home / "orders"
     declare_grown("grown", data, with_daily=True)
-    daily = load_use_case("grown").daily
+    daily = load_use_case("grown").events["orders"].daily
     assert daily is not None
     end = FIRST
     costs: dict[str, dict[str, float]] = {}
     for length in HISTORY_DAYS:
         target = FIRST + timedelta(days=length)
         # The next day is the first that needs totals of another month, where it needs any.
-        while stored_before(daily, target) == stored_before(daily, target - _ONE_DAY):
+        while daily.stored_before(target) == daily.stored_before(target - _ONE_DAY):
             target += _ONE_DAY
         write_orders(data, Period(end, target + timedelta(days=11)), ORDERS_PER_DAY)
         declare_grown("grown", data, with_daily=True)
@@ -266,36 +265,38 @@ def load(
     seconds = {}
     value: Any = None
     for step in (
-        steps.stage_orders,
-        steps.validate_orders,
-        steps.publish_orders,
+        steps.stage_rows,
+        steps.validate_rows,
+        steps.publish_rows,
         steps.compute_features,
         steps.validate_features,
         steps.publish_features,
         steps.publish_labels,
     ):
         started = clock()
-        first = step in (steps.stage_orders, steps.compute_features)
-        value = step(*((use_case, period.label) if first else (value,)))
+        asked = {
+            steps.stage_rows: (use_case, period.label, "orders"),
+            steps.compute_features: (use_case, period.label),
+        }
+        value = step(*asked.get(step, (value,)))
         seconds[step.__name__.replace("_", " ")] = clock() - started
     return seconds
 
 
-def declare(name: str, source: dict[str, Any], **changes: Any) -> None:
+def declare(name: str, source: dict[str, Any], *, daily: bool = True, **changes: Any) -> None:
     """Write the churn use case under another name, with changes."""
     folder = load_settings().use_cases / name
     folder.mkdir(parents=True, exist_ok=True)
     declared = yaml.safe_load((CHURN / "use_case.yaml").read_text())
-    whole = "kind" in source
-    declared |= {
-        "name": name,
-        "source": source if whole else declared["events"]["orders"]["source"] | source,
-        **changes,
-    }
+    orders = declared["events"]["orders"]
+    orders["source"] = source if "kind" in source else orders["source"] | source
     # Few customers leave days without orders.
-    declared["events"]["orders"]["batch"] = {"allow_empty": True, "row_count_ratio": [0, 1000]}
+    orders["batch"] = {"allow_empty": True, "row_count_ratio": [0, 1000]}
+    if not daily:
+        del orders["daily"]
+    declared |= {"name": name, **changes}
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
-    prefix = CUSTOMER_DAYS if changes.get("daily", True) is None else ""
+    prefix = "" if daily else CUSTOMER_DAYS
     for sql in ("features.sql", "labels.sql"):
         (folder / sql).write_text(prefix + (CHURN / sql).read_text())
 
@@ -303,8 +304,7 @@ def declare(name: str, source: dict[str, Any], **changes: Any) -> None:
 def declare_grown(name: str, data: Path, *, with_daily: bool) -> None:
     """Declare churn over files of orders."""
     source = {"kind": "files", "path": f"{data}/{{day}}.parquet", "format": "parquet"}
-    changes = {} if with_daily else {"daily": None}
-    declare(name, source, first_day=FIRST, last_day=None, **changes)
+    declare(name, source, daily=with_daily, first_day=FIRST, last_day=None)
 
 
 def write_orders(folder: Path, period: Period, per_day: int) -> int:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.bench import report
-from evergreen.contract import BatchRules, UseCase, load_use_case
+from evergreen.contract import BatchRules, Events, load_use_case
 from evergreen.quality.row_counts import unusual_row_counts, usual_row_counts
 
 FIRST = date(2025, 1, 1)
@@ -29,22 +30,27 @@ WEEK = np.array([1.0, 1.1, 1.0, 0.9, 1.2, 0.6, 0.4])
 
 def main() -> None:
     """Simulate, judge, report."""
-    use_case = load_use_case("churn")
-    orders = use_case.orders.model_copy(update={"batch": BatchRules()})
-    use_case = use_case.model_copy(update={"first_day": FIRST, "orders": orders})
+    orders = load_use_case("churn").events["orders"].model_copy(update={"batch": BatchRules()})
     rows = [
         (f"{level:,}", dispersion, *(f"{share:.2%}" for share in shares))
         for level in LEVELS
         for dispersion in DISPERSIONS
-        for shares in [_rates(use_case, level, dispersion)]
+        for shares in [_rates(since(orders, FIRST), level, dispersion)]
     ]
     columns = ("rows a day", "dispersion", "good refused", "half found", "double found")
     report("batch-rules", f"Row counts of {YEARS} years", columns, rows, years=YEARS, days=DAYS)
     if folder := os.environ.get("EVERGREEN_ONLINE_RETAIL"):
-        _report_real(use_case, Path(folder))
+        _report_real(orders, Path(folder))
 
 
-def _rates(use_case: UseCase, level: float, dispersion: float) -> tuple[float, float, float]:
+def since(table: Events, first_day: date) -> Events:
+    """Return a table whose history begins on a day."""
+    other = table.model_copy()
+    other.bind(table.name, replace(table.setting, first_day=first_day))
+    return other
+
+
+def _rates(table: Events, level: float, dispersion: float) -> tuple[float, float, float]:
     random = np.random.default_rng(7)
     judged = refused = half = double = 0
     for _ in range(YEARS):
@@ -54,7 +60,7 @@ def _rates(use_case: UseCase, level: float, dispersion: float) -> tuple[float, f
         counts = random.poisson(means)
         halves = random.binomial(counts, 0.5)
         known = {FIRST + timedelta(days=n): int(count) for n, count in enumerate(counts)}
-        for day, usual in usual_row_counts(use_case, known, known).items():
+        for day, usual in usual_row_counts(table, known, known).items():
             judged += 1
             refused += not usual.least <= known[day] <= usual.most
             half += halves[(day - FIRST).days] < usual.least
@@ -62,7 +68,7 @@ def _rates(use_case: UseCase, level: float, dispersion: float) -> tuple[float, f
     return refused / judged, half / judged, double / judged
 
 
-def _report_real(use_case: UseCase, folder: Path) -> None:
+def _report_real(orders: Events, folder: Path) -> None:
     delivered: Mapping[date, int] = {
         date.fromisoformat(path.stem): path.read_bytes().count(b"\n") - 1
         for path in folder.glob("by-day/*.csv")
@@ -70,8 +76,8 @@ def _report_real(use_case: UseCase, folder: Path) -> None:
     first = min(delivered)
     days = [first + timedelta(days=n) for n in range((max(delivered) - first).days + 1)]
     known = {day: delivered.get(day, 0) for day in days}
-    use_case = use_case.model_copy(update={"first_day": first})
-    judged, unusual = usual_row_counts(use_case, known, days), unusual_row_counts(use_case, known)
+    table = since(orders, first)
+    judged, unusual = usual_row_counts(table, known, days), unusual_row_counts(table, known)
     half = [round(0.5 * known[day]) < usual.least for day, usual in judged.items()]
     row = (len(days), len(judged), ", ".join(map(str, unusual)) or "none", f"{np.mean(half):.0%}")
     columns = ("days", "judged", "refused", "half found")

@@ -67,7 +67,7 @@ _TRAINING = {
 def write_club(root: Path) -> Path:
     """Write data and both use cases below `root`; return the folder of the data."""
     data = root / "data"
-    for name in ("orders", "visits"):
+    for name in ("orders", "visits", "plans"):
         (data / name).mkdir(parents=True)
     _deliver(data)
     for name, declared, label in (
@@ -85,8 +85,8 @@ def write_club(root: Path) -> Path:
 def _deliver(data: Path) -> None:
     chance = random.Random(11)
     members: dict[str, str] = {}
-    plans = ["customer,since,plan"]
     for n, day in enumerate(DAYS):
+        plans = ["customer,since,plan"]
         for joined in range(60 if n == 0 else 14):
             name = f"m{n:02}-{joined:02}"
             members[name] = chance.choice(sorted(_PLANS))
@@ -108,7 +108,7 @@ def _deliver(data: Path) -> None:
                 plans.append(f"{name},{day} 15:00,gold")
         (data / "orders" / f"{day}.csv").write_text("\n".join(orders) + "\n")
         (data / "visits" / f"{day}.csv").write_text("\n".join(visits) + "\n")
-    (data / "plans.csv").write_text("\n".join(plans) + "\n")
+        (data / "plans" / f"{day}.csv").write_text("\n".join(plans) + "\n")
     (data / "tariffs.csv").write_text("plan,fee\ntrial,0\nsilver,9.5\ngold,30\n")
 
 
@@ -157,7 +157,7 @@ def _club(data: Path) -> dict[str, Any]:
         },
         "attributes": {
             "plans": {
-                "source": {"kind": "files", "path": str(data / "plans.csv")},
+                "source": {"kind": "files", "path": str(data / "plans" / "{day}.csv")},
                 "valid_from": "since",
                 "columns": _columns(
                     customer_id=customer, since=("since", "timestamp"), plan=("plan", "string")

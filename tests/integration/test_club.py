@@ -6,6 +6,7 @@ import json
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -122,16 +123,23 @@ def test_what_changes_in_one_use_case_makes_days_of_the_other_stale(data: Path) 
 def test_a_late_change_of_an_attribute_does_not_reach_back(data: Path) -> None:
     club.ingest()
     club.compute()
-    before = lake.read_day(CLUB, "features", DAYS[10])
-    member = before["customer_id"][0].as_py()
-    # It was true from the tenth day on, and is delivered for the twentieth.
-    plans = data / "plans.csv"
-    plans.write_text(plans.read_text() + f"{member},{DAYS[20]} 00:00,gold\n")
-    club.ingest(DAYS[20], ("plans",))
-    for day in (DAYS[10], DAYS[20]):
+    true_since, last, known_since = DAYS[10], DAYS[19], DAYS[20]
+    before = lake.read_day(CLUB, "features", last)
+    (member, *_) = sorted(silver(before) & silver(lake.read_day(CLUB, "features", known_since)))
+    delivered = data / "plans" / f"{known_since}.csv"
+    delivered.write_text(f"{delivered.read_text()}{member},{true_since} 00:00,gold\n")
+    club.ingest(known_since, ("plans",))
+    for day in (last, known_since):
         club.compute(day)
-    again = lake.read_day(CLUB, "features", DAYS[10])
-    assert digest_by_day(again, [DAYS[10]]) == digest_by_day(before, [DAYS[10]])
+    again = lake.read_day(CLUB, "features", last)
+    assert digest_by_day(again, [last]) == digest_by_day(before, [last])
+    later = lake.read_day(CLUB, "features", known_since).to_pylist()
+    assert [row["plan"] for row in later if row["customer_id"] == member] == ["gold"]
+
+
+def silver(features: pa.Table) -> set[str]:
+    rows = features.select(["customer_id", "plan"]).to_pylist()
+    return {row["customer_id"] for row in rows if row["plan"] == "silver"}
 
 
 def test_every_table_is_replayed_across_the_border(data: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     assert list(deploy.initialise(load_settings()))
     known = FIRST_DAY + timedelta(days=89)
     period = f"{FIRST_DAY}..{known}"
-    steps.publish_orders(steps.validate_orders(steps.stage_orders("shop", period)))
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     computed = steps.validate_features(steps.compute_features("shop", period))
     features = steps.publish_features(computed)
     steps.materialize_online(features)
@@ -178,7 +178,7 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     models = {key for key in bucket.keys("artifacts/") if key.endswith("/model.ubj")}
     assert len(models) == 1
     use_case = load_use_case("shop")
-    assert tracking.load_version(use_case, promoted["version"]).metrics
+    assert tracking.load_version(use_case, promoted["version"]).reads
 
     resolved = steps.resolve_model("shop", str(known))
     steps.publish_predictions(steps.validate_predictions(steps.score_customers(resolved)))

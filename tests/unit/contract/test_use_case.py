@@ -275,9 +275,8 @@ def test_a_folder_builds_on_another(tmp_path: Path) -> None:
     assert spend.contract_digest("labels") != churn.contract_digest("labels")
     owners = {table: spend.owner_of(table) for table in ("orders", "orders_totals", "features")}
     assert set(owners.values()) == {"churn"}
-    assert {
-        spend.owner_of(table) for table in ("labels", "predictions", "drift", "retraining")
-    } == {"spend"}
+    own = ("labels", "predictions", "drift", "retraining")
+    assert {spend.owner_of(table) for table in own} == {"spend"}
 
 
 @pytest.mark.parametrize(

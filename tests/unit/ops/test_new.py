@@ -420,7 +420,6 @@ def test_the_days_of_a_real_shop(online_retail: Path):
     assert orders.columns["customer_id"].strip_float
 
 
-@pytest.mark.xfail(reason="the rooms that the check runs do not read tables yet")
 def test_a_draft_passes_the_check(files: Path):
     from evergreen.ops.check import find_problems
 
