@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evergreen.contract import Column
-from evergreen.contract.dtypes import NUMBER_DTYPES
+from evergreen.contract.dtypes import NUMBER_DTYPES, TIME_DTYPES
 from evergreen.errors import ConfigError
 from evergreen.quality.parsing import parse, prepare, trimmed
 from evergreen.sources import RAW_COLUMNS
@@ -26,17 +26,12 @@ from evergreen.sql.text import quote
 # Distinct values that types are told by, and the share of them that must fit.
 _VALUES, _ENOUGH = 2_000, 0.98
 # Names that the contract or a draft uses for something else.
-_TAKEN = {"day", "row_id", "source", "rowid", "as_of", "label", "score", "created_at"} | {
-    *("first_at", "last_at", "spent", "lines", "orders", "events")
-}
-_DAYS = (
-    *(
-        f"{a}{sign}{b}{sign}{c}"
-        for sign in "./-"
-        for a, b, c in ("dmY", "mdY", "Ymd", "dmy", "mdy")
-    ),
-    *("d-b-Y", "d-b-y", "d b Y", "b d, Y", "d B Y", "B d, Y"),
-)
+_TAKEN = {"day", "row_id", "source", "rowid", "as_of", "label", "score", "created_at"}
+_TAKEN |= {"first_at", "last_at", "spent", "lines", "orders", "events"}
+_DAYS = [
+    f"{a}{sign}{b}{sign}{c}" for sign in "./-" for a, b, c in ("dmY", "mdY", "Ymd", "dmy", "mdy")
+]
+_DAYS += ["d-b-Y", "d-b-y", "d b Y", "b d, Y", "d B Y", "B d, Y"]
 _CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
 _FORMATS = [re.sub("[a-zA-Z]", r"%\g<0>", day) + clock for day in _DAYS for clock in _CLOCKS]
 # Ways to read a column, the plainest first, and the signs without which one is not worth a try.
@@ -51,7 +46,7 @@ _WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
 # Parts of names, lower case, without anything between words.
 _WHO = ("customer", "client", "user", "member", "account", "subscriber", "visitor", "kunde")
 _WHAT = ("order", "invoice", "receipt", "transaction", "event", "purchase", "bestell", "rechnung")
-_PRICE, _COUNT = ("price", "preis"), ("quantity", "qty", "menge", "anzahl", "pieces")
+_COUNT = ("quantity", "qty", "menge", "anzahl", "pieces")
 # The sooner named, the more it says what an event is worth.
 _WORTH = (
     "total",
@@ -60,10 +55,10 @@ _WORTH = (
     "sales",
     "betrag",
     "umsatz",
-    "summe",
     "value",
     "wert",
-    *_PRICE,
+    "price",
+    "preis",
 )
 
 
@@ -107,24 +102,22 @@ def find_columns(connection: duckdb.DuckDBPyConnection, raw: pa.Table, zone: str
     rows = raw.filter(pc.is_null(raw["_error"]))
     connection.register("sample", rows)
     keywords = connection.execute(
-        "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+        "SELECT keyword_name FROM duckdb_keywords() "
+        "WHERE keyword_category IN ('reserved', 'type_function')"
     ).fetchall()
     sources = [name for name in rows.schema.names if name not in RAW_COLUMNS]
     names = identifiers(sources, _TAKEN | {word for (word,) in keywords})
     found = [Found(*both) for both in zip(sources, names, strict=True) if both[0].strip()]
     found = [column for column in found if _tell_type(connection, column, zone)]
-    values = ", ".join(
-        f"{_value(trimmed(quote(column.source)), column.way, zone)} AS {column.name}"
-        for column in found
-    )
-    connection.execute(f"CREATE TABLE typed AS SELECT {values} FROM sample")
+    values = [_value(trimmed(quote(c.source)), c.way, zone) + f" AS {c.name}" for c in found]
+    connection.execute(f"CREATE TABLE typed AS SELECT {', '.join(values)} FROM sample")
     for column in found:
         column.filled, column.distinct = connection.execute(
             f"SELECT count({column.name}), count(DISTINCT {column.name}) FROM typed"
         ).fetchall()[0]
         column.nulls = rows.num_rows - column.filled
         if column.way["dtype"] == "string" and 2 <= column.distinct <= 5 <= column.filled / 100:
-            listed = connection.execute(f"SELECT DISTINCT {column.name} FROM typed ORDER BY 1")
+            listed = connection.execute(f"SELECT DISTINCT {column.name} FROM typed ORDER BY ALL")
             column.way["values"] = tuple(value for (value,) in listed.fetchall() if value)
             column.checks.append("may it have other values?")
     return found
@@ -160,53 +153,45 @@ def _tell_type(connection: duckdb.DuckDBPyConnection, column: Found, zone: str) 
     # All shapes of values first: rare ones tell what sets thousands apart.
     shape = "PARTITION BY regexp_replace(text, '[0-9]', '9', 'g') ORDER BY hash(text), text"
     connection.execute(
-        f"CREATE OR REPLACE TABLE seen AS FROM (SELECT DISTINCT {text} AS text FROM sample) "
-        f"WHERE text IS NOT NULL ORDER BY row_number() OVER ({shape}), hash(text), text "
-        f"LIMIT {_VALUES}"
+        f"CREATE OR REPLACE TABLE seen AS FROM (SELECT DISTINCT {text} AS text FROM sample) WHERE "
+        f"text <> '' ORDER BY row_number() OVER ({shape}), hash(text), text LIMIT {_VALUES}"
     )
     values = [value for (value,) in connection.execute("FROM seen").fetchall()]
     column.is_float_id = all(re.fullmatch(r"\d+\.0+", value) for value in values)
     # Only identifiers have zeros in front.
     if not values or any(re.fullmatch(r"[+-]?0\d+", value) for value in values):
         return bool(values)
-    signs = {*"".join(values)}
-    ways = [way for needed, way in _WAYS if {*needed} <= signs]
+    ways = [way for signs, way in _WAYS if {*signs} <= {*"".join(values)}]
     if {*map(len, values)} == {8}:
         ways.insert(0, {"dtype": "timestamp", "formats": ("%Y%m%d",)})
-    counts, hashes = [], []
+    tried = []
     for way in ways:
         # Beyond these years, it is a number that happens to look like a time.
-        is_time = way["dtype"] == "timestamp"
-        fits = "year(v) BETWEEN 1900 AND 2100" if is_time else "v IS NOT NULL"
-        count, digest = connection.execute(
+        fits = "year(v) BETWEEN 1900 AND 2100" if way["dtype"] == "timestamp" else "v IS NOT NULL"
+        result = connection.execute(
             f"SELECT count(*), sum(hash(v, text)) FROM (SELECT text, {_value('text', way, zone)} "
             f"AS v FROM seen) WHERE {fits}"
         ).fetchall()[0]
-        counts.append(count)
-        hashes.append((way["dtype"], digest))
-    most = max(counts)
+        tried.append((*result, way))
+    most, _, best = max(tried, key=lambda one: one[0])
     if most < _ENOUGH * len(values):
         return True
-    best = counts.index(most)
-    column.way = dict(ways[best])
-    is_time, is_number = (column.way["dtype"] == dtype for dtype in ("timestamp", "float64"))
-    rivals = {found for count, found in zip(counts, hashes, strict=True) if count == most}
-    if sum(dtype == column.way["dtype"] for dtype, _ in rivals) > 1:
-        what = "day and month" if is_time else "the signs of decimals and thousands"
-        column.checks.append(f"{what} could also be the other way round")
-    if most < len(values):
-        column.checks.append(f"{len(values) - most} of {len(values):,} values cannot be read so")
-    if is_time and not re.search("%[HI]|:", "".join(column.way.get("formats", values))):
+    alike = {read for count, read, way in tried if (count, way["dtype"]) == (most, best["dtype"])}
+    column.way, signs = dict(best), "".join(best.get("formats", values))
+    if best["dtype"] == "timestamp" and not re.search("%[HI]|:", signs):
         column.way["dtype"] = "date"
-    if is_number and not any(column.way.get("decimal", ".") in value for value in values):
+    if best["dtype"] == "float64" and best.get("decimal", ".") not in signs:
         column.way["dtype"] = "int64"
+    if len(alike) > 1:
+        what = (
+            "the signs of decimals and thousands" if best["dtype"] == "float64" else "day and month"
+        )
+        column.checks.append(f"{what} could also be the other way round")
     return True
 
 
 def tell_roles(
-    connection: duckdb.DuckDBPyConnection,
-    columns: Sequence[Found],
-    wishes: Mapping[str, str | None],
+    connection: duckdb.DuckDBPyConnection, columns: Sequence[Found], wishes: Mapping[str, str]
 ) -> Roles:
     """Guess what the columns of the table `typed` are for; what is wished is taken.
 
@@ -216,50 +201,46 @@ def tell_roles(
         A wish names no column, or no column can be the time or the entity.
     """
     listed = ", ".join(column.source for column in columns)
-
-    def wished(role: str) -> Found | None:
-        given = wishes.get(role)
-        found = next((c for c in columns if given in (c.source, c.name)), None)
-        if found is None and given not in (None, "none"):
+    wished: dict[str, Found] = {}
+    for role in ("time", "key", "entity"):
+        given = wishes.get(role, "none")
+        wished |= {role: column for column in columns if given in (column.source, column.name)}
+        if given != "none" and role not in wished:
             raise ConfigError(f"--{role} is {given!r}, but the columns are {listed}.")
-        return found
-
-    times = [c for c in columns if c.way["dtype"] in ("date", "timestamp") and c.nulls < c.filled]
-    time = wished("time") or max(times, key=lambda c: (c.says(_WHAT), c.way["dtype"]), default=None)
-    key = wished("key")
-    others = [column for column in columns if column not in (time, key)]
+    times = [c for c in columns if c.way["dtype"] in TIME_DTYPES and c.nulls < c.filled]
+    others = [c for c in columns if c not in (*times, wished.get("key"))]
     names = [c for c in others if c.way["dtype"] in ("string", "int64") or c.is_float_id]
-    entity = wished("entity") or max(
+    time = wished.get("time") or max(
+        times, key=lambda c: (c.says(_WHAT), c.way["dtype"]), default=None
+    )
+    entity = wished.get("entity") or max(
         (c for c in names if c.says(_WHO) or 2 <= c.distinct < c.filled),
         key=lambda c: (c.says(_WHO) - c.says((*_WHAT, *_WORTH, *_COUNT)), c.distinct),
         default=None,
     )
-    if time not in times or time is None or entity is None:
+    if time is None or time not in times or entity is None:
         what = "somebody who comes back (--entity)" if time in times else "a time (--time)"
         raise ConfigError(
             f"No column looks like {what}: {listed}. Expected events: rows that say who did "
             "something when, as dates or timestamps (have numbers of seconds delivered as such). A "
             "table of one row for each customer, without a time, is none."
         )
-    if "time" not in wishes and len(times) > 1:
+    if "time" not in wished and len(times) > 1:
         more = ", ".join(column.name for column in times if column is not time)
         time.checks.append(f"is it when it happened? There is {more}, too")
-    if "entity" not in wishes and not entity.says(_WHO):
+    if "entity" not in wished and not entity.says(_WHO):
         entity.checks.append("whom to predict for? Nothing in the name says so")
     names = [c for c in names if c is not entity and not c.nulls and not c.says(_COUNT)]
+    key = wished.get("key")
     if "key" not in wishes:
         parts = (c for c in names if c.says(_WHAT) and _has_parts(connection, c, entity, time))
-        (different,) = connection.execute(
-            "SELECT count(*) FROM (SELECT DISTINCT * FROM typed)"
-        ).fetchall()[0]
-        unique = [column for column in names if column.distinct == different]
+        rows = connection.execute("SELECT count(*) FROM (SELECT DISTINCT * FROM typed)").fetchall()
+        unique = [column for column in names if (column.distinct,) in rows]
         key = next(parts, None) or max(unique, key=lambda c: c.says(_WHAT), default=None)
         if key is not None and not key.says(_WHAT):
             key.checks.append("it is different in every row of the sample; does it name a row?")
     is_rolled_up = key is not None and _has_parts(connection, key, entity, time)
-    worth = _worth(
-        [c for c in others if c not in (entity, key) and c.way["dtype"] in NUMBER_DTYPES]
-    )
+    worth = _worth(connection, [column for column in others if column not in (entity, key)])
     for column in (entity, key):
         if column is not None:
             column.way = {"dtype": "string", "strip_float": column.is_float_id}
@@ -279,20 +260,27 @@ def _has_parts(
     return bool(found)
 
 
-def _worth(numbers: Sequence[Found]) -> list[Found]:
-    """Return an amount; a number and a price; else what has fractions."""
+def _worth(connection: duckdb.DuckDBPyConnection, columns: Sequence[Found]) -> list[Found]:
+    """Return an amount, or how many and a price; both are kept within bounds."""
+    numbers = [column for column in columns if column.way["dtype"] in NUMBER_DTYPES]
     count = next((column for column in numbers if column.says(_COUNT)), None)
     others = [column for column in numbers if column is not count]
     fractions = [column for column in others if column.way["dtype"] == "float64"]
-    named = (column for word in _WORTH for column in others if column.says((word,)))
-    best = next(named, fractions[-1] if fractions else None)
-    if best is None:
-        return []
-    if count is not None and best.says(_PRICE):
-        best.checks.append(f"is it the price of one of {count.name}?")
-        return [count, best]
-    best.checks.append("is it what an event is worth?")
-    return [best]
+    named = [column for word in _WORTH for column in others if column.says((word,))]
+    found = (named or fractions[-1:])[:1]
+    for column in found:
+        column.checks.append("is it what an event is worth?")
+        if count is not None and column.says(("price", "preis")):
+            column.checks[-1] = f"is it the price of one of {count.name}?"
+            found = [count, column]
+    for column in found:
+        low, high = connection.execute(
+            f"SELECT min({column.name}), max({column.name}) FROM typed"
+        ).fetchall()[0]
+        # Ten times what the sample holds; beyond, it is a mistake.
+        bound = 10.0 ** len(str(int(max(-low, high, 1)))) * 10
+        column.way["range"] = (0 if low >= 0 else -bound, bound)
+    return found
 
 
 def tell_days(connection: duckdb.DuckDBPyConnection, roles: Roles) -> tuple[date, date, int | None]:
@@ -303,11 +291,9 @@ def tell_days(connection: duckdb.DuckDBPyConnection, roles: Roles) -> tuple[date
     found: tuple[date, date, int | None] = connection.execute(
         f"WITH active AS (SELECT DISTINCT {roles.entity.name} AS who, "
         f"CAST({roles.time.name} AS DATE) AS day FROM typed), "
-        "usual AS (SELECT quantile_disc(day, [0.001, 0.999]) AS ends FROM active), "
-        "gaps AS (SELECT day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM active "
-        "WHERE who IS NOT NULL) "
-        "SELECT (SELECT min(day) FROM active, usual WHERE day >= ends[1] - 365), "
-        "(SELECT max(day) FROM active, usual WHERE day <= ends[2] + 365), "
-        "(SELECT quantile_disc(gap, 0.9) FROM gaps)"
+        "usual AS (SELECT quantile_disc(day, 0.001) AS low, quantile_disc(day, 0.999) AS high FROM "
+        "active) SELECT min(day), max(day), quantile_disc(gap, 0.9) FILTER (who IS NOT NULL) FROM "
+        "(SELECT *, day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM active, usual "
+        "WHERE day BETWEEN low - 365 AND high + 365)"
     ).fetchall()[0]
     return found

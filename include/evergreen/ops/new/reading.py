@@ -8,10 +8,10 @@ import os
 import re
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 from zoneinfo import available_timezones
 
 import duckdb
@@ -19,34 +19,26 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evergreen.contract import CsvFormat, FilesSource
+from evergreen.contract import FilesSource
 from evergreen.disk import scratch
 from evergreen.errors import ConfigError
 from evergreen.sources.files import FileReader
 from evergreen.sql.connection import opened
 
 # Rows that are looked at: enough to tell, few enough for the memory.
-MOST_ROWS = 1_000_000
-_ANY_DAY = date(2000, 1, 1)
+_MOST_ROWS = 1_000_000
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_/]?)(\d{2})\2(\d{2})(?!\d)")
 _VALUE = re.compile(r"[-+\d.,:/ TZ]*\d[-+\d.,:/ TZ]*")
 
 
-class Sample(NamedTuple):
-    """Files of one table: how a use case declares them, and their raw rows."""
-
-    source: FilesSource
-    rows: pa.Table
-    # Days that the files are named after; none unless each day has its own.
-    days: list[date]
-    # Name of the zone of Parquet's instants, if one is told.
-    zone: str | None
-    # What a person must confirm of the source.
-    checks: list[str]
-
-
-def read_sample(paths: Sequence[Path]) -> Sample:
+def read_sample(paths: Sequence[Path]) -> tuple[FilesSource, pa.Table, str | None, list[str]]:
     """Read files that have the same columns.
+
+    Returns
+    -------
+    tuple
+        How a use case declares them, their raw rows, the name of the zone of Parquet's instants,
+        and what a person must confirm.
 
     Raises
     ------
@@ -64,23 +56,23 @@ def read_sample(paths: Sequence[Path]) -> Sample:
                 f"({', '.join(names)}). A draft is made of one table of events; add attributes and "
                 "references to it by hand, as docs/use_case.md describes."
             )
-    path, days, checks = _place(paths)
-    start, end = (days[0], days[-1] + timedelta(days=1)) if days else (_ANY_DAY, date(2000, 1, 2))
-    source = source.model_copy(update={"path": path})
+    place, days, checks = _place(paths)
+    source = source.model_copy(update={"path": place})
+    start, end = (days[0], days[-1] + timedelta(days=1)) if days else (date.min, date(1, 1, 2))
     if days and (absent := (end - start).days - len(days)):
         source = source.model_copy(update={"missing": "empty"})
         checks.append(f"{absent} days have no file; was there no business?")
     tables: list[pa.Table] = []
     for table in FileReader(source, ()).read(start, end):
         tables.append(table)
-        if sum(one.num_rows for one in tables) >= MOST_ROWS:
-            checks.append(f"only the first {MOST_ROWS:,} rows were looked at")
+        if sum(one.num_rows for one in tables) >= _MOST_ROWS:
+            checks.append(f"only the first {_MOST_ROWS:,} rows were looked at")
             break
-    rows = pa.concat_tables(tables, promote_options="default").slice(0, MOST_ROWS)
+    rows = pa.concat_tables(tables, promote_options="default")
     broken = rows.num_rows - rows["_error"].null_count
     if 2 * broken >= rows.num_rows:
         raise ConfigError(
-            f"{path} has {rows.num_rows:,} rows, of which {broken:,} have other numbers of fields "
+            f"{place} has {rows.num_rows:,} rows, of which {broken:,} have other numbers of fields "
             f"than its first line ({len(names)}). Expected a table of rows from the first line on, "
             "without a title above it."
         )
@@ -88,7 +80,7 @@ def read_sample(paths: Sequence[Path]) -> Sample:
         checks.append("it is not UTF-8; do letters beyond ASCII look right?")
     if source.csv.names:
         checks.append("there is no header; what are the columns called?")
-    return Sample(source, rows, days, zone, checks)
+    return source, rows, zone, checks
 
 
 def _layout(path: Path) -> tuple[FilesSource, list[str], str | None]:
@@ -105,30 +97,26 @@ def _layout(path: Path) -> tuple[FilesSource, list[str], str | None]:
         source = FilesSource(kind="files", path="", format="parquet")
         return source, schema.names, zone if zone in available_timezones() else None
     encoding, lines = _lines(path)
-    with scratch("new") as folder, opened("new") as connection:
+    delimiter, quote = ",", '"'
+    with scratch("new") as folder, opened("new") as connection, suppress(duckdb.Error):
         head = Path(folder) / "head.csv"
         head.write_text("".join(lines), encoding="utf-8")
-        try:
-            delimiter, quote = connection.execute(
-                "SELECT Delimiter, if(len(Quote) = 1, Quote, '\"') "
-                "FROM sniff_csv(?, strict_mode = false, ignore_errors = true)",
-                [str(head)],
-            ).fetchall()[0]
-        except duckdb.Error as error:
-            raise ConfigError(
-                f"{path} has no structure that can be told: {str(error).splitlines()[0]}. Expected "
-                "rows of fields that a comma, semicolon, tab, pipe or blanks separate."
-            ) from error
+        delimiter, quote = connection.execute(
+            "SELECT Delimiter, if(len(Quote) = 1, Quote, '\"') "
+            "FROM sniff_csv(?, strict_mode = false, ignore_errors = true)",
+            [str(head)],
+        ).fetchall()[0]
     first = next(csv.reader(lines, delimiter=delimiter, quotechar=quote))
     # Blanks inside of fields are nothing regular; between them, they are.
     blanks = lines[0].split()
     if len(blanks) > len(first) and all(len(line.split()) == len(blanks) for line in lines):
         delimiter, first = "whitespace", blanks
-    names = None
+    layout = {"delimiter": delimiter, "quote": quote, "encoding": encoding}
     if any(map(_VALUE.fullmatch, first)) or len({*first}) < len(first):
-        names = first = [f"column_{n}" for n in range(1, len(first) + 1)]
-    layout = CsvFormat(delimiter=delimiter, quote=quote, encoding=encoding, names=names)
-    return FilesSource(kind="files", path="", csv=layout), first, None
+        first = [f"column_{n}" for n in range(1, len(first) + 1)]
+        layout["names"] = first
+    source = FilesSource.model_validate({"kind": "files", "path": "", "csv": layout})
+    return source, first, None
 
 
 def _lines(path: Path) -> tuple[str, list[str]]:
@@ -136,48 +124,37 @@ def _lines(path: Path) -> tuple[str, list[str]]:
     for encoding in ("utf-8", "utf-16", "cp1252"):
         try:
             with fsspec.open(path, "rt", encoding=encoding, compression="infer") as handle:
-                lines = [line for line in islice(handle, MOST_ROWS) if line.strip("\ufeff\r\n ")]
+                lines = [line.lstrip("\ufeff") for line in islice(handle, _MOST_ROWS)]
         except UnicodeError:
             continue
         except (OSError, EOFError, zlib.error) as error:
             raise ConfigError(f"{path} cannot be read: {error}.") from error
-        if not lines:
-            raise ConfigError(f"{path} holds no rows; give a file with some.")
-        return encoding, [lines[0].removeprefix("\ufeff"), *lines[1:5_000]]
+        if lines := [line for line in lines if line.strip()]:
+            return encoding, lines[:5_000]
+        raise ConfigError(f"{path} holds no rows; give a file with some.")
     raise ConfigError(f"{path} is no text in UTF-8, UTF-16 or cp1252; export it as UTF-8.")
 
 
 def _place(paths: Sequence[Path]) -> tuple[str, list[date], list[str]]:
     """Return the path of all the files, the days they are of if each has its own, and checks."""
-    template, daily = _daily(str(paths[0]))
-    if len(daily) > 1 and {*paths} <= {*daily.values()}:
-        return template, sorted(daily), []
-    if len(paths) == 1:
-        check = "if each day has a file of its own, write {day} for the day"
-        return str(paths[0]), [], [check] if daily else []
-    start = os.path.commonprefix([*map(str, paths)])  # noqa: RUF071 - letters are meant
-    path = f"{glob.escape(start)}*{paths[0].suffix}"
-    if {*map(str, paths)} - {*glob.glob(path)}:  # noqa: PTH207 - as the source reads it
-        raise ConfigError(f"No path names all of {', '.join(map(str, paths))}. Use one folder.")
-    return path, [], ["are all files of this name of this table?"]
-
-
-def _daily(text: str) -> tuple[str, dict[date, Path]]:
-    """Return a path with `{day}` for the day it is named after, and the files it stands for."""
-
-    def day_in(match: re.Match[str] | None) -> date | None:
-        try:
-            return date(*map(int, match.group(1, 3, 4))) if match else None
-        except ValueError:
-            return None
-
-    found = [match for match in _DAY.finditer(text) if day_in(match)]
-    if not found:
-        return text, {}
+    text, texts, daily = str(paths[0]), {*map(str, paths)}, dict[date, str]()
     # The file's own name counts more than the folders above it.
-    (start, end), sign = found[-1].span(), found[-1][2]
-    stands = "{day}" if sign == "-" else f"{{day:%Y{sign}%m{sign}%d}}"
-    pattern = glob.escape(text[:start]) + sign.join(("????", "??", "??")) + glob.escape(text[end:])
-    alike = glob.glob(pattern)  # noqa: PTH207 - a pattern of a whole path
-    days = {day: Path(one) for one in alike if (day := day_in(_DAY.match(one, start)))}
-    return text[:start] + stands + text[end:], days
+    for day in [*_DAY.finditer(text)][-1:]:
+        before, sign, after = text[: day.start()], day[2], text[day.end() :]
+        digits = sign.join(("[0-9]" * 4, "[0-9]" * 2, "[0-9]" * 2))
+        for one in glob.glob(glob.escape(before) + digits + glob.escape(after)):  # noqa: PTH207
+            with suppress(ValueError):
+                daily[date.fromisoformat(re.sub(r"\D", "", one[len(before) :][: len(day[0])]))] = (
+                    one
+                )
+        if len(daily) > 1 and texts <= {*daily.values()}:
+            stands = "{day}" if sign == "-" else f"{{day:%Y{sign}%m{sign}%d}}"
+            return before + stands + after, sorted(daily), []
+    if len(paths) == 1:
+        doubt = "if each day has a file of its own, write {day} for the day"
+        return text, [], [doubt] if daily else []
+    # Letters, not folders: orders_1.csv and orders_2.csv are orders_*.csv.
+    path = f"{glob.escape(os.path.commonprefix([*texts]))}*{paths[0].suffix}"  # noqa: RUF071
+    if texts - {*glob.glob(path)}:  # noqa: PTH207 - a pattern as the source reads it
+        raise ConfigError(f"No pattern names {', '.join(sorted(texts))}. Put them into one folder.")
+    return path, [], ["are all files of this name of this table?"]
