@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -27,10 +27,9 @@ from evergreen.sql.text import quote
 _VALUES, _ENOUGH = 2_000, 0.98
 # Names that the contract or a draft uses for something else.
 _TAKEN = {"day", "row_id", "source", "rowid", "as_of", "label", "score", "created_at"}
-_TAKEN |= {"first_at", "last_at", "spent", "lines", "orders", "events"}
-_DAYS = [
-    f"{a}{sign}{b}{sign}{c}" for sign in "./-" for a, b, c in ("dmY", "mdY", "Ymd", "dmy", "mdy")
-]
+_TAKEN |= {"first_at", "last_at", "spent", "orders", "events"}
+_ORDERS = ("d-m-Y", "m-d-Y", "Y-m-d", "d-m-y", "m-d-y")
+_DAYS = [order.replace("-", sign) for sign in "./-" for order in _ORDERS]
 _DAYS += ["d-b-Y", "d-b-y", "d b Y", "b d, Y", "d B Y", "B d, Y"]
 _CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
 _FORMATS = [re.sub("[a-zA-Z]", r"%\g<0>", day) + clock for day in _DAYS for clock in _CLOCKS]
@@ -44,22 +43,12 @@ _WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("", {"dtype": "bool"}),
 )
 # Parts of names, lower case, without anything between words.
-_WHO = ("customer", "client", "user", "member", "account", "subscriber", "visitor", "kunde")
-_WHAT = ("order", "invoice", "receipt", "transaction", "event", "purchase", "bestell", "rechnung")
-_COUNT = ("quantity", "qty", "menge", "anzahl", "pieces")
+_WHO = "customer|client|user|member|account|subscriber|visitor|kunde"
+_WHAT = "order|invoice|receipt|transaction|event|purchase|bestell|rechnung"
+_COUNT = "quantity|qty|menge|anzahl|pieces"
+_PRICE = "price|preis"
 # The sooner named, the more it says what an event is worth.
-_WORTH = (
-    "total",
-    "amount",
-    "revenue",
-    "sales",
-    "betrag",
-    "umsatz",
-    "value",
-    "wert",
-    "price",
-    "preis",
-)
+_WORTH = f"total|amount|revenue|sales|betrag|umsatz|value|wert|{_PRICE}"
 
 
 @dataclass(eq=False)
@@ -73,28 +62,13 @@ class Found:
     # Whether all values are whole, but written as `13090.0`.
     is_float_id: bool = False
     # Rows without and with a value, and how many values are distinct.
-    nulls: int = 0
-    filled: int = 0
-    distinct: int = 0
+    nulls, filled, distinct = 0, 0, 0
     # What a person must confirm.
     checks: list[str] = field(default_factory=list)
 
-    def says(self, words: Iterable[str]) -> bool:
+    def says(self, words: str) -> bool:
         """Whether one of the words is part of its name."""
-        return any(word in self.name.replace("_", "") for word in words)
-
-
-class Roles(NamedTuple):
-    """What the columns of one table are for."""
-
-    entity: Found
-    time: Found
-    # None where no column names a row.
-    key: Found | None
-    # Whether several rows with one key are one event.
-    is_rolled_up: bool
-    # Their product is what a row is worth; none where nothing says so.
-    worth: list[Found]
+        return re.search(words, self.name.replace("_", "")) is not None
 
 
 def find_columns(connection: duckdb.DuckDBPyConnection, raw: pa.Table, zone: str) -> list[Found]:
@@ -106,7 +80,7 @@ def find_columns(connection: duckdb.DuckDBPyConnection, raw: pa.Table, zone: str
         "WHERE keyword_category IN ('reserved', 'type_function')"
     ).fetchall()
     sources = [name for name in rows.schema.names if name not in RAW_COLUMNS]
-    names = identifiers(sources, _TAKEN | {word for (word,) in keywords})
+    names = _identifiers(sources, _TAKEN | {word for (word,) in keywords})
     found = [Found(*both) for both in zip(sources, names, strict=True) if both[0].strip()]
     found = [column for column in found if _tell_type(connection, column, zone)]
     values = [_value(trimmed(quote(c.source)), c.way, zone) + f" AS {c.name}" for c in found]
@@ -123,12 +97,8 @@ def find_columns(connection: duckdb.DuckDBPyConnection, raw: pa.Table, zone: str
     return found
 
 
-def identifiers(texts: Iterable[str], taken: Collection[str] = ()) -> list[str]:
-    """Turn names of any kind into identifiers, each once.
-
-    >>> identifiers(["CustomerID", "Größe in cm", "2nd-Price", "名", "order"], {"order"})
-    ['customer_id', 'grosse_in_cm', 'n_2nd_price', 'column_4', 'order_value']
-    """
+def _identifiers(texts: Iterable[str], taken: Collection[str]) -> list[str]:
+    """Turn names of any kind into identifiers, each once: CustomerID into customer_id."""
     found: list[str] = []
     for n, text in enumerate(texts, 1):
         plain = unicodedata.normalize("NFKD", text.replace("ß", "ss"))
@@ -183,114 +153,105 @@ def _tell_type(connection: duckdb.DuckDBPyConnection, column: Found, zone: str) 
     if best["dtype"] == "float64" and best.get("decimal", ".") not in signs:
         column.way["dtype"] = "int64"
     if len(alike) > 1:
-        what = (
-            "the signs of decimals and thousands" if best["dtype"] == "float64" else "day and month"
-        )
+        what = "day and month" if best["dtype"] == "timestamp" else "decimals and thousands"
         column.checks.append(f"{what} could also be the other way round")
     return True
 
 
 def tell_roles(
     connection: duckdb.DuckDBPyConnection, columns: Sequence[Found], wishes: Mapping[str, str]
-) -> Roles:
+) -> tuple[dict[str, Found], bool]:
     """Guess what the columns of the table `typed` are for; what is wished is taken.
 
-    Raises
-    ------
-    ConfigError
-        A wish names no column, or no column can be the time or the entity.
+    Return columns by role (`entity`, `time`, and `key` if one names a row), and whether several
+    rows with one key are one event.
     """
-    listed = ", ".join(column.source for column in columns)
-    wished: dict[str, Found] = {}
-    for role in ("time", "key", "entity"):
-        given = wishes.get(role, "none")
-        wished |= {role: column for column in columns if given in (column.source, column.name)}
-        if given != "none" and role not in wished:
-            raise ConfigError(f"--{role} is {given!r}, but the columns are {listed}.")
+    listed, roles = ", ".join(column.source for column in columns), dict[str, Found]()
+
+    def pick(role: str, candidates: Iterable[Found], rank: Callable[[Found], Any]) -> None:
+        if (given := wishes.get(role, "none")) != "none":
+            candidates = [c for c in columns if given in (c.source, c.name)]
+            if not candidates:
+                raise ConfigError(f"--{role} is {given!r}, but the columns are {listed}.")
+        free = [column for column in candidates if column not in roles.values()]
+        roles.update({role: max(free, key=rank)} if free else {})
+
     times = [c for c in columns if c.way["dtype"] in TIME_DTYPES and c.nulls < c.filled]
-    others = [c for c in columns if c not in (*times, wished.get("key"))]
-    names = [c for c in others if c.way["dtype"] in ("string", "int64") or c.is_float_id]
-    time = wished.get("time") or max(
-        times, key=lambda c: (c.says(_WHAT), c.way["dtype"]), default=None
-    )
-    entity = wished.get("entity") or max(
-        (c for c in names if c.says(_WHO) or 2 <= c.distinct < c.filled),
-        key=lambda c: (c.says(_WHO) - c.says((*_WHAT, *_WORTH, *_COUNT)), c.distinct),
-        default=None,
-    )
-    if time is None or time not in times or entity is None:
-        what = "somebody who comes back (--entity)" if time in times else "a time (--time)"
+    names = [c for c in columns if c.way["dtype"] in ("string", "int64") or c.is_float_id]
+    back = [c for c in names if c.says(_WHO) or 2 <= c.distinct < c.filled]
+    other = f"{_WHAT}|{_WORTH}|{_COUNT}"
+    pick("time", times, lambda c: (c.says(_WHAT), c.way["dtype"]))
+    pick("key", [], lambda c: c.distinct)
+    pick("entity", back, lambda c: (c.says(_WHO) - c.says(other), c.distinct))
+    if roles.get("time") not in times or "entity" not in roles:
+        what = "somebody who comes back (--entity)" if "time" in roles else "a time (--time)"
         raise ConfigError(
             f"No column looks like {what}: {listed}. Expected events: rows that say who did "
             "something when, as dates or timestamps (have numbers of seconds delivered as such). A "
             "table of one row for each customer, without a time, is none."
         )
-    if "time" not in wished and len(times) > 1:
-        more = ", ".join(column.name for column in times if column is not time)
-        time.checks.append(f"is it when it happened? There is {more}, too")
-    if "entity" not in wished and not entity.says(_WHO):
-        entity.checks.append("whom to predict for? Nothing in the name says so")
-    names = [c for c in names if c is not entity and not c.nulls and not c.says(_COUNT)]
-    key = wished.get("key")
+    named = [roles["key"]] if "key" in roles else [c for c in names if c.says(_WHAT)]
+    parts = [column for column in named if _has_parts(connection, column.name, roles)]
     if "key" not in wishes:
-        parts = (c for c in names if c.says(_WHAT) and _has_parts(connection, c, entity, time))
         rows = connection.execute("SELECT count(*) FROM (SELECT DISTINCT * FROM typed)").fetchall()
-        unique = [column for column in names if (column.distinct,) in rows]
-        key = next(parts, None) or max(unique, key=lambda c: c.says(_WHAT), default=None)
-        if key is not None and not key.says(_WHAT):
-            key.checks.append("it is different in every row of the sample; does it name a row?")
-    is_rolled_up = key is not None and _has_parts(connection, key, entity, time)
-    worth = _worth(connection, [column for column in others if column not in (entity, key)])
-    for column in (entity, key):
-        if column is not None:
-            column.way = {"dtype": "string", "strip_float": column.is_float_id}
-    return Roles(entity, time, key, is_rolled_up, worth)
+        unique = [c for c in names if (c.distinct,) in rows and not c.nulls]
+        pick("key", parts or unique, lambda c: c.says(_WHAT))
+    for role, doubt, words in (
+        ("time", "is it when it happened? There are other times", _WHAT if times[1:] else ""),
+        ("entity", "whom to predict for? Nothing in the name says so", _WHO),
+        ("key", "different in every row of the sample; does it name a row?", _WHAT),
+    ):
+        if role in roles and role not in wishes and not roles[role].says(words):
+            roles[role].checks.append(doubt)
+    for role in {"entity", "key"} & {*roles}:
+        roles[role].way = {"dtype": "string", "strip_float": roles[role].is_float_id}
+    return roles, bool(parts)
 
 
-def _has_parts(
-    connection: duckdb.DuckDBPyConnection, key: Found, entity: Found, time: Found
-) -> bool:
+def _has_parts(connection: duckdb.DuckDBPyConnection, key: str, roles: Mapping[str, Found]) -> bool:
     """Whether rows with one key are parts of one event: of one entity, at nearly one time."""
+    entity, time = roles["entity"].name, roles["time"].name
     (found,) = connection.execute(
         "SELECT sum(n) >= 1.05 * count(*) AND avg((who <= 1 AND span <= 3600)::INT) >= 0.98 FROM "
-        f"(SELECT count(*) AS n, count(DISTINCT {entity.name}) AS who, "
-        f"date_diff('second', min({time.name}), max({time.name})) AS span "
-        f"FROM typed GROUP BY {key.name})"
+        f"(SELECT count(*) AS n, count(DISTINCT {entity}) AS who, date_diff('second', "
+        f"min({time}), max({time})) AS span FROM typed GROUP BY {key})"
     ).fetchall()[0]
     return bool(found)
 
 
-def _worth(connection: duckdb.DuckDBPyConnection, columns: Sequence[Found]) -> list[Found]:
-    """Return an amount, or how many and a price; both are kept within bounds."""
+def tell_worth(connection: duckdb.DuckDBPyConnection, columns: Iterable[Found]) -> list[Found]:
+    """Return an amount, or how many and a price, and keep them within bounds; empty if neither."""
     numbers = [column for column in columns if column.way["dtype"] in NUMBER_DTYPES]
-    count = next((column for column in numbers if column.says(_COUNT)), None)
-    others = [column for column in numbers if column is not count]
-    fractions = [column for column in others if column.way["dtype"] == "float64"]
-    named = [column for word in _WORTH for column in others if column.says((word,))]
+    counts = [column for column in numbers if column.says(_COUNT)][:1]
+    named = [c for word in _WORTH.split("|") for c in numbers if c.says(word) and c not in counts]
+    fractions = [column for column in numbers if column.way["dtype"] == "float64"]
     found = (named or fractions[-1:])[:1]
-    for column in found:
-        column.checks.append("is it what an event is worth?")
-        if count is not None and column.says(("price", "preis")):
-            column.checks[-1] = f"is it the price of one of {count.name}?"
-            found = [count, column]
+    found = counts + found if found and found[0].says(_PRICE) else found
     for column in found:
         low, high = connection.execute(
             f"SELECT min({column.name}), max({column.name}) FROM typed"
         ).fetchall()[0]
         # Ten times what the sample holds; beyond, it is a mistake.
-        bound = 10.0 ** len(str(int(max(-low, high, 1)))) * 10
-        column.way["range"] = (0 if low >= 0 else -bound, bound)
+        bound = 10.0 ** (len(str(int(max(-low, high)))) + 1)
+        column.way["range"] = (-bound if low < 0 else 0, bound)
+        if low < 0:
+            column.checks.append("are values below 0 returns? `rules` can leave them out")
+    if found:
+        what = " * ".join(column.name for column in found)
+        found[-1].checks.append(f"is {what} what an event is worth?")
     return found
 
 
-def tell_days(connection: duckdb.DuckDBPyConnection, roles: Roles) -> tuple[date, date, int | None]:
+def tell_days(
+    connection: duckdb.DuckDBPyConnection, roles: Mapping[str, Found]
+) -> tuple[date, date, int | None]:
     """Return the first and last day of `typed`, and within how many days nine of ten return.
 
     Days a year away from nearly all others are mistakes.
     """
     found: tuple[date, date, int | None] = connection.execute(
-        f"WITH active AS (SELECT DISTINCT {roles.entity.name} AS who, "
-        f"CAST({roles.time.name} AS DATE) AS day FROM typed), "
+        f"WITH active AS (SELECT DISTINCT {roles['entity'].name} AS who, "
+        f"CAST({roles['time'].name} AS DATE) AS day FROM typed), "
         "usual AS (SELECT quantile_disc(day, 0.001) AS low, quantile_disc(day, 0.999) AS high FROM "
         "active) SELECT min(day), max(day), quantile_disc(gap, 0.9) FILTER (who IS NOT NULL) FROM "
         "(SELECT *, day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM active, usual "

@@ -34,28 +34,17 @@ _VALUE = re.compile(r"[-+\d.,:/ TZ]*\d[-+\d.,:/ TZ]*")
 def read_sample(paths: Sequence[Path]) -> tuple[FilesSource, pa.Table, str | None, list[str]]:
     """Read files that have the same columns.
 
-    Returns
-    -------
-    tuple
-        How a use case declares them, their raw rows, the name of the zone of Parquet's instants,
-        and what a person must confirm.
-
-    Raises
-    ------
-    ConfigError
-        A file does not exist, is of no format that a source can read, or has other columns.
-    SourceError
-        It cannot be read.
+    Return how a use case declares them, their raw rows, the name of the zone of Parquet's
+    instants, and what a person must confirm.
     """
     paths = [path.expanduser().resolve() for path in paths]
-    (source, names, zone), *others = [_layout(path) for path in paths]
-    for path, (_, found, _) in zip(paths[1:], others, strict=True):
-        if found != names:
-            raise ConfigError(
-                f"{path} has other columns ({', '.join(found)}) than {paths[0]} "
-                f"({', '.join(names)}). A draft is made of one table of events; add attributes and "
-                "references to it by hand, as docs/use_case.md describes."
-            )
+    layouts = [_layout(path) for path in paths]
+    source, names, zone = layouts[0]
+    if any(found != names for _, found, _ in layouts):
+        raise ConfigError(
+            "The files have different columns. A draft is made of one table of events; add "
+            "attributes and references to it by hand, as docs/use_case.md describes."
+        )
     place, days, checks = _place(paths)
     source = source.model_copy(update={"path": place})
     start, end = (days[0], days[-1] + timedelta(days=1)) if days else (date.min, date(1, 1, 2))
@@ -140,16 +129,14 @@ def _place(paths: Sequence[Path]) -> tuple[str, list[date], list[str]]:
     text, texts, daily = str(paths[0]), {*map(str, paths)}, dict[date, str]()
     # The file's own name counts more than the folders above it.
     for day in [*_DAY.finditer(text)][-1:]:
-        before, sign, after = text[: day.start()], day[2], text[day.end() :]
-        digits = sign.join(("[0-9]" * 4, "[0-9]" * 2, "[0-9]" * 2))
-        for one in glob.glob(glob.escape(before) + digits + glob.escape(after)):  # noqa: PTH207
+        before, after = text[: day.start()], text[day.end() :]
+        alike = glob.escape(before) + re.sub(r"\d", "[0-9]", day[0]) + glob.escape(after)
+        for one in glob.glob(alike):  # noqa: PTH207 - a pattern as the source reads it
             with suppress(ValueError):
-                daily[date.fromisoformat(re.sub(r"\D", "", one[len(before) :][: len(day[0])]))] = (
-                    one
-                )
+                daily[date.fromisoformat(re.sub(r"\D", "", one[slice(*day.span())]))] = one
         if len(daily) > 1 and texts <= {*daily.values()}:
-            stands = "{day}" if sign == "-" else f"{{day:%Y{sign}%m{sign}%d}}"
-            return before + stands + after, sorted(daily), []
+            stands = ":%Y-%m-%d".replace("-", day[2]) if day[2] != "-" else ""
+            return f"{before}{{day{stands}}}{after}", sorted(daily), []
     if len(paths) == 1:
         doubt = "if each day has a file of its own, write {day} for the day"
         return text, [], [doubt] if daily else []
