@@ -14,17 +14,16 @@ from zoneinfo import available_timezones
 import pyarrow as pa
 import yaml
 
-from evergreen.contract import BatchRules, Column, Events, UseCase, load_use_case_file
+from evergreen.contract import BatchRules, Events, UseCase, load_use_case_file
 from evergreen.contract.base import Model
 from evergreen.disk import scratch
 from evergreen.errors import ConfigError
-from evergreen.ops.new.columns import Found, find_columns, tell_days, tell_roles, tell_worth
+from evergreen.ops.new.columns import find_columns, tell_days, tell_roles, tell_worth
 from evergreen.ops.new.reading import read_sample
 from evergreen.quality.split import split_rows
 from evergreen.settings import load_settings
 from evergreen.sql.connection import opened
 
-_SUFFIX = "_?(id|no|nr|nummer|number|key)$"
 _HORIZONS = (7, 14, 30, 60, 90, 120, 180)
 # In these, a line after ?name stands only where there is such a value.
 _USE_CASE = """\
@@ -37,7 +36,6 @@ first_day: $first
 ?closed last_day: $last
 ?guess # CHECK: whose midnights begin the days, and whose clock wrote the times?
 zone: $zone
-
 entity: {name: $who, key: $entity}
 
 events:
@@ -47,8 +45,7 @@ events:
     timestamp: $time
 ?keep     # CHECK: no column names a row; are equal rows several events?
 ?keep     duplicates: keep
-?batch     # CHECK: $batch_check
-?batch     batch: $batch
+?batch     $batch
     columns:
       $columns
 ?parts     # CHECK: rows with one $key are one event; is that right?
@@ -81,7 +78,7 @@ features:
     mean_gap_days: {dtype: float64, description: Mean time between two., nullable: true}
     recency_to_gap: {dtype: float64, description: days_since_last by mean_gap_days., nullable: true}
 
-# CHECK: when is somebody lost? $horizon_check
+# CHECK: when is somebody lost? $why
 target: {name: churned, description: No $table for $far days from as_of on., horizon_days: $far}
 
 training: {baselines: [days_since_last]}
@@ -103,8 +100,7 @@ SELECT
 ?sum     total_spent / total_$table AS mean_spent,
 ?sum     coalesce(sum(c.spent) FILTER (c.day >= d.as_of - INTERVAL $near DAY), 0) AS spent_${near}d,
 ?sum     coalesce(sum(c.spent) FILTER (c.day >= d.as_of - INTERVAL $far DAY), 0) AS spent_${far}d,
-    date_diff('second', min(c.first_at), max(c.last_at)) / 86400.0 / nullif(total_$table - 1, 0)
-        AS mean_gap_days,
+    (tenure_days - days_since_last) / nullif(total_$table - 1, 0) AS mean_gap_days,
     days_since_last / nullif(mean_gap_days, 0) AS recency_to_gap
 FROM as_of_days AS d
 INNER JOIN ${table}_daily AS c ON c.day < d.as_of
@@ -113,7 +109,6 @@ HAVING max(c.day) >= d.as_of - INTERVAL $lookback DAY
 """
 _LABELS = """\
 -- One row per as-of and $entity of features.sql, once the horizon has passed: no $table since?
---   ${table}_daily  as in features.sql
 --   as_of_days  columns as_of and horizon_end (local midnights, horizon_end excluded)
 SELECT
     c.$entity,
@@ -155,9 +150,7 @@ def draft_use_case(name: str, samples: Sequence[Path], **wishes: str | None) -> 
     folder = load_settings().use_cases / name
     given = {role: wish for role, wish in wishes.items() if wish is not None}
     if not re.fullmatch("[a-z][a-z0-9_]{0,62}", name):
-        raise ConfigError(
-            f"The name is {name!r}; expected lower-case letters, digits and _, a letter first."
-        )
+        raise ConfigError(f"The name is {name!r}; expected lower-case letters, digits and _.")
     if folder.exists():
         raise ConfigError(f"{folder} exists already, and is left alone. Choose another name.")
     if given.get("zone", "UTC") not in available_timezones():
@@ -175,29 +168,29 @@ def draft_use_case(name: str, samples: Sequence[Path], **wishes: str | None) -> 
         for column in worth:
             column.name = "amount"
     names = {role: column.name for role, column in roles.items()}
-    horizon, horizon_check = _horizon((last - first).days + 1, gap)
+    horizon, why = _horizon((last - first).days + 1, gap)
     amount = " * ".join(f"coalesce({c.name}, 0)" if c.nulls else c.name for c in worth)
-    values: dict[str, Any] = {
-        **{"name": name, "table": "orders" if worth else "events", "key": "none", **names},
-        **{"zone": zone, "guess": "zone" not in given, "keep": "key" not in roles, "batch": ""},
-        **{"near": horizon // 3, "far": horizon, "lookback": 2 * horizon},
-        **{"horizon_check": horizon_check, "who": re.sub(_SUFFIX, "", names["entity"]) or "who"},
-        **{"first": first, "last": last, "closed": "{day" not in source.path},
-        "source": _checked(f"source: {_inline(source)}", doubts),
-        "columns": "\n".join(_column(column, [*names.values()]) for column in columns),
-        "parts": (amount or "1") if is_rolled_up else "",
-        "sum": "amount" if is_rolled_up and amount else amount,
-    }
+    table = "orders" if worth else "events"
+    values: dict[str, Any] = {"name": name, "table": table, "key": "none", **names}
+    values |= {"zone": zone, "guess": "zone" not in given, "keep": "key" not in roles, "batch": ""}
+    values |= {"first": first, "last": last, "closed": "{day" not in source.path, "why": why}
+    values |= {"near": horizon // 3, "far": horizon, "lookback": 2 * horizon}
+    values["who"] = re.sub("_?(id|no|nr|nummer|number|key)$", "", names["entity"]) or "who"
+    values["source"] = _line("source", source, doubts)
+    values["columns"] = "\n".join(_line(c.name, c.declared(roles), c.checks) for c in columns)
+    values["parts"] = (amount or "1") if is_rolled_up else ""
+    values["sum"] = "amount" if is_rolled_up and amount else amount
     with scratch("new") as place:
         draft = Path(place) / name
         draft.mkdir()
-        events = _write(draft, values).events[values["table"]]
-        batch, judged = _judge(events, rows, first, last)
-        _write(draft, values | batch)
+        events = _write(draft, values).events[table]
+        values["batch"], judged = _judge(events, rows, first, last)
+        _write(draft, values)
+        count = (draft / "use_case.yaml").read_text(encoding="utf-8").count("# CHECK: ")
         shutil.copytree(draft, folder)
     return [
         f"Wrote {folder}. {judged}",
-        "Decide what is marked CHECK in use_case.yaml. Then:",
+        f"Decide what is marked CHECK in use_case.yaml ({count}). Then:",
         f"  evergreen check {name}",
         "  make up",
         f"  evergreen trigger {name}_history --unpause --from {first} --to {last}",
@@ -218,21 +211,12 @@ def _write(folder: Path, values: Mapping[str, Any]) -> UseCase:
     return load_use_case_file(folder / "use_case.yaml")
 
 
-def _inline(model: Model) -> str:
-    """Write what is not a default, on one line."""
+def _line(key: str, model: Model, doubts: Iterable[str]) -> str:
+    """Write what is not a default on one line, below what is to be confirmed of it."""
     declared = model.model_dump(exclude_defaults=True)
     style: dict[str, Any] = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
-    return str(yaml.safe_dump(declared, width=10_000, **style)).strip()
-
-
-def _checked(line: str, doubts: Iterable[str]) -> str:
-    return "\n".join([*(f"# CHECK: {doubt}" for doubt in doubts), line])
-
-
-def _column(column: Found, required: Sequence[str]) -> str:
-    nullable = column.nulls > 0 and column.name not in required
-    declared = Column(source=column.source, nullable=nullable, **column.way)
-    return _checked(f"{column.name}: {_inline(declared)}", column.checks)
+    text = yaml.safe_dump(declared, width=10_000, **style).strip()
+    return "\n".join([*(f"# CHECK: {doubt}" for doubt in doubts), f"{key}: {text}"])
 
 
 def _horizon(days: int, gap: int | None) -> tuple[int, str]:
@@ -246,19 +230,17 @@ def _horizon(days: int, gap: int | None) -> tuple[int, str]:
     return horizon, check
 
 
-def _judge(events: Events, rows: pa.Table, first: date, last: date) -> tuple[dict[str, str], str]:
+def _judge(events: Events, rows: pa.Table, first: date, last: date) -> tuple[str, str]:
     """Return what whole days must be allowed, and what becomes of the sample, in words."""
     split = split_rows(events, rows, first, last + timedelta(days=1))
     days = split.counts.to_pylist()
     empty = sum(day["accepted"] == 0 for day in days)
     # Of few rows a share says nothing.
     worst = max(day["quarantined"] / max(day["rows_in"], 100) for day in days)
-    batch = BatchRules(
-        allow_empty=True if empty else None,
-        max_quarantined_ratio=max(0.1, min(0.95, round(1.2 * worst + 0.02, 2))),
-    )
+    ratio = max(0.1, min(0.95, round(1.2 * worst + 0.02, 2)))
+    batch = BatchRules(allow_empty=True if empty else None, max_quarantined_ratio=ratio)
     doubt = f"{empty} of {len(days)} days are empty; on the worst, {worst:.0%} is quarantined"
     kept = sum(day["accepted"] for day in days)
     broken = "".join(f", {rule} {count:,}" for rule, count in split.by_rule.items())
-    values = {"batch": _inline(batch) if batch != BatchRules() else "", "batch_check": doubt}
-    return values, f"Of {rows.num_rows:,} rows of the sample it accepts {kept:,}{broken}."
+    judged = f"Of {rows.num_rows:,} rows of the sample it accepts {kept:,}{broken}."
+    return "" if batch == BatchRules() else _line("batch", batch, [doubt]), judged

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
 
 from evergreen.contract import Column
 from evergreen.contract.dtypes import NUMBER_DTYPES, TIME_DTYPES
@@ -26,11 +26,9 @@ from evergreen.sql.text import quote
 # Distinct values that types are told by, and the share of them that must fit.
 _VALUES, _ENOUGH = 2_000, 0.98
 # Names that the contract or a draft uses for something else.
-_TAKEN = {"day", "row_id", "source", "rowid", "as_of", "label", "score", "created_at"}
-_TAKEN |= {"first_at", "last_at", "spent", "orders", "events"}
-_ORDERS = ("d-m-Y", "m-d-Y", "Y-m-d", "d-m-y", "m-d-y")
-_DAYS = [order.replace("-", sign) for sign in "./-" for order in _ORDERS]
-_DAYS += ["d-b-Y", "d-b-y", "d b Y", "b d, Y", "d B Y", "B d, Y"]
+_TAKEN = {"day", "row_id", "source", "rowid", "first_at", "last_at", "spent", "orders", "events"}
+_DAYS = [f"{a}{sign}{b}{sign}{c}" for sign in "./-" for a, b, c in ("dmY", "mdY", "Ymd")]
+_DAYS += ["d.m.y", "d/m/y", "m/d/y", "d-b-Y", "d-b-y", "d b Y", "b d, Y", "d B Y", "B d, Y"]
 _CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
 _FORMATS = [re.sub("[a-zA-Z]", r"%\g<0>", day) + clock for day in _DAYS for clock in _CLOCKS]
 # Ways to read a column, the plainest first, and the signs without which one is not worth a try.
@@ -49,6 +47,7 @@ _COUNT = "quantity|qty|menge|anzahl|pieces"
 _PRICE = "price|preis"
 # The sooner named, the more it says what an event is worth.
 _WORTH = f"total|amount|revenue|sales|betrag|umsatz|value|wert|{_PRICE}"
+_MUCH = f"{_WORTH}|{_COUNT}"
 
 
 @dataclass(eq=False)
@@ -66,12 +65,17 @@ class Found:
     # What a person must confirm.
     checks: list[str] = field(default_factory=list)
 
+    def declared(self, roles: Mapping[str, Found]) -> Column:
+        """Return what the contract says of it; what has a role may not be absent."""
+        nullable = self.nulls > 0 and self not in roles.values()
+        return Column(source=self.source, nullable=nullable, **self.way)
+
     def says(self, words: str) -> bool:
         """Whether one of the words is part of its name."""
         return re.search(words, self.name.replace("_", "")) is not None
 
 
-def find_columns(connection: duckdb.DuckDBPyConnection, raw: pa.Table, zone: str) -> list[Found]:
+def find_columns(connection: DuckDBPyConnection, raw: pa.Table, zone: str) -> list[Found]:
     """Tell the types of columns that are not empty, and make the table `typed` of the rows."""
     rows = raw.filter(pc.is_null(raw["_error"]))
     connection.register("sample", rows)
@@ -106,7 +110,7 @@ def _identifiers(texts: Iterable[str], taken: Collection[str]) -> list[str]:
         plain = plain.encode("ascii", "ignore").decode().lower()
         name = re.sub(r"[^a-z0-9]+", "_", plain).strip("_")[:50] or f"column_{n}"
         name = name if name[0].isalpha() else f"n_{name}"
-        name = f"{name}_value" if name in taken else name
+        name = f"{name}_column" if name in taken else name
         found.append(f"{name}_{n}" if name in found else name)
     return found
 
@@ -117,7 +121,7 @@ def _value(text: str, way: dict[str, Any], zone: str) -> str:
     return parse(text, f"({prepare(text, column, zone)})", column, zone).value
 
 
-def _tell_type(connection: duckdb.DuckDBPyConnection, column: Found, zone: str) -> bool:
+def _tell_type(connection: DuckDBPyConnection, column: Found, zone: str) -> bool:
     """Take the first of the ways that read the most values; False where there are no values."""
     text = trimmed(quote(column.source))
     # All shapes of values first: rare ones tell what sets thousands apart.
@@ -159,12 +163,12 @@ def _tell_type(connection: duckdb.DuckDBPyConnection, column: Found, zone: str) 
 
 
 def tell_roles(
-    connection: duckdb.DuckDBPyConnection, columns: Sequence[Found], wishes: Mapping[str, str]
+    connection: DuckDBPyConnection, columns: Sequence[Found], wishes: Mapping[str, str]
 ) -> tuple[dict[str, Found], bool]:
     """Guess what the columns of the table `typed` are for; what is wished is taken.
 
-    Return columns by role (`entity`, `time`, and `key` if one names a row), and whether several
-    rows with one key are one event.
+    Return columns by role, with a key if one names a row, and whether rows with one key are one
+    event together.
     """
     listed, roles = ", ".join(column.source for column in columns), dict[str, Found]()
 
@@ -179,12 +183,12 @@ def tell_roles(
     times = [c for c in columns if c.way["dtype"] in TIME_DTYPES and c.nulls < c.filled]
     names = [c for c in columns if c.way["dtype"] in ("string", "int64") or c.is_float_id]
     back = [c for c in names if c.says(_WHO) or 2 <= c.distinct < c.filled]
-    other = f"{_WHAT}|{_WORTH}|{_COUNT}"
     pick("time", times, lambda c: (c.says(_WHAT), c.way["dtype"]))
     pick("key", [], lambda c: c.distinct)
-    pick("entity", back, lambda c: (c.says(_WHO) - c.says(other), c.distinct))
-    if roles.get("time") not in times or "entity" not in roles:
-        what = "somebody who comes back (--entity)" if "time" in roles else "a time (--time)"
+    pick("entity", back, lambda c: (c.says(_WHO) - c.says(f"{_WHAT}|{_MUCH}"), c.distinct))
+    is_timed = roles.get("time") in times
+    if not is_timed or "entity" not in roles:
+        what = "somebody who comes back (--entity)" if is_timed else "a time (--time)"
         raise ConfigError(
             f"No column looks like {what}: {listed}. Expected events: rows that say who did "
             "something when, as dates or timestamps (have numbers of seconds delivered as such). A "
@@ -194,7 +198,7 @@ def tell_roles(
     parts = [column for column in named if _has_parts(connection, column.name, roles)]
     if "key" not in wishes:
         rows = connection.execute("SELECT count(*) FROM (SELECT DISTINCT * FROM typed)").fetchall()
-        unique = [c for c in names if (c.distinct,) in rows and not c.nulls]
+        unique = [c for c in names if (c.distinct,) in rows and not (c.nulls or c.says(_MUCH))]
         pick("key", parts or unique, lambda c: c.says(_WHAT))
     for role, doubt, words in (
         ("time", "is it when it happened? There are other times", _WHAT if times[1:] else ""),
@@ -208,7 +212,7 @@ def tell_roles(
     return roles, bool(parts)
 
 
-def _has_parts(connection: duckdb.DuckDBPyConnection, key: str, roles: Mapping[str, Found]) -> bool:
+def _has_parts(connection: DuckDBPyConnection, key: str, roles: Mapping[str, Found]) -> bool:
     """Whether rows with one key are parts of one event: of one entity, at nearly one time."""
     entity, time = roles["entity"].name, roles["time"].name
     (found,) = connection.execute(
@@ -219,7 +223,7 @@ def _has_parts(connection: duckdb.DuckDBPyConnection, key: str, roles: Mapping[s
     return bool(found)
 
 
-def tell_worth(connection: duckdb.DuckDBPyConnection, columns: Iterable[Found]) -> list[Found]:
+def tell_worth(connection: DuckDBPyConnection, columns: Iterable[Found]) -> list[Found]:
     """Return an amount, or how many and a price, and keep them within bounds; empty if neither."""
     numbers = [column for column in columns if column.way["dtype"] in NUMBER_DTYPES]
     counts = [column for column in numbers if column.says(_COUNT)][:1]
@@ -243,18 +247,18 @@ def tell_worth(connection: duckdb.DuckDBPyConnection, columns: Iterable[Found]) 
 
 
 def tell_days(
-    connection: duckdb.DuckDBPyConnection, roles: Mapping[str, Found]
+    connection: DuckDBPyConnection, roles: Mapping[str, Found]
 ) -> tuple[date, date, int | None]:
     """Return the first and last day of `typed`, and within how many days nine of ten return.
 
     Days a year away from nearly all others are mistakes.
     """
+    who, at = roles["entity"].name, roles["time"].name
     found: tuple[date, date, int | None] = connection.execute(
-        f"WITH active AS (SELECT DISTINCT {roles['entity'].name} AS who, "
-        f"CAST({roles['time'].name} AS DATE) AS day FROM typed), "
-        "usual AS (SELECT quantile_disc(day, 0.001) AS low, quantile_disc(day, 0.999) AS high FROM "
-        "active) SELECT min(day), max(day), quantile_disc(gap, 0.9) FILTER (who IS NOT NULL) FROM "
-        "(SELECT *, day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM active, usual "
-        "WHERE day BETWEEN low - 365 AND high + 365)"
+        f"WITH active AS (SELECT DISTINCT {who} AS who, CAST({at} AS DATE) AS day FROM typed), "
+        "ends AS (SELECT quantile_disc(day, [0.001, 0.999]) AS e FROM active) "
+        "SELECT min(day), max(day), quantile_disc(gap, 0.9) FILTER (who IS NOT NULL) FROM "
+        "(SELECT *, day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM active, ends "
+        "WHERE day BETWEEN e[1] - 365 AND e[2] + 365)"
     ).fetchall()[0]
     return found

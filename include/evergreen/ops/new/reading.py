@@ -61,9 +61,8 @@ def read_sample(paths: Sequence[Path]) -> tuple[FilesSource, pa.Table, str | Non
     broken = rows.num_rows - rows["_error"].null_count
     if 2 * broken >= rows.num_rows:
         raise ConfigError(
-            f"{place} has {rows.num_rows:,} rows, of which {broken:,} have other numbers of fields "
-            f"than its first line ({len(names)}). Expected a table of rows from the first line on, "
-            "without a title above it."
+            f"{place}: {broken:,} of {rows.num_rows:,} rows have other numbers of fields than the "
+            f"first line ({len(names)}). Expected a table from there on, without a title above it."
         )
     if source.csv.encoding == "cp1252":
         checks.append("it is not UTF-8; do letters beyond ASCII look right?")
@@ -86,6 +85,8 @@ def _layout(path: Path) -> tuple[FilesSource, list[str], str | None]:
         source = FilesSource(kind="files", path="", format="parquet")
         return source, schema.names, zone if zone in available_timezones() else None
     encoding, lines = _lines(path)
+    if not lines:
+        raise ConfigError(f"{path} holds no rows; give a file with some.")
     delimiter, quote = ",", '"'
     with scratch("new") as folder, opened("new") as connection, suppress(duckdb.Error):
         head = Path(folder) / "head.csv"
@@ -100,27 +101,23 @@ def _layout(path: Path) -> tuple[FilesSource, list[str], str | None]:
     blanks = lines[0].split()
     if len(blanks) > len(first) and all(len(line.split()) == len(blanks) for line in lines):
         delimiter, first = "whitespace", blanks
-    layout = {"delimiter": delimiter, "quote": quote, "encoding": encoding}
+    names = None
     if any(map(_VALUE.fullmatch, first)) or len({*first}) < len(first):
-        first = [f"column_{n}" for n in range(1, len(first) + 1)]
-        layout["names"] = first
-    source = FilesSource.model_validate({"kind": "files", "path": "", "csv": layout})
-    return source, first, None
+        names = first = [f"column_{n}" for n in range(1, len(first) + 1)]
+    layout = {"delimiter": delimiter, "quote": quote, "encoding": encoding, "names": names}
+    return FilesSource.model_validate({"kind": "files", "path": "", "csv": layout}), first, None
 
 
 def _lines(path: Path) -> tuple[str, list[str]]:
     """Return the first encoding that fits a file, and its first lines that are not blank."""
-    for encoding in ("utf-8", "utf-16", "cp1252"):
-        try:
-            with fsspec.open(path, "rt", encoding=encoding, compression="infer") as handle:
+    try:
+        for encoding in ("utf-8", "utf-16", "cp1252"):
+            file = fsspec.open(path, "rt", encoding=encoding, compression="infer")
+            with suppress(UnicodeError), file as handle:
                 lines = [line.lstrip("\ufeff") for line in islice(handle, _MOST_ROWS)]
-        except UnicodeError:
-            continue
-        except (OSError, EOFError, zlib.error) as error:
-            raise ConfigError(f"{path} cannot be read: {error}.") from error
-        if lines := [line for line in lines if line.strip()]:
-            return encoding, lines[:5_000]
-        raise ConfigError(f"{path} holds no rows; give a file with some.")
+                return encoding, [line for line in lines if line.strip()][:5_000]
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
     raise ConfigError(f"{path} is no text in UTF-8, UTF-16 or cp1252; export it as UTF-8.")
 
 
@@ -138,8 +135,7 @@ def _place(paths: Sequence[Path]) -> tuple[str, list[date], list[str]]:
             stands = ":%Y-%m-%d".replace("-", day[2]) if day[2] != "-" else ""
             return f"{before}{{day{stands}}}{after}", sorted(daily), []
     if len(paths) == 1:
-        doubt = "if each day has a file of its own, write {day} for the day"
-        return text, [], [doubt] if daily else []
+        return text, [], ["if each day has its own file, write {day} for the day"] if daily else []
     # Letters, not folders: orders_1.csv and orders_2.csv are orders_*.csv.
     path = f"{glob.escape(os.path.commonprefix([*texts]))}*{paths[0].suffix}"  # noqa: RUF071
     if texts - {*glob.glob(path)}:  # noqa: PTH207 - a pattern as the source reads it
