@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gzip
 import random
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from evergreen.errors import ConfigError
 from evergreen.ops.check import find_problems
 from evergreen.ops.new import draft_use_case
 from evergreen.ops.new.columns import find_columns
-from evergreen.sources import open_source
 from evergreen.sources.base import raw_table
 from evergreen.sql.connection import opened
 
@@ -29,64 +28,47 @@ Line = Callable[[int, int, datetime, float], str]
 
 
 @pytest.fixture(autouse=True)
-def use_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path / "use_cases"))
-    return tmp_path / "use_cases"
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
     (tmp_path / "files").mkdir()
     return tmp_path / "files"
 
 
 def draft(*samples: Path, **wishes: str) -> tuple[UseCase, Events]:
-    """Draft `shop`, whose SQL must pass the check and whose columns must be in its files."""
+    """Draft `shop`, which must pass the check."""
     draft_use_case("shop", samples, **wishes)
     assert find_problems("shop") == []
     use_case = load_use_case("shop")
-    (table,) = use_case.events.values()
-    first = use_case.first_day
-    raw = next(iter(open_source(table).read(first, first + timedelta(days=1))))
-    assert {column.source for column in table.columns.values()} <= {*raw.schema.names}
-    return use_case, table
+    return use_case, next(iter(use_case.events.values()))
 
 
-def checks(use_cases: Path) -> list[str]:
+def checks() -> set[str]:
     """Return the keys that stand below a CHECK."""
-    lines = (use_cases / "shop" / "use_case.yaml").read_text().splitlines()
-    return [
-        b.split(":")[0].strip()
-        for a, b in pairwise(lines)
-        if "# CHECK: " in a and "# CHECK: " not in b
-    ]
+    text = (load_use_case("shop").folder / "use_case.yaml").read_text()
+    return {*re.findall(r"# CHECK: .*\n *(\w+):", text)}
 
 
-def write(path: Path, header: str, line: Line, count: int = 600) -> Path:
+def write(path: Path, header: str, line: Line) -> Path:
     """Write one line per order; `line` gets number, customer, time and amount."""
     chance = random.Random(1)
     lines = [header] if header else []
-    for n in range(count):
+    for n in range(600):
         at = START + timedelta(hours=9 * n)
         lines.append(line(n, chance.randrange(90), at, round(chance.uniform(3, 3000), 2)))
     path.write_text("\n".join(lines) + "\n")
     return path
 
 
-def write_plain(path: Path, count: int = 600) -> Path:
-    return write(path, "id,user,at", lambda n, who, at, _: f"{n},{who},{at}", count)
+def write_plain(path: Path) -> Path:
+    return write(path, "id,user,at", lambda n, who, at, _: f"{n},{who},{at}")
 
 
-# --- kinds of files -------------------------------------------------------------------------------
-
-
-def test_a_plain_export_of_orders(files: Path, use_cases: Path) -> None:
+def test_a_plain_export_of_orders(files: Path):
     path = write(
         files / "orders.csv",
         "OrderID,Customer,Ordered At,Total,Status,Note",
         lambda n, who, at, amount: (
-            f"O{n},C{who},{at:%Y-%m-%d %H:%M:%S},{amount},{'paid' if n % 3 else 'open'},"
-            + ("gift" if n % 5 == 0 else "")
+            f"O{n},C{who},{at:%Y-%m-%d %H:%M},{amount},{'paid' if n % 3 else 'open'},{n % 5 or ''}"
         ),
     )
     use_case, orders = draft(path)
@@ -99,14 +81,11 @@ def test_a_plain_export_of_orders(files: Path, use_cases: Path) -> None:
     assert orders.columns["total"].range == (0, 100_000)
     assert orders.columns["status"].values == ("open", "paid")
     assert [name for name, column in orders.columns.items() if column.nullable] == ["note"]
-    assert orders.daily is not None
     assert orders.daily.columns["spent"].sql == "sum((total)::DECIMAL(18, 6))"
-    assert checks(use_cases) == ["last_day", "zone", "total", "status", "target"]
-    text = (use_cases / "shop" / "use_case.yaml").read_text()
-    assert not [line for line in text.splitlines() if line != line.rstrip() or "?" in line[:1]]
+    assert checks() == {"last_day", "zone", "total", "status", "target"}
 
 
-def test_line_items_of_days_without_a_customer_in_every_row(files: Path, use_cases: Path) -> None:
+def test_line_items_of_days_without_a_customer_in_every_row(files: Path):
     header = "InvoiceNo,StockCode,Quantity,InvoiceDate,UnitPrice,CustomerID,Empty"
     chance = random.Random(2)
     for day in ("2010-12-01", "2010-12-02", "2010-12-05"):
@@ -122,9 +101,7 @@ def test_line_items_of_days_without_a_customer_in_every_row(files: Path, use_cas
     # The other files are found, and that two days have none.
     assert (orders.source.missing, orders.batch.allow_empty) == ("empty", True)
     assert (use_case.first_day, use_case.last_day) == (date(2010, 12, 1), None)
-    assert orders.columns["customer_id"].dtype == "string"
     assert orders.columns["customer_id"].strip_float
-    assert orders.rollup is not None
     assert orders.rollup.key == orders.key == "invoice_no"
     assert orders.rollup.aggregates["amount"] == "sum(quantity * unit_price)"
     assert orders.duplicates == "drop"
@@ -132,10 +109,10 @@ def test_line_items_of_days_without_a_customer_in_every_row(files: Path, use_cas
     assert orders.columns["quantity"].range == (-100, 100)
     assert orders.batch.max_quarantined_ratio > 0.25
     assert "empty" not in orders.columns
-    assert {"batch", "rollup", "quantity", "source"} <= {*checks(use_cases)}
+    assert {"batch", "rollup", "quantity", "source"} <= checks()
 
 
-def test_a_classic_file_without_header_whose_rows_repeat(files: Path, use_cases: Path) -> None:
+def test_a_classic_file_without_header_whose_rows_repeat(files: Path):
     path = write(
         files / "CDNOW_master.txt",
         "",
@@ -151,11 +128,11 @@ def test_a_classic_file_without_header_whose_rows_repeat(files: Path, use_cases:
         **{"customer_id": "string", "happened_at": "date"},
         **{"column_3": "int64", "amount": "float64"},
     }
-    assert {"source", "customer_id", "duplicates"} <= {*checks(use_cases)}
+    assert {"source", "customer_id", "duplicates"} <= checks()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
-def test_a_european_spreadsheet(files: Path, use_cases: Path, encoding: str) -> None:
+def test_a_european_spreadsheet(files: Path, encoding: str):
     def european(amount: float) -> str:
         return f"{amount:,.2f}".translate(str.maketrans(",.", ".,"))
 
@@ -176,11 +153,11 @@ def test_a_european_spreadsheet(files: Path, use_cases: Path, encoding: str) -> 
     amount = orders.columns["betrag"]
     assert (amount.dtype, amount.decimal, amount.thousands) == ("float64", ",", ".")
     assert "grosse" in orders.columns
-    assert "zone" not in checks(use_cases)
-    assert ("source" in checks(use_cases)) == (encoding == "cp1252")
+    assert "zone" not in checks()
+    assert ("source" in checks()) == (encoding == "cp1252")
 
 
-def test_parquet_with_zoned_times(files: Path, use_cases: Path) -> None:
+def test_parquet_with_zoned_times(files: Path):
     times = [START + timedelta(hours=5 * n) for n in range(400)]
     events = {
         "eventId": [f"e{n}" for n in range(400)],
@@ -197,12 +174,25 @@ def test_parquet_with_zoned_times(files: Path, use_cases: Path) -> None:
     # A reserved word of SQL.
     assert clicks.columns["order_column"].source == "order"
     assert clicks.columns["order_column"].dtype == "bool"
-    assert clicks.daily is not None
     assert "spent" not in clicks.daily.columns
-    assert "zone" in checks(use_cases)
+    assert "zone" in checks()
 
 
-def test_several_compressed_files_of_a_log_without_any_key(files: Path, use_cases: Path) -> None:
+def test_amounts_of_a_number_and_a_price_with_mistakes(files: Path):
+    def line(n: int, who: int, at: datetime, amount: float) -> str:
+        at = datetime(1900, 1, 1, tzinfo=UTC) if n == 300 else at
+        price = "n/a" if n == 400 else f"{amount:.2f}".replace(".", ",")
+        return f"{at:%d/%m/%Y}|{who}|{n % 5}|{price}|{at:%d/%m/%Y}"
+
+    use_case, orders = draft(write(files / "x.txt", "when|kunde|menge|preis|geliefert", line))
+    # A day 125 years before all others is a mistake; so is what is no number.
+    assert (use_case.first_day, orders.timestamp) == (date(2025, 1, 1), "when_column")
+    assert orders.daily.columns["spent"].sql == "sum((menge * preis)::DECIMAL(18, 6))"
+    assert not orders.columns["preis"].nullable
+    assert {"when_column", "preis", "duplicates"} <= checks()
+
+
+def test_several_compressed_files_of_a_log_without_any_key(files: Path):
     path = write(
         files / "visits.tsv",
         "user\tat\tpages",
@@ -215,7 +205,7 @@ def test_several_compressed_files_of_a_log_without_any_key(files: Path, use_case
     assert visits.source.path == f"{files}/visits_*.gz"
     assert visits.source.csv.delimiter == "\t"
     assert (visits.key, visits.duplicates, use_case.entity.key) == ("none", "keep", "user")
-    assert {"zone", "source", "duplicates"} <= {*checks(use_cases)}
+    assert {"zone", "source", "duplicates"} <= checks()
 
 
 @pytest.mark.parametrize(
@@ -226,7 +216,7 @@ def test_several_compressed_files_of_a_log_without_any_key(files: Path, use_case
         ("2020-01-01/orders_%Y%m%d.csv", "2020-01-01/orders_{day:%Y%m%d}.csv"),
     ],
 )
-def test_days_in_paths(files: Path, pattern: str, template: str) -> None:
+def test_days_in_paths(files: Path, pattern: str, template: str):
     paths = [files / f"{START + timedelta(days=n):{pattern}}" for n in range(3)]
     for n, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,34 +227,26 @@ def test_days_in_paths(files: Path, pattern: str, template: str) -> None:
     assert table.source.path == f"{files}/{template}"
 
 
-# --- columns --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("texts", "way", "is_doubtful"),
     [
         (["1", "-20"], {"dtype": "int64"}, False),
-        (["1", "2.5e3"], {"dtype": "float64"}, False),
         (["1,5", "2"], {"dtype": "float64", "decimal": ","}, False),
         (["1,234", "2,500.5"], {"dtype": "float64", "thousands": ","}, False),
         (["1.234", "2.500"], {"dtype": "float64", "decimal": "."}, True),
-        (["1'234.5", "2"], {"dtype": "float64", "thousands": "'"}, False),
         (["007", "12"], {"dtype": "string"}, False),
         (["yes", "No"], {"dtype": "bool"}, False),
-        (["2025-01-02", "2025-01-31"], {"dtype": "date"}, False),
         (["31/01/2025", "01/02/2025"], {"dtype": "date", "formats": ("%d/%m/%Y",)}, False),
-        (["01/31/2025", "01/02/2025"], {"dtype": "date", "formats": ("%m/%d/%Y",)}, False),
         (["03/01/2025", "01/03/2025"], {"dtype": "date", "formats": ("%d/%m/%Y",)}, True),
-        (["01/31/25 9:05"], {"dtype": "timestamp", "formats": ("%m/%d/%y %H:%M",)}, False),
+        (["1/31/25 9:05"], {"dtype": "timestamp", "formats": ("%m/%d/%y %H:%M",)}, False),
         (["3-Mar-2025", "14-Apr-2025"], {"dtype": "date", "formats": ("%d-%b-%Y",)}, False),
         (["20250102", "20250131"], {"dtype": "date", "formats": ("%Y%m%d",)}, False),
         (["20259902", "20250131"], {"dtype": "int64"}, False),
         (["1735689600", "1735689601"], {"dtype": "int64"}, False),
         (["2025-01-02T10:00:00.123Z"], {"dtype": "timestamp"}, False),
-        (["EUR 5", "EUR 7"], {"dtype": "string"}, False),
     ],
 )
-def test_types(texts: list[str], way: dict[str, Any], is_doubtful: bool) -> None:
+def test_types(texts: list[str], way: dict[str, Any], is_doubtful: bool):
     values = pa.array([*texts, " ", None])
     raw = raw_table({"x": values}, source="test", rows=pa.array(range(len(values))))
     with opened("test") as connection:
@@ -274,18 +256,16 @@ def test_types(texts: list[str], way: dict[str, Any], is_doubtful: bool) -> None
     assert bool(found.checks) == is_doubtful
 
 
-def test_a_gap_says_when_somebody_is_lost_unless_the_history_is_too_short(files: Path) -> None:
-    def weekly(n: int, _: int, at: datetime, __: float) -> str:
-        return f"{n},{n % 20},{at}"
-
-    # Everybody comes every 7.5 days.
-    use_case, table = draft(write(files / "long.csv", "id,user,at", weekly))
-    assert use_case.target.horizon_days == 14
-    assert table.daily is not None
-    assert table.daily.lookback_days == 28
+@pytest.mark.parametrize(("entities", "horizon"), [(20, 14), (80, 30), (400, 30)])
+def test_the_usual_gap_says_when_somebody_is_lost(files: Path, entities: int, horizon: int):
+    """Everybody comes every 7.5, 30 and 150 days; 225 days of history allow for no more than 30."""
+    path = write(files / "log.csv", "id,user,at", lambda n, _, at, __: f"{n},{n % entities},{at}")
+    use_case, table = draft(path)
+    assert use_case.target.horizon_days == horizon
+    assert table.daily.lookback_days == 2 * horizon
 
 
-def test_what_is_given_is_not_guessed(files: Path, use_cases: Path) -> None:
+def test_what_is_given_is_not_guessed(files: Path):
     path = write(
         files / "log.csv",
         "a,b,c,d,e",
@@ -294,10 +274,8 @@ def test_what_is_given_is_not_guessed(files: Path, use_cases: Path) -> None:
     use_case, table = draft(path, entity="e", time="d", key="none", zone="Asia/Tokyo")
     assert (use_case.entity.key, table.timestamp, table.key) == ("e", "d", "none")
     assert use_case.first_day == date(2026, 2, 5)
-    assert not {"zone", "d", "e", "key"} & {*checks(use_cases)}
+    assert not {"zone", "d", "e", "key"} & checks()
 
-
-# --- what cannot be -------------------------------------------------------------------------------
 
 CHURN = "customerID,tenure,MonthlyCharges,Churn\n7590-VHVEG,1,29.85,No\n5575-GNVDE,34,56.95,Yes\n"
 
@@ -314,16 +292,14 @@ CHURN = "customerID,tenure,MonthlyCharges,Churn\n7590-VHVEG,1,29.85,No\n5575-GNV
         ("PK\x03\x04", "spreadsheet or archive"),
     ],
 )
-def test_what_is_no_table_of_events_is_told(
-    files: Path, use_cases: Path, content: str, said: str
-) -> None:
+def test_what_is_no_table_of_events_is_told(files: Path, content: str, said: str):
     (files / "x.csv").write_text(content)
     with pytest.raises(ConfigError, match=f"(?s){said}"):
         draft_use_case("shop", [files / "x.csv"])
-    assert not (use_cases / "shop").exists()
+    assert not (files.parent / "use_cases" / "shop").exists()
 
 
-def test_what_is_given_wrongly_is_told(files: Path) -> None:
+def test_what_is_given_wrongly_is_told(files: Path):
     path, other = write_plain(files / "orders.csv"), files / "products.csv"
     other.write_text("sku,price\n1,2.5\n")
     for name, samples, wishes, said in (
@@ -340,38 +316,30 @@ def test_what_is_given_wrongly_is_told(files: Path) -> None:
 
 
 def test_the_command_says_what_is_next_and_overwrites_nothing(
-    files: Path,
-    use_cases: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = write_plain(files / "orders.csv")
-    arguments = ["evergreen", "new", "shop", "--from", str(path), "--zone", "Europe/Berlin"]
-    monkeypatch.setattr("sys.argv", arguments)
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    path = str(write_plain(files / "orders.csv"))
+    monkeypatch.setattr("sys.argv", ["evergreen", "new", "shop", "--from", path, "--zone", "UTC"])
     main()
     out = capsys.readouterr().out
     assert "Of 600 rows of the sample it accepts 600." in out
     assert "use_case.yaml (3)" in out
-    assert "evergreen check shop" in out
     assert "shop_history --unpause --from 2025-01-01 --to 2025-08-13" in out
-    folder = use_cases / "shop"
-    assert {*(file.name for file in folder.iterdir())} == {
-        *("use_case.yaml", "features.sql", "labels.sql")
-    }
-    (folder / "labels.sql").write_text("mine")
+    written = {file.name: file for file in (files.parent / "use_cases" / "shop").iterdir()}
+    assert {*written} == {"use_case.yaml", "features.sql", "labels.sql"}
+    written["labels.sql"].write_text("mine")
     with pytest.raises(SystemExit, match="1"):
         main()
     assert "exists already, and is left alone" in capsys.readouterr().err
-    assert (folder / "labels.sql").read_text() == "mine"
+    assert written["labels.sql"].read_text() == "mine"
 
 
 @pytest.mark.real_data
-def test_the_days_of_a_real_shop(online_retail: Path) -> None:
+def test_the_days_of_a_real_shop(online_retail: Path):
     use_case, orders = draft(online_retail / "by-day" / "2010-12-01.csv")
     assert orders.source.path.endswith("/by-day/{day}.csv")
     assert (use_case.first_day, use_case.last_day) == (date(2010, 12, 1), None)
     assert (use_case.entity.key, orders.timestamp) == ("customer_id", "invoice_date")
-    assert orders.rollup is not None
     assert orders.rollup.key == "invoice_no"
     assert orders.columns["customer_id"].strip_float
     assert use_case.target.horizon_days == 90

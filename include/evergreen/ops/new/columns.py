@@ -91,7 +91,8 @@ def find_columns(connection: DuckDBPyConnection, raw: pa.Table, zone: str) -> li
     connection.execute(f"CREATE TABLE typed AS SELECT {', '.join(values)} FROM sample")
     for column in found:
         column.filled, column.distinct = connection.execute(
-            f"SELECT count({column.name}), count(DISTINCT {column.name}) FROM typed"
+            f"SELECT count({trimmed(quote(column.source))}), (SELECT count(DISTINCT {column.name}) "
+            "FROM typed) FROM sample"
         ).fetchall()[0]
         column.nulls = rows.num_rows - column.filled
         if column.way["dtype"] == "string" and 2 <= column.distinct <= 5 <= column.filled / 100:
@@ -165,11 +166,7 @@ def _tell_type(connection: DuckDBPyConnection, column: Found, zone: str) -> bool
 def tell_roles(
     connection: DuckDBPyConnection, columns: Sequence[Found], wishes: Mapping[str, str]
 ) -> tuple[dict[str, Found], bool]:
-    """Guess what the columns of the table `typed` are for; what is wished is taken.
-
-    Return columns by role, with a key if one names a row, and whether rows with one key are one
-    event together.
-    """
+    """Guess columns by role (wishes are taken), and whether rows with one key are one event."""
     listed, roles = ", ".join(column.source for column in columns), dict[str, Found]()
 
     def pick(role: str, candidates: Iterable[Found], rank: Callable[[Found], Any]) -> None:
@@ -240,9 +237,9 @@ def tell_worth(connection: DuckDBPyConnection, columns: Iterable[Found]) -> list
         column.way["range"] = (-bound if low < 0 else 0, bound)
         if low < 0:
             column.checks.append("are values below 0 returns? `rules` can leave them out")
-    if found:
-        what = " * ".join(column.name for column in found)
-        found[-1].checks.append(f"is {what} what an event is worth?")
+    for column in found[-1:]:
+        times = f"times {found[0].name} " if found[1:] else ""
+        column.checks.append(f"is it {times}what an event is worth?")
     return found
 
 
@@ -256,7 +253,7 @@ def tell_days(
     who, at = roles["entity"].name, roles["time"].name
     found: tuple[date, date, int | None] = connection.execute(
         f"WITH active AS (SELECT DISTINCT {who} AS who, CAST({at} AS DATE) AS day FROM typed), "
-        "ends AS (SELECT quantile_disc(day, [0.001, 0.999]) AS e FROM active) "
+        "ends AS (SELECT quantile_disc(day, [0.005, 0.995]) AS e FROM active) "
         "SELECT min(day), max(day), quantile_disc(gap, 0.9) FILTER (who IS NOT NULL) FROM "
         "(SELECT *, day - lag(day) OVER (PARTITION BY who ORDER BY day) AS gap FROM active, ends "
         "WHERE day BETWEEN e[1] - 365 AND e[2] + 365)"

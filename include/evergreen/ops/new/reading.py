@@ -102,7 +102,7 @@ def _layout(path: Path) -> tuple[FilesSource, list[str], str | None]:
     if len(blanks) > len(first) and all(len(line.split()) == len(blanks) for line in lines):
         delimiter, first = "whitespace", blanks
     names = None
-    if any(map(_VALUE.fullmatch, first)) or len({*first}) < len(first):
+    if any(map(_VALUE.fullmatch, first)):
         names = first = [f"column_{n}" for n in range(1, len(first) + 1)]
     layout = {"delimiter": delimiter, "quote": quote, "encoding": encoding, "names": names}
     return FilesSource.model_validate({"kind": "files", "path": "", "csv": layout}), first, None
