@@ -19,7 +19,7 @@ from evergreen.contract.base import Model
 from evergreen.disk import scratch
 from evergreen.errors import ConfigError
 from evergreen.ops.new.columns import find_columns, tell_days, tell_roles, tell_worth
-from evergreen.ops.new.reading import read_sample
+from evergreen.ops.new.reading import MOST_ROWS, read_sample
 from evergreen.quality.split import split_rows
 from evergreen.settings import load_settings
 from evergreen.sql.connection import opened
@@ -80,7 +80,6 @@ features:
 
 # CHECK: when is somebody lost? $why
 target: {name: churned, description: No $table for $far days from as_of on., horizon_days: $far}
-
 training: {baselines: [days_since_last]}
 """
 _FEATURES = """\
@@ -173,7 +172,8 @@ def draft_use_case(name: str, samples: Sequence[Path], **wishes: str | None) -> 
     table = "orders" if worth else "events"
     values: dict[str, Any] = {"name": name, "table": table, "key": "none", **names}
     values |= {"zone": zone, "guess": "zone" not in given, "keep": "key" not in roles, "batch": ""}
-    values |= {"first": first, "last": last, "closed": "{day" not in source.path, "why": why}
+    is_closed = "{day" not in source.path and rows.num_rows < MOST_ROWS
+    values |= {"first": first, "last": last, "closed": is_closed, "why": why}
     values |= {"near": horizon // 3, "far": horizon, "lookback": 2 * horizon}
     values["who"] = re.sub("_?(id|no|nr|nummer|number|key)$", "", names["entity"]) or "who"
     values["source"] = _line("source", source, doubts)

@@ -25,8 +25,9 @@ from evergreen.sql.text import quote
 
 # Distinct values that types are told by, and the share of them that must fit.
 _VALUES, _ENOUGH = 2_000, 0.98
-# Names that the contract or a draft uses for something else.
+# Names that the contract, a draft or YAML uses for something else.
 _TAKEN = {"day", "row_id", "source", "rowid", "first_at", "last_at", "spent", "orders", "events"}
+_TAKEN |= {"yes", "no", "off"}
 _DAYS = [f"{a}{sign}{b}{sign}{c}" for sign in "./-" for a, b, c in ("dmY", "mdY", "Ymd")]
 _DAYS += ["d.m.y", "d/m/y", "m/d/y", "d-b-Y", "d-b-y", "d b Y", "b d, Y", "d B Y", "B d, Y"]
 _CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
@@ -77,8 +78,7 @@ class Found:
 
 def find_columns(connection: DuckDBPyConnection, raw: pa.Table, zone: str) -> list[Found]:
     """Tell the types of columns that are not empty, and make the table `typed` of the rows."""
-    rows = raw.filter(pc.is_null(raw["_error"]))
-    connection.register("sample", rows)
+    connection.register("sample", rows := raw.filter(pc.is_null(raw["_error"])))
     keywords = connection.execute(
         "SELECT keyword_name FROM duckdb_keywords() "
         "WHERE keyword_category IN ('reserved', 'type_function')"

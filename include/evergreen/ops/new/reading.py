@@ -26,7 +26,7 @@ from evergreen.sources.files import FileReader
 from evergreen.sql.connection import opened
 
 # Rows that are looked at: enough to tell, few enough for the memory.
-_MOST_ROWS = 1_000_000
+MOST_ROWS = 1_000_000
 _DAY = re.compile(r"(?<!\d)(\d{4})([-_/]?)(\d{2})\2(\d{2})(?!\d)")
 _VALUE = re.compile(r"[-+\d.,:/ TZ]*\d[-+\d.,:/ TZ]*")
 
@@ -54,8 +54,8 @@ def read_sample(paths: Sequence[Path]) -> tuple[FilesSource, pa.Table, str | Non
     tables: list[pa.Table] = []
     for table in FileReader(source, ()).read(start, end):
         tables.append(table)
-        if sum(one.num_rows for one in tables) >= _MOST_ROWS:
-            checks.append(f"only the first {_MOST_ROWS:,} rows were looked at")
+        if sum(one.num_rows for one in tables) >= MOST_ROWS:
+            checks.append(f"only the first {MOST_ROWS:,} rows were looked at")
             break
     rows = pa.concat_tables(tables, promote_options="default")
     broken = rows.num_rows - rows["_error"].null_count
@@ -85,7 +85,7 @@ def _layout(path: Path) -> tuple[FilesSource, list[str], str | None]:
         source = FilesSource(kind="files", path="", format="parquet")
         return source, schema.names, zone if zone in available_timezones() else None
     encoding, lines = _lines(path)
-    if not lines:
+    if len(lines) < 2:
         raise ConfigError(f"{path} holds no rows; give a file with some.")
     delimiter, quote = ",", '"'
     with scratch("new") as folder, opened("new") as connection, suppress(duckdb.Error):
@@ -114,7 +114,7 @@ def _lines(path: Path) -> tuple[str, list[str]]:
         for encoding in ("utf-8", "utf-16", "cp1252"):
             file = fsspec.open(path, "rt", encoding=encoding, compression="infer")
             with suppress(UnicodeError), file as handle:
-                lines = [line.lstrip("\ufeff") for line in islice(handle, _MOST_ROWS)]
+                lines = [line.lstrip("\ufeff") for line in islice(handle, MOST_ROWS)]
                 return encoding, [line for line in lines if line.strip()][:5_000]
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
