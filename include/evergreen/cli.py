@@ -105,7 +105,7 @@ def plan(use_case: str) -> None:
     required=True,
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A CSV or Parquet file; may be repeated. Files with the same columns are one table.",
+    help="A CSV or Parquet file of events; may be repeated for files with the same columns.",
 )
 @click.option("--zone", help="Zone whose midnights begin the days, such as Europe/Berlin.")
 @click.option("--entity", metavar="COLUMN", help="Whom to predict for.")
@@ -123,9 +123,9 @@ def new(
 
     What it could only guess is marked CHECK in use_case.yaml. Nothing is overwritten.
     """
-    from evergreen.ops.new import Wishes, draft_use_case
+    from evergreen.ops.new import draft_use_case
 
-    for line in draft_use_case(name, samples, Wishes(zone, entity, when, key)):
+    for line in draft_use_case(name, samples, zone=zone, entity=entity, time=when, key=key):
         click.echo(line)
 
 
