@@ -5,19 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Container
 from datetime import date
-from typing import TYPE_CHECKING
 
-from pyiceberg.exceptions import (
-    CommitFailedException,
-)
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.table.refs import MAIN_BRANCH
 
 from evergreen.errors import NotReadyError
 from evergreen.lake.iceberg import ATTEMPTS, load, pause, require_snapshot
 from evergreen.lake.publishing import FIRST_DAY
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
