@@ -38,6 +38,7 @@ OWNERS = {
     "pyiceberg": ("lake/",),
     "airflow": (),
     "evergreen.ops": ("ops/", "cli.py", "lake/sealed.py", "steps/maintenance.py"),
+    "evergreen.ops.local": ("ops/", "cli.py"),
     "evergreen.steps": ("steps/",),
 }
 # Each reads the clock for a reason; everything else gets its day handed in.

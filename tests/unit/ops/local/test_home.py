@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo.run import demo as run_demo
 
 from evergreen import lake, steps
-from evergreen.cli import main
+from evergreen.cli import main, run_command
 from evergreen.errors import BusyError, ConfigError
 from evergreen.ops import deploy
 from evergreen.ops.backup.make import back_up
@@ -48,9 +49,10 @@ def _held_by_another():
 
 
 def _run(monkeypatch, *arguments: str) -> int:
-    monkeypatch.setattr("sys.argv", ["evergreen", *arguments])
+    demo = arguments == ("demo",)
+    monkeypatch.setattr("sys.argv", ["demo/run.py"] if demo else ["evergreen", *arguments])
     try:
-        main()
+        run_command(run_demo) if demo else main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0
@@ -59,12 +61,14 @@ def _run(monkeypatch, *arguments: str) -> int:
 # --- one owner -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", [["up"], ["down"], ["init"], ["restore", "backup"]])
+@pytest.mark.parametrize("command", [["up"], ["down"], ["demo"], ["init"], ["restore", "backup"]])
 def test_whoever_is_at_work_is_named_and_left_alone(monkeypatch, capsys, command):
     home = load_settings().home
     with _held_by_another() as holder:
-        for name in ("warehouse/churn",):
+        # What the demo that runs has made so far.
+        for name in ("warehouse/churn", "demo"):
             (home / name).mkdir(parents=True)
+        (home / "demo" / "made-by-demo").touch()
         before = sorted(home.rglob("*"))
         assert _run(monkeypatch, *command) == 1
         error = capsys.readouterr().err
@@ -184,7 +188,7 @@ def test_a_moved_directory_is_refused_by_whatever_reads_it_and_works_by_its_old_
     old, new = shop.home, tmp_path / "another disk"
     old.rename(new)
     monkeypatch.setenv("EVERGREEN_HOME", str(new))
-    for command in ("up", "down", "status", "init", "backup"):
+    for command in ("up", "down", "status", "init", "backup", "demo"):
         assert _run(monkeypatch, command) == 1
         error = capsys.readouterr().err
         assert error.startswith(f"ConfigError: The data directory {new} was made as {old}")
