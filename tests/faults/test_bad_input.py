@@ -39,7 +39,7 @@ from evergreen.provenance.staging import drop_staging
 from evergreen.release import ledger
 from evergreen.settings import Settings, load_settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 WHOLE = f"{DAYS[0]}..{DAYS[-1]}"
 

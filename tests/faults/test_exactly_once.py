@@ -35,7 +35,7 @@ from evergreen.release import ledger
 from evergreen.training import tracking
 from registry import aliases
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 
 CORRECTED = DAYS[1]
 WHOLE = f"{DAYS[0]}..{DAYS[-1]}"

@@ -32,7 +32,7 @@ from killer import Nursery
 from evergreen import lake, steps
 from evergreen.provenance import staleness
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(7200)]
+pytestmark = pytest.mark.timeout(7200)
 
 WHOLE = f"{DAYS[0]}..{DAYS[-1]}"
 # Two of the five are enough to see whether scores follow the order.

@@ -7,7 +7,7 @@ our own code for it is still needed.
 import pytest
 from benchmarks import pains
 
-pytestmark = [pytest.mark.faults, pytest.mark.integration]
+pytestmark = pytest.mark.faults
 
 
 def test_a_backfill_of_an_older_day_takes_newer_values_away(home, tmp_path):

@@ -22,7 +22,7 @@ from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import Settings
 from evergreen.training.tracking import describe_version
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from evergreen.sql.connection import opened
 from evergreen.training import tracking
 from small_shop import FIRST_DAY, write_small_shop
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 DAY = date(2026, 1, 1)
 NEXT = DAY + timedelta(days=1)

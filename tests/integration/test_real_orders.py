@@ -12,7 +12,7 @@ from evergreen.ops import deploy
 from evergreen.provenance import receipts
 from evergreen.settings import Settings
 
-pytestmark = [pytest.mark.integration, pytest.mark.real_data, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.real_data, pytest.mark.timeout(900)]
 
 FIRST, LAST = date(2010, 12, 1), date(2011, 12, 8)
 USE_CASE = "online_retail"

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import sqlalchemy as sa
 
 from evergreen.contract import SqlSource, as_of
 from evergreen.errors import ConfigError, ServiceDownError, SourceError
-from evergreen.settings import Settings
 from evergreen.sources.base import RAW_COLUMNS, value_as_text
 from evergreen.sources.sql import QueryReader, bound
 
@@ -205,33 +203,3 @@ def test_a_missing_sqlite_file_is_not_created(
     with pytest.raises(ServiceDownError):
         read(date(2026, 3, 1), date(2026, 3, 2))
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("kind", ["timestamptz", "timestamp"])
-def test_postgres_compares_in_utc_whatever_its_own_zone(
-    home: Settings, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    url = home.database_url("ledger")
-    engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.text(f"CREATE TABLE orders (id int, at {kind}, amount numeric)"))
-        connection.execute(sa.text("CREATE SEQUENCE seq"))
-        connection.execute(sa.text("SET TIME ZONE 'UTC'"))
-        connection.execute(
-            sa.text(
-                "INSERT INTO orders VALUES (1, '2026-02-28 23:59:59', 1), "
-                "(2, '2026-03-01 00:00:00', 1.50), (3, '2026-03-02 00:00:00', 1)"
-            )
-        )
-    engine.dispose()
-    separator = "&" if "?" in url else "?"
-    monkeypatch.setenv(
-        "EVERGREEN_SECRET_SHOP", f"{url}{separator}options=-c%20timezone%3DAmerica/New_York"
-    )
-    (row,) = read(date(2026, 3, 1), date(2026, 3, 2)).to_pylist()
-    mark = "Z" if kind == "timestamptz" else ""
-    assert (row["id"], row["at"]) == ("2", f"2026-03-01T00:00:00{mark}")
-    assert row["amount"] == "1.50"
-    with pytest.raises(SourceError, match="read-only"):
-        read(date(2026, 3, 1), date(2026, 3, 2), QUERY.replace("amount", "nextval('seq')"))

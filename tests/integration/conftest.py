@@ -1,0 +1,3 @@
+"""These need databases."""
+
+from embedded import home, migrated, postgres_server

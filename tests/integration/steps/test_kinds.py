@@ -1,0 +1,110 @@
+"""A shop that counts instead of guessing, with a category: the whole chain, kind-blind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evergreen import lake, steps
+from evergreen.contract import load_use_case
+from evergreen.provenance import receipts
+from evergreen.provenance.replay import replay
+from evergreen.settings import Settings
+from evergreen.training.tracking import load_version
+from tiny_shop import (
+    DAYS,
+    FEATURES,
+    NAME,
+    apply,
+    compute,
+    declare,
+    ingest,
+    label,
+    night,
+    score,
+    train,
+    write_labels,
+    write_shop,
+)
+
+pytestmark = pytest.mark.timeout(300)
+
+LAST = DAYS[-1]
+SIZE = "CASE arg_max(o.amount, (o.ordered_at, o.order_id)) WHEN 10 THEN 'S' WHEN 40 THEN 'L' END"
+LABELS = """
+SELECT o.customer_id, d.as_of,
+    coalesce(sum(o.amount) FILTER (o.ordered_at >= d.as_of), 0)::DOUBLE AS label
+FROM as_of_days AS d INNER JOIN orders AS o ON o.ordered_at < d.horizon_end
+GROUP BY o.customer_id, d.as_of
+HAVING max(o.ordered_at) FILTER (o.ordered_at < d.as_of) >= d.as_of - INTERVAL 72 HOUR
+"""
+
+
+@pytest.fixture
+def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    folder = write_shop(tmp_path)
+    size = {"dtype": "category", "nullable": True}
+    declare(folder, FEATURES | {"size": SIZE}, {"size": size})
+    path = folder / "use_case.yaml"
+    declared = yaml.safe_load(path.read_text())
+    declared["target"] |= {"kind": "number", "name": "spent", "distribution": "tweedie"}
+    declared["gate"] = {"min_d2": -1.0, "max_latency_ms_per_1k": 1e5, "min_holdout_rows": 10}
+    declared["scoring"] = {"bands": {"much": 30.0, "little": 0.0}}
+    path.write_text(yaml.safe_dump(declared, sort_keys=False))
+    write_labels(folder, LABELS)
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    apply()
+    ingest()
+    label(compute())
+    return folder
+
+
+def test_a_number_and_a_category_go_all_the_way(shop: Path) -> None:
+    judged = train()
+    names = {check["name"] for check in judged["verdict"]["checks"]}
+    assert {"min_d2", "beats_naive", "beats_linear", "not_worse_than_champion"} <= names
+    steps.release_version(NAME, "promote", str(judged["version"]), "a test", "ann")
+    model = load_version(load_use_case(NAME), judged["version"])
+    assert model.inputs.categories == {"size": ("L", "S")}
+    assert replay(f"{NAME}/{judged['version']}").equal
+
+    for day in (DAYS[-3], LAST):
+        score(day)
+    receipt = receipts.latest(NAME, "publish_predictions")[LAST]
+    assert receipt.counts["unseen"] == 0
+    assert replay(str(receipt.sequence)).equal
+    predictions = lake.read_day(NAME, "predictions", LAST).to_pylist()
+    assert {row["band"] for row in predictions} == {"much", "little"}
+    assert all(row["score"] >= 0 for row in predictions)
+    assert any(reason.startswith("size=") for row in predictions for reason in row["reasons"])
+
+    verdict = night(LAST)
+    assert verdict["incidents"] == []
+    drift = {row["feature"]: row["test"] for row in lake.read_day(NAME, "drift", LAST).to_pylist()}
+    assert drift == {**dict.fromkeys(FEATURES, "ks"), "size": "chi2", "score": "ks"}
+    performance = lake.read_day(NAME, "performance", DAYS[-3]).to_pylist()
+    whole = {row["metric"]: row for row in performance if row["slice"] == "all"}
+    assert list(whole) == ["d2", "deviance", "mae", "rmse", "mean_label", "mean_score"]
+    assert whole["d2"]["holdout"] == judged["evidence"]["challenger"]["d2"]
+    # Fewer rows than say anything.
+    assert "too little to judge" in whole["d2"]["reason"]
+
+
+def test_a_category_nobody_has_seen_is_counted_and_drifts(shop: Path) -> None:
+    judged = train()
+    steps.release_version(NAME, "promote", str(judged["version"]), "a test", "ann")
+    # From now on, the small size is called extra small.
+    features = shop / "features.sql"
+    features.write_text(features.read_text().replace("'S'", "'XS'"))
+    compute(LAST)
+    sizes = lake.read_day(NAME, "features", LAST)["size"].to_pylist()
+    score(LAST)
+    receipt = receipts.latest(NAME, "publish_predictions")[LAST]
+    assert receipt.counts["unseen"] == sizes.count("XS") > 0
+    reasons = lake.read_day(NAME, "predictions", LAST)["reasons"].to_pylist()
+    told = {reason.split(" ")[0] for row in reasons for reason in row}
+    assert "size=XS" not in told
+    assert "size=missing" in told
+    assert "size" in night(LAST)["drifted"]

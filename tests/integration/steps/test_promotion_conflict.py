@@ -1,0 +1,58 @@
+"""A challenger that was compared with a champion who is in charge no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evergreen import steps
+from evergreen.errors import LedgerConflictError, PermanentError
+from evergreen.release import ledger
+from evergreen.settings import Settings
+from tiny_shop import NAME, apply, compute, ingest, label, train, write_shop
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A shop that can be trained."""
+    folder = write_shop(tmp_path)
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    apply()
+    ingest()
+    label(compute())
+
+
+def test_a_verdict_about_a_former_champion_is_reached_again(shop: None) -> None:
+    steps.promote_challenger(train(reason="the first"))
+    waiting = train(reason="a challenger that waits for approval")
+    steps.promote_challenger(train(reason="another challenger"))
+    steps.release_version(NAME, "roll_back", "1", "worse on Mondays", "ann")
+    with pytest.raises(LedgerConflictError) as conflict:
+        steps.promote_challenger(waiting)
+    # Trying again cannot help, so the DAG does not.
+    assert isinstance(conflict.value, PermanentError)
+    for part in (
+        "cannot promote version 2 after entry 1",
+        "entry 3: version 1 was put in charge (roll_back) by ann, because: worse on Mondays",
+        "Clear this run of shop_train from its first task on",
+    ):
+        assert part in str(conflict.value)
+
+    # What clearing the run does.
+    again = train(reason="a challenger that waits for approval")
+    assert again["version"] == waiting["version"] == 2
+    assert waiting["evidence"]["ledger_sequence"] == 1
+    assert again["evidence"]["ledger_sequence"] == 3
+    assert again["evidence"]["champion"]["version"] == 1
+    promoted = {"use_case": NAME, "version": 2, "sequence": 4, "previous_version": 1}
+    assert steps.promote_challenger(again) == promoted
+    # A retry of the task appends nothing, also when somebody went on from there.
+    steps.release_version(NAME, "roll_back", "1", "still worse", "ann")
+    assert steps.promote_challenger(again) == promoted
+    # Only a run that is cleared once more decides once more.
+    anew = train(reason="a challenger that waits for approval")
+    assert steps.promote_challenger(anew)["sequence"] == 6
+    assert ledger.verify(ledger.engine(), NAME) == ()
