@@ -39,7 +39,7 @@ from pyiceberg.table.update import update_table_metadata
 from sqlalchemy.exc import IntegrityError
 
 from evergreen.disk import room_on
-from evergreen.errors import BusyError, DamagedError
+from evergreen.errors import BusyError, ConfigError, DamagedError
 from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
 from evergreen.lake.iceberg import (
     ATTEMPTS,
@@ -142,6 +142,8 @@ def publish(
     ------
     ValueError
         A row belongs to a day that is not published; that is a programming error.
+    ConfigError
+        A column of the table has another type.
     DiskFullError
         There is no room in the warehouse; nothing was committed.
     """
@@ -271,12 +273,37 @@ def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:
     found = load(namespace, table)
     if found is None:
         found = _create(namespace, table, schema)
+    if changed := find_retyped(found.schema().as_arrow(), schema):
+        raise ConfigError(
+            f"{namespace}.{table} is to get {'; '.join(changed)}. A column keeps its type, for the "
+            "days that are there: give it another name (and a target of another kind another use "
+            "case), or declare the type it has."
+        )
     added = [field for field in schema if field.name not in found.schema().column_names]
     if added:
         # A use case gained a column: old days keep null there until they are computed again.
         logger.info("%s.%s gains columns %s", namespace, table, [field.name for field in added])
         with found.update_schema() as update:
             update.union_by_name(pa.schema(added))
+    return found
+
+
+def find_retyped(stored: pa.Schema, wanted: pa.Schema) -> list[str]:
+    """Say which columns of a table are to be of another type than they are.
+
+    >>> find_retyped(pa.schema([("size", pa.large_string())]), pa.schema([("size", pa.int64())]))
+    ['size as int64, which is string there']
+    """
+    found = []
+    for field in wanted:
+        if field.name in stored.names and not pa.types.is_nested(field.type):
+            # Iceberg knows one type of text, Arrow several.
+            was, now = (
+                str(kind).removeprefix("large_")
+                for kind in (stored.field(field.name).type, field.type)
+            )
+            if was != now:
+                found.append(f"{field.name} as {now}, which is {was} there")
     return found
 
 

@@ -43,9 +43,9 @@ def show_status(settings: Settings) -> None:
 
 
 def show_plan(name: str) -> None:
-    """Print what an edit of a use case will do; see `evergreen.provenance.plan`."""
+    """Print what an edit of a use case will do; see `evergreen.ops.plan`."""
     from evergreen.contract import load_use_case
-    from evergreen.provenance.plan import plan
+    from evergreen.ops.plan import plan
 
     console = Console()
     for found in plan(load_use_case(name)):

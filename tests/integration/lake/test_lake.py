@@ -13,7 +13,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 
 from evergreen import lake
-from evergreen.errors import NotReadyError
+from evergreen.errors import ConfigError, NotReadyError
 from evergreen.lake import iceberg, publishing
 from evergreen.lake.publishing import Published
 
@@ -97,6 +97,17 @@ def test_a_new_column_is_null_in_old_days() -> None:
     assert found == {"a": None, "b": "web"}
     lake.publish("churn", "orders", rows(("c", 3, FIRST)), [FIRST])
     assert lake.read_day("churn", "orders", FIRST)["channel"].to_pylist() == [None]
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("kind", [pa.string(), pa.float64()])
+def test_a_column_keeps_its_type(kind: pa.DataType) -> None:
+    lake.publish("churn", "orders", rows(("a", 1, FIRST)), [FIRST])
+    retyped = rows(("a", 1, FIRST))
+    retyped = retyped.set_column(1, "value", retyped["value"].cast(kind))
+    with pytest.raises(ConfigError, match=rf"value as {kind}, which is int64 there.*another name"):
+        lake.publish("churn", "orders", retyped, [FIRST])
+    assert content("orders") == {FIRST: [("a", 1)]}
 
 
 @pytest.mark.usefixtures("home")

@@ -15,8 +15,15 @@ from statistics import median
 from evergreen import lake
 from evergreen.contract import UseCase, load_use_cases
 from evergreen.errors import EvergreenError
+from evergreen.features.compute.result import features_task, labels_task
+from evergreen.lake.publishing import find_retyped
 from evergreen.provenance import commands, receipts
 from evergreen.provenance.staleness import Finding, Stale, find_stale, mend_commands, summarise
+from evergreen.quality.schemas import table_schema
+from evergreen.release import ledger
+from evergreen.scoring.score import predictions_schema
+from evergreen.training.compatibility import find_misfit
+from evergreen.training.tracking import describe_version
 
 # Newest runs of a step that an estimate is made from.
 _RUNS = 20
@@ -31,13 +38,13 @@ class Plan:
     findings
         Days of tables that no longer follow from their inputs or their declaration, with reasons.
     columns
-        Sentences on features that come, go, or change their type.
+        Sentences on columns that come and go, and on those that would change their type.
     champion
         Whether the model in charge can still score, as a sentence; empty without a champion.
     seconds
         Estimated work of the steps that make all this again; None where nothing like it ever ran.
     commands
-        What to run, one after the other.
+        What to run, one after the other; nothing while it would end in an error.
     """
 
     use_case: str
@@ -62,9 +69,9 @@ def plan(use_case: UseCase) -> list[Plan]:
 
 def _plan(use_case: UseCase) -> Plan:
     stale = find_stale(use_case)
-    columns = _columns(use_case)
+    differ, impossible = _columns(use_case)
     champion, unfit = _champion(use_case)
-    todo = ["make up"] if columns else []
+    todo = ["make up"] if differ else []
     todo += mend_commands(use_case, stale)
     if unfit:
         newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
@@ -72,38 +79,37 @@ def _plan(use_case: UseCase) -> Plan:
     return Plan(
         use_case.name,
         tuple(summarise(use_case, stale)),
-        columns,
+        (*differ, *impossible),
         champion,
         _seconds(use_case, stale),
-        tuple(todo),
+        () if impossible else tuple(todo),
     )
 
 
-def _columns(use_case: UseCase) -> tuple[str, ...]:
-    """Say how the declared features differ from the columns of the table."""
-    if use_case.base is not None:
-        return ()
-    schema = lake.scan(use_case.name, "features").schema
-    if schema is None:
-        return ()
-    own = {use_case.entity.key, "as_of", "day", "created_at"}
-    declared = use_case.features.columns
-    new = [name for name in declared if name not in schema.names]
-    gone = [name for name in schema.names if name not in {*declared, *own}]
-    found = []
-    if new:
-        found.append(f"new features: {', '.join(new)}; days before are without them")
-    if gone:
-        found.append(f"no longer computed: {', '.join(gone)}; old days keep them")
-    return tuple(found)
+def _columns(use_case: UseCase) -> tuple[list[str], list[str]]:
+    """Say how the declared columns differ from those of the tables, and which cannot be."""
+    tables = {"labels": labels_task(use_case).schema, "predictions": predictions_schema(use_case)}
+    if use_case.base is None:
+        tables |= {name: table_schema(table) for name, table in use_case.tables.items()}
+        tables["features"] = features_task(use_case).schema
+    differ, impossible = [], []
+    for table, wanted in tables.items():
+        stored = lake.scan(use_case.name, table).schema
+        if stored is None:
+            continue
+        new = [name for name in wanted.names if name not in stored.names]
+        gone = [name for name in stored.names if name not in {*wanted.names, "created_at"}]
+        if new:
+            differ.append(f"{table} gain {', '.join(new)}; days before are without")
+        if gone:
+            differ.append(f"{table} are made without {', '.join(gone)}; old days keep it")
+        for change in find_retyped(stored, wanted):
+            impossible.append(f"{table} cannot have {change}: give it another name")
+    return differ, impossible
 
 
 def _champion(use_case: UseCase) -> tuple[str, bool]:
     """Say whether the champion can read what is declared, and whether it cannot."""
-    from evergreen.release import ledger
-    from evergreen.training.compatibility import find_misfit
-    from evergreen.training.tracking import describe_version
-
     entry = ledger.champion(ledger.engine(), use_case.name)
     if entry is None:
         return "", False
