@@ -238,7 +238,8 @@ def orphans() -> int:
 def require_sound() -> None:
     """Every receipt that counts tells the truth, and no row is lost or there twice."""
     for table in ("orders", "quarantine", "features", "labels", "predictions"):
-        latest = receipts.latest(NAME, f"publish_{table}")
+        of = "orders_quarantine" if table == "quarantine" else table
+        latest = receipts.latest(NAME, f"publish_{of}")
         found = lake.read(NAME, table) if lake.exists(NAME, table) else None
         if found is None:
             assert not any(receipt.content for receipt in latest.values())
@@ -306,6 +307,7 @@ def _declaration(data: Path) -> dict[str, Any]:
             "max_logloss": 5.0,
             "max_latency_ms_per_1k": 100_000.0,
             "min_holdout_rows": 10,
+            "min_holdout_minority_rows": 5,
         },
     }
 

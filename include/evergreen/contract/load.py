@@ -28,7 +28,7 @@ _FORMER = {
     "daily": "moved into its table: events.<table>.daily; the SQL reads it as <table>_daily",
     "label": "renamed: target",
     "features.recency": "optional, and moved: training.baselines: [<feature>]",
-    "gate.min_holdout_minority": "dropped; the target knows how few of the rarer class say nothing",
+    "gate.min_holdout_minority": "renamed: min_holdout_minority_rows",
     "monitoring.max_auc_drop": "renamed: max_performance_drop",
 }
 _PROBLEM = re.compile("Value error, contradictions:\n")

@@ -40,11 +40,14 @@ class Training(Model):
     baselines: tuple[Identifier, ...] = ()
 
 
+_COUNT = "min_holdout_"
+
+
 class Gate(Model):
     """What a challenger must show on the holdout.
 
-    Beside the keys below, `min_<metric>` and `max_<metric>` of any metric of the target; what the
-    target demands by itself is in `evergreen.targets`.
+    Beside the keys below, `min_<metric>` and `max_<metric>` of any metric of the target, and
+    `min_holdout_<count>` of what it counts; what it demands by itself is in `evergreen.targets`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -60,7 +63,18 @@ class Gate(Model):
     @property
     def limits(self) -> dict[str, float]:
         """Bounds of metrics, as declared: `{"min_auc": 0.65}`."""
-        return {name: float(bound) for name, bound in (self.__pydantic_extra__ or {}).items()}
+        declared = (self.__pydantic_extra__ or {}).items()
+        return {name: float(bound) for name, bound in declared if not name.startswith(_COUNT)}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many of what a holdout must hold, as declared: `{"rows": 200}`."""
+        declared = {"min_holdout_rows": self.min_holdout_rows, **(self.__pydantic_extra__ or {})}
+        return {
+            name.removeprefix(_COUNT): int(bound)
+            for name, bound in declared.items()
+            if name.startswith(_COUNT)
+        }
 
     @model_validator(mode="after")
     def _only_bounds(self) -> Self:

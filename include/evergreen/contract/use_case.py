@@ -171,6 +171,10 @@ class UseCase(Model):
             f"({some(self.target.metrics)}), as in min_{self.target.main_metric}"
             for name in sorted(self.gate.limits.keys() - known)
         ]
+        found += [
+            f"gate.min_holdout_{name}: unknown key; the target counts {some(self.target.enough)}"
+            for name in sorted(self.gate.counts.keys() - self.target.enough.keys())
+        ]
         lowest = self.target.lowest_score
         if self.scoring.bands and lowest is not None:
             least = list(self.scoring.bands.values())[-1]

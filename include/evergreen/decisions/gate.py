@@ -115,7 +115,7 @@ class PromotionDemands(Stored):
                 name: (_finite(low), _finite(high)) for name, (low, high) in target.metrics.items()
             },
             limits=use_case.limits,
-            counts={**target.enough, "rows": gate.min_holdout_rows},
+            counts={**target.enough, **gate.counts},
             baselines=(*use_case.training.baselines, *target.baselines()),
             max_latency_ms_per_1k=gate.max_latency_ms_per_1k,
             min_baseline_margin=gate.min_baseline_margin,

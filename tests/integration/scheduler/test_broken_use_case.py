@@ -50,9 +50,9 @@ def test_the_other_use_case_runs_on(
     lines = list(deploy.initialise(home))
     assert "feature definitions of alpha" in lines
     assert lines[-1].startswith(f"left out beta: {file} is not a valid use case")
-    assert "label.horizon: unknown key" in lines[-1]
+    assert "target.horizon: unknown key" in lines[-1]
     load("alpha", str(NEXT))
-    with pytest.raises(ConfigError, match=r"label\.horizon: unknown key"):
+    with pytest.raises(ConfigError, match=r"target\.horizon: unknown key"):
         steps.stage_rows("beta", str(NEXT), "orders")
     assert "alpha.orders" in steps.expire_snapshots("30")
     assert {"alpha.orders", "beta.orders"} <= set(steps.compact_tables())
@@ -66,7 +66,7 @@ def test_the_other_use_case_runs_on(
             ended = int(end.code or 0)
         assert ended == code, command
         said = capsys.readouterr()
-        assert "label.horizon: unknown key" in said.out + said.err
+        assert "target.horizon: unknown key" in said.out + said.err
         assert str(file) in said.out + said.err
         assert "alpha: " in said.out
 

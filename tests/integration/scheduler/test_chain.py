@@ -148,7 +148,7 @@ def test_bad_data_fails_at_once_and_is_listed(chain: tuple[Settings, AirflowClie
     )
     assert [run.state for run in runs] == ["failed"]
     (failed,) = client.tasks("shop_ingest", runs[0].run_id, state="failed")
-    assert (failed.task_id, failed.try_number) == ("stage_rows", 1)
+    assert (failed.task_id, failed.try_number) == ("orders.stage_rows", 1)
     assert "has data from 2025-01-01 on" in "\n".join(told)
     assert lake.snapshot_id("shop", "orders") == before
     (failure,) = find_failed(client)
