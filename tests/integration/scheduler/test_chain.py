@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import club
-from evergreen import lake
+from evergreen import lake, steps
 from evergreen.contract import Period, load_use_case
 from evergreen.errors import ConfigError
 from evergreen.ops import deploy
@@ -197,12 +197,10 @@ def test_features_start_once_when_all_tables_of_a_local_day_are_there_and_two_mo
     *loaded, _, _ = club.DAYS
     tell: Callable[[str], None] = lambda _: None  # noqa: E731
     conf = {"from": str(loaded[0]), "to": str(loaded[-1])}
+    finish(client, start_run(client, f"{club.CLUB}_history", conf=conf, tell=tell).runs)
+    steps.publish_labels({"use_case": club.SPEND, "period": f"{loaded[0]}..{loaded[-1]}"})
     for use_case in (club.CLUB, club.SPEND):
-        finish(client, start_run(client, f"{use_case}_history", conf=conf, tell=tell).runs)
-        started = start_run(client, f"{use_case}_train", day=str(loaded[-1]), tell=tell)
-        finish(client, started.runs)
-        judged = client.xcom(f"{use_case}_train", started.runs[0].run_id, "judge_challenger")
-        assert judged["decision"] == "promote", judged["reasons"]
+        club.put_in_charge(use_case, loaded[-1])
 
     new = club.DAYS[-2:]
     period = Period(new[0], new[-1] + timedelta(days=1))
@@ -218,8 +216,7 @@ def test_features_start_once_when_all_tables_of_a_local_day_are_there_and_two_mo
         assert lake.partitions(use_case, "labels").keys() >= {
             day - timedelta(days=club.HORIZON) for day in new
         }
-        started = start_backfill(client, f"{use_case}_monitor", period, unpause=True, tell=tell)
-        finish(client, started.runs)
+        club.night(use_case, new[-1])
         assert find_stale(load_use_case(use_case)) == []
 
 

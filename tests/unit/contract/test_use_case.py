@@ -145,7 +145,11 @@ def nested(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("features.recency", "x", r"features\.recency: unknown key .*training\.baselines"),
         ("events.orders.time", "x", r"events\.orders\.time: unknown key .*renamed: timestamp"),
         ("monitoring.max_auc_drop", 0.1, r"max_auc_drop: unknown key .*max_performance_drop"),
-        ("gate.min_holdout_minority", 3, r"min_holdout_minority: unknown key.*renamed: min_holdout_minority_rows"),
+        (
+            "gate.min_holdout_minority",
+            3,
+            r"minority: unknown key.*: min_holdout_minority_rows",
+        ),
     ],
 )
 def test_wrong_declarations_name_file_key_found_and_expected(
