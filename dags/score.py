@@ -2,18 +2,27 @@
 
 Runs once per published day of `features`. The model is resolved once per run: to the version
 recorded for that day if it was scored before, else to the champion. The day's partition of
-`predictions` is replaced as a whole.
+`predictions` is replaced as a whole. Before the first training there is nothing to score by: the
+run is skipped.
 """
+
+from typing import Any
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, RUN, asset, dag_arguments, publisher
+from conventions import DAY, RUN, asset, dag_arguments, publisher, refuse_unknown_conf
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 
 
 def score(use_case: UseCase) -> None:
     """Build `<use_case>_score`."""
+    first_training = (
+        f"{use_case.name} has no champion yet. Run {use_case.name}_train, then clear this run."
+    )
+
+    def has_no_champion(_context: Any) -> bool:
+        return not steps.has_champion(use_case.name)
 
     @dag(
         **dag_arguments(use_case, "score", __doc__),
@@ -22,7 +31,8 @@ def score(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        resolved = task(steps.resolve_model)(use_case.name, DAY)
+        resolve = task(pre_execute=refuse_unknown_conf)(steps.resolve_model)
+        resolved = task.skip_if(has_no_champion, first_training)(resolve)(use_case.name, DAY)
         staged = task(steps.score_customers)(resolved, RUN)
         validated = task(steps.validate_predictions)(staged)
         publisher(steps.publish_predictions, asset(use_case, "predictions"))(validated)

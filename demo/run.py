@@ -1,5 +1,7 @@
 """The demo: two years of orders, a first champion, two weeks of daily runs, a change of habits.
 
+Then a second model, of spend, on the same tables and features.
+
 Everything goes through a real Airflow: this module only triggers runs, waits for them, and reads
 the tables afterwards. It starts from nothing each time, and only ever removes what a demo made.
 """
@@ -36,7 +38,7 @@ from evergreen.release import ledger
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 from evergreen.sources.generator import oracle_no_purchase
 
-USE_CASE, ORDERS = "churn", "orders"
+USE_CASE, SECOND, ORDERS = "churn", "spend", "orders"
 # Daily runs before habits change; the rest of the days show how the monitor takes it.
 CALM_DAYS = 5
 RUN_SECONDS = 1_200
@@ -95,7 +97,7 @@ def _run_demo(settings: Settings, days: int) -> None:
             watch.tell(line)
         instance = airflow.start(settings, tell=watch.tell)
         client = connect(settings)
-        client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history")
+        client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history", f"{SECOND}_score")
         watch.tell(f"watch it: {instance.url}  ({instance.username} / {instance.password})")
     try:
         with memory:
@@ -141,6 +143,14 @@ def _run_chain(
     ):
         nights = start_backfill(client, f"{USE_CASE}_monitor", period, unpause=True, tell=tell)
         runs = _finish(client, nights, tell)
+    with watch.phase("second_model", "Training what customers will spend, on the same features"):
+        conf = {"from": str(first), "to": str(last)}
+        _finish(client, start_run(client, f"{SECOND}_history", conf=conf, tell=tell), tell)
+        (run,) = _finish(
+            client, start_run(client, f"{SECOND}_train", day=str(last), tell=tell), tell
+        )
+        _verdict(client, run, tell)
+        _finish(client, start_run(client, f"{SECOND}_score", day=str(last), tell=tell), tell)
     for stage in ("ingest", "monitor"):
         client.set_paused(f"{USE_CASE}_{stage}", paused=True)
     requested = [run for run in runs if run.dag_id == f"{USE_CASE}_train"]
@@ -202,7 +212,7 @@ def _start_over(settings: Settings) -> None:
     found = sorted(path.name for path in folder.iterdir() if path.name in _OURS)
     warehouse = folder / "warehouse"
     foreign = (
-        sorted(path.name for path in warehouse.iterdir() if path.name != USE_CASE)
+        sorted(path.name for path in warehouse.iterdir() if path.name not in (USE_CASE, SECOND))
         if warehouse.is_dir()
         else []
     )
@@ -296,11 +306,26 @@ def _summarise(
             "recency_auc": round(metrics[f"{use_case.training.baselines[0]}_auc"], 4),
             "oracle_auc": round(_oracle_auc(use_case, entry), 4),
         },
+        "second": _second_model(),
         "regime_change": (calm_until + timedelta(days=1)).isoformat(),
         "drift": {"first_night": night_of_drift, "features": features},
         "retraining": retraining,
         "decisions": dict(Counter(f"{d['kind']}: {d['decision']}" for d in decisions)),
     }
+
+
+def _second_model() -> dict[str, Any]:
+    """Return the mean absolute error of the model of spend, and of its baselines."""
+    from evergreen.training.tracking import describe_version
+
+    use_case = load_use_case(SECOND)
+    entry = ledger.champion(ledger.engine(), SECOND)
+    if entry is None:
+        return {"use_case": SECOND, "version": None}
+    metrics = describe_version(use_case, entry.version).metrics
+    errors = {of: round(metrics[f"{of}_mae"], 2) for of in ("holdout", "linear", "naive")}
+    scored = lake.partitions(SECOND, "predictions")
+    return {"use_case": SECOND, "version": entry.version, "mae": errors, "scored": len(scored)}
 
 
 def _oracle_auc(use_case: UseCase, entry: ledger.Entry) -> float:
@@ -339,6 +364,15 @@ def _show(summary: dict[str, Any], path: Path) -> None:
         f"version {champion['version']}: AUC {champion['auc']:.3f} on the holdout; logistic "
         f"regression {champion['baseline_auc']:.3f}, recency alone {champion['recency_auc']:.3f}, "
         f"the best possible {champion['oracle_auc']:.3f}",
+    )
+    second = summary["second"]
+    line(
+        "Second model",
+        f"{second['use_case']}, version {second['version']}: mean error "
+        f"{second['mae']['holdout']:.2f}; linear {second['mae']['linear']:.2f}, the mean "
+        f"{second['mae']['naive']:.2f}"
+        if second["version"]
+        else f"{second['use_case']}: the gate refused it",
     )
     line("Habits change", summary["regime_change"])
     line(

@@ -145,9 +145,13 @@ def test_a_late_source_is_waited_for_and_nothing_else_is(dag_bag: DagBag) -> Non
     assert dag_bag.dags["churn_history"].task_dict["orders.stage_rows"].retries == 3
 
 
-def test_every_task_ends_some_day_and_knows_its_parameters(dag_bag: DagBag) -> None:
+def test_every_task_ends_some_day_and_knows_its_parameters(
+    dag_bag: DagBag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from evergreen import steps
     from evergreen.errors import ConfigError
 
+    monkeypatch.setattr(steps, "has_champion", lambda use_case: True)
     for dag in dag_bag.dags.values():
         known = dict.fromkeys(dag.params, "x")
         for task in dag.tasks:
@@ -158,6 +162,25 @@ def test_every_task_ends_some_day_and_knows_its_parameters(dag_bag: DagBag) -> N
             check({"dag": dag, "dag_run": SimpleNamespace(conf=None)})
             with pytest.raises(ConfigError, match="given form, which its DAG does not know"):
                 check({"dag": dag, "dag_run": SimpleNamespace(conf={**known, "form": "x"})})
+
+
+def test_before_the_first_training_nothing_is_scored(
+    dag_bag: DagBag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    from evergreen import steps
+
+    monkeypatch.setattr(steps, "has_champion", lambda use_case: use_case == "churn")
+    context = {"dag_run": SimpleNamespace(conf=None)}
+    for name in ("churn", "spend"):
+        dag = dag_bag.dags[f"{name}_score"]
+        check = dag.get_task("resolve_model")._pre_execute_hook
+        if name == "churn":
+            check({**context, "dag": dag})
+        else:
+            with pytest.raises(AirflowSkipException, match="Run spend_train, then clear this run"):
+                check({**context, "dag": dag})
 
 
 def test_the_deadline_of_ingestion_calls_what_exists(dag_bag: DagBag) -> None:

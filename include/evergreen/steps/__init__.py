@@ -35,6 +35,7 @@ from evergreen.steps.monitoring import (
 from evergreen.steps.release import has_day, release_version, resolve_release
 from evergreen.steps.runs import one_day, require_known_conf, tell_late_run
 from evergreen.steps.scoring import (
+    has_champion,
     publish_predictions,
     resolve_model,
     score_customers,
@@ -59,6 +60,7 @@ __all__ = [
     "decide_retraining",
     "expire_snapshots",
     "fail_request",
+    "has_champion",
     "has_day",
     "is_promotable",
     "is_retraining_wanted",

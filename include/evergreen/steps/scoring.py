@@ -15,6 +15,13 @@ from evergreen.provenance.staging import Staged, drop_staging, new_staging, publ
 logger = logging.getLogger(__name__)
 
 
+def has_champion(use_case: str) -> bool:
+    """Whether there is a version to score by."""
+    from evergreen.release import ledger
+
+    return ledger.champion(ledger.engine(), use_case) is not None
+
+
 def resolve_model(use_case: str, day: str) -> dict[str, Any]:
     """Decide, once per run, which version scores the day.
 

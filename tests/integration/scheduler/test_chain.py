@@ -199,8 +199,7 @@ def test_features_start_once_when_all_tables_of_a_local_day_are_there_and_two_mo
     known = f"{loaded[0]}..{loaded[-1]}"
     club.ingest(known)
     club.compute(known)
-    for use_case in (club.CLUB, club.SPEND):
-        club.put_in_charge(use_case, loaded[-1])
+    club.put_in_charge(club.CLUB, loaded[-1])
 
     period = Period.parse(str(new))
     finish(client, start_backfill(client, club.CLUB, period, unpause=True, tell=tell).runs)
@@ -209,6 +208,13 @@ def test_features_start_once_when_all_tables_of_a_local_day_are_there_and_two_mo
         *(f"{club.SPEND}_{stage}" for stage in ("labels", "score")),
     ):
         assert [run.partition_key for run in client.runs(dag_id)] == [str(new)], dag_id
+    # There is nothing to score by yet.
+    (skipped,) = client.runs(f"{club.SPEND}_score")
+    assert skipped.state == "success"
+    assert len(client.tasks(f"{club.SPEND}_score", skipped.run_id, state="skipped")) == 4
+    assert not lake.exists(club.SPEND, "predictions")
+    club.put_in_charge(club.SPEND, loaded[-1])
+    finish(client, start_run(client, f"{club.SPEND}_score", day=str(new), tell=tell).runs)
     for use_case in (club.CLUB, club.SPEND):
         assert list(lake.partitions(use_case, "predictions")) == [new]
         assert new - timedelta(days=club.HORIZON) in lake.partitions(use_case, "labels")
