@@ -34,6 +34,8 @@ _WATCHED = 20
 _LOOK_SECONDS = 10
 # How long Airflow may give no answer, or a wrong one, while runs are followed.
 _OUTAGE_SECONDS = 120
+# A connection that breaks off is no outage.
+_HICCUP_SECONDS = 10
 _ERROR = re.compile(r"\w+(Error|Exception|Timeout): ")
 # How a line of a log begins that is no continuation.
 _EVENT = re.compile(r"\d{4}-\d\d-\d\dT")
@@ -318,9 +320,9 @@ class _Follower:
                 heard = time.monotonic()
             except ServiceDownError as error:
                 # The runs go on, and what ended is started again.
-                if time.monotonic() - heard > _OUTAGE_SECONDS:
+                if (silent := time.monotonic() - heard) > _OUTAGE_SECONDS:
                     raise
-                if told != str(error):
+                if told != str(error) and silent > _HICCUP_SECONDS:
                     told = str(error)
                     self._tell(told)
                 time.sleep(poll)
