@@ -12,6 +12,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from evergreen import steps
@@ -118,6 +119,15 @@ def write_labels(folder: Path, sql: str) -> None:
 def apply() -> None:
     """Do what `make up` does after a change of the declaration."""
     assert list(deploy.initialise(load_settings()))
+
+
+def open_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write the shop, let everybody know of it, and ingest its days; return its folder."""
+    folder = write_shop(root)
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    apply()
+    ingest()
+    return folder
 
 
 def ingest(period: Any = WHOLE) -> None:

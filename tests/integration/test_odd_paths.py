@@ -19,29 +19,6 @@ from evergreen.lake.opening import open_files
 from evergreen.settings import Settings, load_settings
 
 DAY = date(2026, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("s3://bucket/warehouse/", "s3://bucket/warehouse"),
-        ("gs://bucket", "gs://bucket"),
-        ("/data/wh/", "/data/wh"),
-        ("/data/a%20b", "/data/a%20b"),
-        ("file:///data/a%20b", "/data/a b"),
-        ("file:/data/wh", "/data/wh"),
-        ("/data/x/../wh", "/data/wh"),
-        ("/data/x://y", "/data/x:/y"),
-    ],
-)
-def test_a_place_is_a_url_or_an_absolute_path(
-    text: str, found: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("WAREHOUSE", "ARTIFACTS"):
-        monkeypatch.setenv(f"EVERGREEN_{name}", text)
-    assert (load_settings().warehouse, load_settings().artifacts) == (found, found)
-
-
 NAMES = (
     st.lists(
         st.sampled_from([*"aZ0 %#?&=+;:'\"[]*{}()~é漢.-_", "%20", "%2F", "..", "day="]),

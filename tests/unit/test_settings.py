@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import date
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from evergreen.settings import load_settings
-
-DAY = date(2026, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from tiny_shop import (
     declare,
     ingest,
     label,
+    open_shop,
     score,
     train,
-    write_shop,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -37,10 +37,7 @@ LAST = DAYS[-1]
 @pytest.fixture
 def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A shop with a champion that has scored the newest two days."""
-    folder = write_shop(tmp_path)
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    apply()
-    ingest()
+    folder = open_shop(tmp_path, monkeypatch)
     label(compute())
     steps.promote_challenger(train())
     for day in DAYS[-2:]:

@@ -18,12 +18,11 @@ from tiny_shop import (
     apply,
     compute,
     declare,
-    ingest,
     label,
     night,
+    open_shop,
     score,
     train,
-    write_shop,
 )
 
 pytestmark = pytest.mark.timeout(300)
@@ -38,10 +37,7 @@ LAST = DAYS[-1]
 @pytest.fixture
 def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A shop whose first version is in charge and has scored the day before the last."""
-    folder = write_shop(tmp_path)
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    apply()
-    ingest()
+    folder = open_shop(tmp_path, monkeypatch)
     label(compute())
     judged = train()
     assert judged["decision"] == "promote", judged["reasons"]

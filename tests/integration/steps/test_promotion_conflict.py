@@ -10,7 +10,7 @@ from evergreen import steps
 from evergreen.errors import LedgerConflictError, PermanentError
 from evergreen.release import ledger
 from evergreen.settings import Settings
-from tiny_shop import NAME, apply, compute, ingest, label, train, write_shop
+from tiny_shop import NAME, compute, label, open_shop, train
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -18,10 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture
 def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A shop that can be trained."""
-    folder = write_shop(tmp_path)
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    apply()
-    ingest()
+    open_shop(tmp_path, monkeypatch)
     label(compute())
 
 

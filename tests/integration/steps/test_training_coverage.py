@@ -16,7 +16,7 @@ from evergreen.provenance.replay import replay
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.settings import Settings
 from evergreen.training.tracking import describe_version
-from tiny_shop import DAYS, NAME, apply, compute, ingest, label, train, write_shop
+from tiny_shop import DAYS, NAME, compute, label, open_shop, train
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,10 +28,7 @@ FITTED = DAYS[4]
 @pytest.fixture
 def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Orders of all days, features from the third day on, labels from the first on."""
-    folder = write_shop(tmp_path)
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    apply()
-    ingest()
+    folder = open_shop(tmp_path, monkeypatch)
     label(compute(f"{DAYS[2]}..{LAST}"))
     return folder
 
