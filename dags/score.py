@@ -31,6 +31,7 @@ def score(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
+        # A condition of its own replaces what a task has by default.
         resolve = task(pre_execute=refuse_unknown_conf)(steps.resolve_model)
         resolved = task.skip_if(has_no_champion, first_training)(resolve)(use_case.name, DAY)
         staged = task(steps.score_customers)(resolved, RUN)

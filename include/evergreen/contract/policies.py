@@ -9,6 +9,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from evergreen.contract.base import Identifier, Model, Ratio, raise_if
 
+# How keys of the gate begin that say how many of something a holdout must hold.
+_COUNT = "min_holdout_"
+
 
 class Booster(Model):
     """XGBoost settings that hold on small, noisy tables; library defaults overfit those."""
@@ -38,9 +41,6 @@ class Training(Model):
     booster: Booster = Booster()
     # Features that each alone, as a rule of thumb, must be beaten; for churn, recency.
     baselines: tuple[Identifier, ...] = ()
-
-
-_COUNT = "min_holdout_"
 
 
 class Gate(Model):
