@@ -11,15 +11,13 @@ import yaml
 from evergreen.contract import UseCase, load_use_case_file
 
 
-def write_use_case(folder: Path, recency: str, features: Mapping[str, str]) -> UseCase:
+def write_use_case(folder: Path, features: Mapping[str, str]) -> UseCase:
     """Write a use case named as its folder, keyed by `customer_id`.
 
     Parameters
     ----------
     folder
         Made, and must not exist.
-    recency
-        One of the features, as every contract names one.
     features
         Dtype per feature; all may be null.
     """
@@ -34,17 +32,27 @@ def write_use_case(folder: Path, recency: str, features: Mapping[str, str]) -> U
         "title": folder.name,
         "first_day": date(2026, 1, 1),
         "entity": {"name": "customer", "key": "customer_id"},
-        "source": {"kind": "files", "path": "orders.csv"},
-        "orders": {"key": "order_id", "time": "ordered_at", "columns": columns},
+        "events": {
+            "orders": {
+                "source": {"kind": "files", "path": "orders.csv"},
+                "key": "order_id",
+                "timestamp": "ordered_at",
+                "columns": columns,
+            }
+        },
         "features": {
-            "recency": recency,
             "ttl_days": 10,
             "columns": {
                 name: {"dtype": dtype, "description": "", "nullable": True}
                 for name, dtype in features.items()
             },
         },
-        "label": {"name": "left", "description": "Gone.", "horizon_days": 30},
+        "target": {
+            "kind": "binary",
+            "name": "left",
+            "description": "Gone.",
+            "horizon_days": 30,
+        },
     }
     path = folder / "use_case.yaml"
     path.write_text(yaml.safe_dump(contract, sort_keys=False))

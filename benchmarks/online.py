@@ -214,7 +214,7 @@ def _stock_store(schema_mode: str = "skip") -> FeatureStore:
 def _declare(root: Path, entities: int) -> Path:
     """Write a use case, apply it to both stores, and publish two days of its features."""
     folder = root / f"online{entities}"
-    use_case = write_use_case(folder, "days_since_last_order", _TYPES)
+    use_case = write_use_case(folder, _TYPES)
     store.apply([use_case])
     _stock_store("auto").apply(list(definitions(use_case)))
     for number, day in enumerate((FIRST_DAY, NEXT_DAY)):

@@ -369,7 +369,7 @@ def _silent() -> Iterator[None]:
 def _ours(folder: Path, rows: Sequence[Row]) -> UseCase:
     """Declare a use case of its own, apply it and publish its rows, one partition per day."""
     name = f"pain{next(_numbers)}"
-    use_case = write_use_case(folder / name, "recency_days", _FEATURES)
+    use_case = write_use_case(folder / name, _FEATURES)
     store.apply([use_case])
     receipts.create_tables()
     _publish(use_case, rows)
