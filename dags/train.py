@@ -40,7 +40,8 @@ def train(use_case: UseCase) -> None:
     def build() -> None:
         request = task(steps.accept_request)(use_case.name, DAY, REASON, "{{ params.corrections }}")
         training_set = task(steps.assemble_training_set)(request, RUN)
-        challenger = task(steps.train_challenger)(training_set)
+        chosen = task(steps.choose_recipe)(training_set)
+        challenger = task(steps.train_challenger)(chosen)
         verdict = task(steps.judge_challenger)(challenger)
         # The run still ends as failed: the promotion, which cannot start, is a leaf as well.
         failure = task(steps.fail_request, trigger_rule="one_failed")(use_case.name, DAY, RUN)

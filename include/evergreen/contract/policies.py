@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -28,17 +28,43 @@ class Booster(Model):
     default_rounds: Annotated[int, Field(ge=1)] = 150
 
 
+class Linear(Model):
+    """Settings of the linear model that competes with the trees."""
+
+    # L2 penalty per row, on standardised columns.
+    reg_lambda: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class Tuning(Model):
+    """How much is spent on the search for better settings; by default nothing."""
+
+    trials: Annotated[int, Field(ge=0)] = 0
+    # No trial is begun after as many seconds; None: no limit.
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+
+
 class Training(Model):
-    """Time-ordered split: fit | embargo | validation | embargo | holdout, by as-of."""
+    """What is learned from, and how a model is chosen; see `evergreen.training.split`."""
 
     # Spacing and greatest number of as-of cut-offs whose labels are stacked for one fit. Dense
     # enough to make the most of one year, many enough to see nearly all seasons of a longer past.
     cutoff_every_days: Annotated[int, Field(ge=1)] = 14
     max_cutoffs: Annotated[int, Field(ge=1)] = 24
+    # Test days, beside those of calibration and holdout, by which model and settings are chosen.
+    tuning_folds: Annotated[int, Field(ge=1)] = 3
     # Days of events that must lie before the first cut-off.
     min_history_days: Annotated[int, Field(ge=1)] = 60
     seed: Annotated[int, Field(ge=0)] = 13
     booster: Booster = Booster()
+    linear: Linear = Linear()
+    # Which kinds compete; the simpler wins unless the other is surely better.
+    models: Annotated[tuple[Literal["linear", "trees"], ...], Field(min_length=1)] = (
+        "linear",
+        "trees",
+    )
+    tuning: Tuning = Tuning()
+    # Features by whose values groups are watched; numbers with the bounds between groups.
+    slices: dict[Identifier, tuple[float, ...]] = Field(default_factory=dict)
     # Features that each alone, as a rule of thumb, must be beaten; for churn, recency.
     baselines: tuple[Identifier, ...] = ()
 
@@ -52,12 +78,20 @@ class Gate(Model):
 
     model_config = ConfigDict(extra="allow")
 
-    # Scoring latency, per 1,000 rows, median of several repetitions.
+    # Scoring latency, per 1,000 rows, in milliseconds of one core.
     max_latency_ms_per_1k: Annotated[float, Field(gt=0)] = 250.0
-    # The challenger must exceed each baseline in the target's main metric by more than this.
+    # The challenger must surely exceed each baseline in the target's main metric by more than this.
     min_baseline_margin: Annotated[float, Field(ge=0)] = 0.0
-    # and may lie at most this far below the champion on the same holdout.
-    max_champion_deficit: Annotated[float, Field(ge=0)] = 0.0
+    # One that is surely less than this below the champion is equivalent.
+    max_champion_deficit: Annotated[float, Field(ge=0)] = 0.01
+    # What promotes. An equivalent one also replaces a champion that is older than
+    # monitoring.max_model_age_days.
+    promote: tuple[Literal["better", "equivalent", "unclear"], ...] = ("better",)
+    # No slice may be surely further below the champion, corrected for the number of slices.
+    max_slice_deficit: Annotated[float, Field(ge=0)] = 0.02
+    # How the model that serves, fitted again on everything known, must resemble the measured one.
+    min_refit_correlation: Annotated[float, Field(ge=0, le=1)] = 0.8
+    max_refit_shift: Annotated[float, Field(gt=0)] = 1.0
     min_holdout_rows: Annotated[int, Field(ge=1)] = 200
 
     @property

@@ -33,7 +33,7 @@ from evergreen.provenance.staleness import find_stale, staleness_table, summaris
 from evergreen.release import ledger
 from evergreen.settings import load_settings
 from evergreen.training.compatibility import require_computed, require_fit
-from evergreen.training.fit import LoadedModel, predict
+from evergreen.training.model import LoadedModel
 from evergreen.training.tracking import describe_version, load_version
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
     # about which version happened to score the day.
     matrix = model.inputs.prepare(features)
     threads = load_settings().threads
-    scores = predict(model.booster, matrix, use_case.target, threads=threads)[SCORE]
+    scores = model.model.predict(matrix, use_case.target, threads=threads)[SCORE]
     current = features.append_column(SCORE, pa.array(scores))
     declared = use_case.features.columns
     watched = {SCORE, *(name for name, feature in declared.items() if feature.drift)}

@@ -122,10 +122,13 @@ def replay_receipt(receipt: Receipt) -> Replay:
 
 
 def replay_training(run: RunFacts) -> Replay:
-    """Assemble a run's training set again, fit again, and compare rows and model file."""
+    """Assemble a run's training set again, choose and fit again, and compare rows and models."""
     from evergreen.training.assemble import TrainingInputs, assemble
-    from evergreen.training.fit import fit_booster
-    from evergreen.training.frame import label_split
+    from evergreen.training.fit import Fitter
+    from evergreen.training.frame import label_rows
+    from evergreen.training.record import frames_of
+    from evergreen.training.refit import fit_pair
+    from evergreen.training.tune import choose_recipe
 
     use_case = load_use_case(run.tags["use_case"])
     if "inputs" not in run.tags or "lock_digest" not in run.tags:
@@ -141,26 +144,28 @@ def replay_training(run: RunFacts) -> Replay:
         )
     plan = run.plan
     inputs = TrainingInputs.from_dict(json.loads(run.tags["inputs"]))
-    split = label_split(assemble(use_case, plan, inputs).rows, plan, use_case)
-    fitted = fit_booster(
-        split, use_case, threads=int(run.parameters["nthread"]), seed=int(run.tags["seed"])
+    rows = label_rows(assemble(use_case, plan, inputs).rows, plan, use_case)
+    fitter = Fitter(use_case, int(run.parameters["nthread"]), int(run.tags["seed"]))
+    recipe = choose_recipe(rows, plan, fitter, trials=json.loads(run.tags["trials"])).recipe
+    pair = fit_pair(rows, plan, recipe, fitter)
+    frames = frames_of(rows, plan, pair.final)
+    compared = (
+        *(
+            Compared(f"rows of {part}", recorded, frames[part].digest[: len(recorded)])
+            for part, recorded in run.frame_digests.items()
+        ),
+        Compared("family", run.tags["family"], recipe.family),
+        Compared("measured model", run.tags["measured_digest"], pair.measured.digest),
+        Compared("model file", run.tags["model_digest"], pair.final.digest),
     )
-    frames = {part: getattr(split, part) for part in run.frame_digests}
-    rows = tuple(
-        Compared(
-            f"rows of {part}",
-            recorded,
-            frames[part].digest[: len(recorded)] if frames[part] is not None else "",
-        )
-        for part, recorded in run.frame_digests.items()
-    )
-    model = Compared("model file", run.tags["model_digest"], fitted.digest)
-    told = {name: str(value) for name, value in fitted.parameters.items()}
+    told = {
+        name: str(value) for name, value in fitter.parameters(recipe, pair.final.inputs).items()
+    }
     differing = sorted(name for name in told if run.parameters.get(name) != told[name])
     notes = [f"use_case.yaml now trains with another {name}" for name in differing]
     return Replay(
         f"run {run.run_id}: training of {use_case.name} for {run.tags['day']}",
-        (*rows, model),
+        compared,
         (*_notes(run.tags["code_digest"], use_case), *notes),
     )
 

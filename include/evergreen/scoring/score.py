@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import xgboost as xgb
 
 from evergreen.contract import UseCase, arrow
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
-from evergreen.training.fit import LoadedModel, predict
 from evergreen.training.frame import AS_OF
 from evergreen.training.inputs import Matrix
+from evergreen.training.model import LoadedModel
 
 _CHUNK_ROWS = 100_000
 _INSTANT = pa.timestamp("us", "UTC")
@@ -107,10 +106,10 @@ def score(
     reasons = []
     for chunk in _chunks(features, chunk_rows):
         matrix = model.inputs.prepare(chunk)
-        predicted = predict(model.booster, matrix, use_case.target, threads=threads)
+        predicted = model.model.predict(matrix, use_case.target, threads=threads)
         for name, values in predicted.items():
             columns.setdefault(name, []).append(values)
-        reasons.append(_reasons(model, matrix, use_case))
+        reasons.append(_reasons(model, matrix, use_case, threads))
     scored = {name: np.concatenate(parts) for name, parts in columns.items()}
     rows = len(scored["score"])
     if rows != features.num_rows:
@@ -179,25 +178,14 @@ def _bands(scores: np.ndarray[Any, Any], use_case: UseCase) -> pa.Array:
     return pa.array(list(bands)[::-1]).take(pa.array(index))
 
 
-def _reasons(model: LoadedModel, matrix: Matrix, use_case: UseCase) -> pa.Array:
+def _reasons(model: LoadedModel, matrix: Matrix, use_case: UseCase, threads: int) -> pa.Array:
     """Texts of the strongest contributions per row, list<string>."""
     rows, width = matrix.shape
     top = min(use_case.scoring.reasons, width)
     if top == 0:
         return pa.array([[]] * rows, pa.list_(pa.string()))
     names = list(model.inputs.names)
-    given = xgb.DMatrix(
-        matrix,
-        feature_names=names,
-        feature_types=model.inputs.types,
-        enable_categorical=True,
-        missing=np.nan,
-    )
-    contributions = model.booster.predict(given, pred_contribs=True).astype(np.float64)
-    if contributions.ndim == 3:
-        contributions = contributions[:, use_case.target.explained_output]
-    # The last column is the bias, which is nobody's reason.
-    contributions = np.round(contributions[:, :width], 2)
+    contributions = np.round(model.model.explain(matrix, use_case.target, threads=threads), 2)
     strongest = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :top]
     moved = np.take_along_axis(contributions, strongest, axis=1)
     keep = moved != 0.0

@@ -44,6 +44,7 @@ from evergreen.steps.scoring import (
 from evergreen.steps.training import (
     accept_request,
     assemble_training_set,
+    choose_recipe,
     fail_request,
     is_promotable,
     judge_challenger,
@@ -55,6 +56,7 @@ __all__ = [
     "accept_request",
     "assemble_training_set",
     "back_up",
+    "choose_recipe",
     "compact_tables",
     "compute_features",
     "decide_retraining",

@@ -74,19 +74,45 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     return staged.with_seconds(started).to_dict()
 
 
+def choose_recipe(staged: dict[str, Any]) -> dict[str, Any]:
+    """Choose kind of model, settings and rounds on the folds before the holdout."""
+    from evergreen.settings import load_settings
+    from evergreen.training.fit import Fitter
+    from evergreen.training.frame import label_rows
+    from evergreen.training.split import plan_training
+    from evergreen.training.tune import choose_recipe as choose
+
+    started = time.monotonic()
+    batch = Staged.from_dict(staged)
+    declared, period = batch.load_use_case(), Period.parse(batch.period)
+    plan = plan_training(declared, period.last)
+    rows = label_rows(batch.read("training_set", period), plan, declared)
+    fitter = Fitter(declared, load_settings().threads, declared.training.seed)
+    choice = choose(rows, plan, fitter, journal=Path(batch.folder) / "trials.log")
+    logger.info("%s", choice.reason)
+    return batch.with_seconds(started, facts={**batch.facts, "choice": choice.to_dict()}).to_dict()
+
+
 def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
-    """Fit, evaluate against baselines and champion on one holdout, and register a version."""
+    """Fit what was chosen, evaluate it on the holdout, and register a version."""
+    from evergreen import lake
     from evergreen.settings import load_settings
     from evergreen.training.assemble import TrainingInputs
     from evergreen.training.challenger import train_challenger as train
+    from evergreen.training.tune import Choice
 
     batch = Staged.from_dict(staged)
-    period = Period.parse(batch.period)
+    declared, period = batch.load_use_case(), Period.parse(batch.period)
+    inputs = TrainingInputs.from_dict(batch.inputs)
     evidence = train(
-        batch.load_use_case(),
+        declared,
         period.last,
         batch.read("training_set", period),
-        TrainingInputs.from_dict(batch.inputs),
+        inputs,
+        Choice.from_dict(batch.facts["choice"]),
+        lake.read_day(
+            declared.owner_of("features"), "features", period.last, inputs.snapshots["features"]
+        ),
         reason=batch.facts["reason"],
         left_out=batch.facts["left_out"],
         threads=load_settings().threads,

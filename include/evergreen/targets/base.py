@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from evergreen.statistics.bootstrap import Metrics
 
     Vector = NDArray[np.float64]
 
@@ -46,6 +49,8 @@ class TargetModel(Model):
     # Of what `count` counts, how many say enough to judge a model by.
     enough: ClassVar[Mapping[str, int]] = {"rows": 200}
     default_bands: ClassVar[Mapping[str, float]]
+    # Whether a score is a probability, which can be calibrated.
+    is_probability: ClassVar[bool] = False
 
     @property
     def main_metric(self) -> str:
@@ -125,23 +130,46 @@ class TargetModel(Model):
         """Turn what the booster predicts, `[n]` or `[n, m]`, into the columns of a prediction."""
         return {"score": raw}
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether a linear model of it exists."""
+        return True
+
+    def constant(self, labels: Vector) -> float:
+        """Return the best score that is the same for everybody."""
+        return float(labels.mean())
+
     @abstractmethod
+    def losses(self, labels: Vector, scores: Vector) -> Vector:
+        """Loss of each row, `[n]`, whose mean is the proper loss that models are tuned by."""
+
+    @abstractmethod
+    def resampled(self, labels: Vector, scores: Vector) -> Metrics:
+        """Prepare the metrics of scores against labels, both `[n]`, under weights of the rows.
+
+        The result takes weights `[b, n]`, and gives `[b]` per metric, NaN where one does not exist.
+        """
+
     def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
         """Measure scores against labels, both `[n]`; metrics that do not exist are absent."""
-
-    @abstractmethod
-    def regression(self) -> Any:
-        """Return an unfitted linear model (scikit-learn) that suits this target."""
-
-    @abstractmethod
-    def baselines(self) -> dict[str, Any]:
-        """Return unfitted models of all features (scikit-learn), by name, that must be beaten."""
-
-    def predict_baseline(self, fitted: Any, inputs: Any) -> Vector:
-        """Return the scores of a fitted baseline."""
         import numpy as np
 
-        return np.asarray(fitted.predict(inputs), dtype=np.float64)
+        if not len(labels):
+            return {}
+        once = np.ones((1, len(labels)), dtype=np.uint8)
+        found = {
+            name: float(value) for name, (value,) in self.resampled(labels, scores)(once).items()
+        }
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def difference(
+        self, labels: Vector, first: Vector, second: Vector, *, level: float
+    ) -> tuple[float, float, float, float] | None:
+        """Compare two scores by the main metric: first minus second, its bounds, its error.
+
+        None where only the bootstrap can tell.
+        """
+        return None
 
     def draw(self, labels: Vector, scores: Vector, folder: Path) -> None:
         """Draw what only this kind of target has a picture of."""

@@ -11,7 +11,11 @@ from evergreen.contract.dtypes import Dtype
 from evergreen.targets.base import TargetModel
 
 if TYPE_CHECKING:
+    from evergreen.statistics.bootstrap import Metrics, Weights
     from evergreen.targets.base import Vector
+
+# Bins of the calibration error.
+_BINS = 10
 
 
 class BinaryTarget(TargetModel):
@@ -24,11 +28,19 @@ class BinaryTarget(TargetModel):
         "auc": (0.0, 1.0),
         "logloss": (0.0, math.inf),
         "brier": (0.0, 1.0),
+        # Area under the precision-recall curve: mean precision over the recalled.
+        "pr_auc": (0.0, 1.0),
+        # Of what happens, the share among the tenth with the highest scores.
+        "recall_10": (0.0, 1.0),
+        # Mean distance of score and share over ten bins of equally many rows.
+        "ece": (0.0, 1.0),
     }
     limits: ClassVar[Mapping[str, float]] = {"min_auc": 0.6, "max_logloss": 0.69}
     max_drop: ClassVar[float] = 0.05
     enough: ClassVar[Mapping[str, int]] = {"rows": 200, "minority_rows": 30}
     default_bands: ClassVar[Mapping[str, float]] = {"high": 0.7, "medium": 0.4, "low": 0.0}
+
+    is_probability: ClassVar[bool] = True
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -53,38 +65,74 @@ class BinaryTarget(TargetModel):
         """Log loss."""
         return {"objective": "binary:logistic", "eval_metric": "logloss"}
 
-    def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
-        """Area under the ROC curve, mean log loss (nats), mean squared error of the probability.
+    def losses(self, labels: Vector, scores: Vector) -> Vector:
+        """Log loss, in nats."""
+        import numpy as np
 
-        One class alone has no ROC curve.
+        likely = np.where(labels == 1, scores, 1 - scores)
+        return np.asarray(-np.log(np.maximum(likely, np.finfo(np.float64).eps)))
+
+    def resampled(self, labels: Vector, scores: Vector) -> Metrics:
+        """Rank metrics along the one order of scores, ties taken together; losses as means.
+
+        One class alone has no ROC curve, no precision and no recall.
         """
-        from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
+        import numpy as np
 
-        found = {}
-        if 0 < labels.sum() < len(labels):
-            found["auc"] = float(roc_auc_score(labels, scores))
-        if len(labels):
-            found["logloss"] = float(log_loss(labels, scores, labels=[0.0, 1.0]))
-            found["brier"] = float(brier_score_loss(labels, scores, labels=[0.0, 1.0], pos_label=1))
-        return found
+        order = np.argsort(-scores, kind="stable")
+        outcomes, ordered = labels[order], scores[order]
+        ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        losses, excess = self.losses(outcomes, ordered), outcomes - ordered
+        bins = np.unique(np.arange(_BINS) * len(ordered) // _BINS)
 
-    def regression(self) -> Any:
-        """Logistic regression."""
-        from sklearn.linear_model import LogisticRegression
+        def metrics(weights: Weights) -> dict[str, Vector]:
+            drawn = weights[:, order].astype(np.float64)
+            rows = drawn.sum(axis=1)
+            hits = np.cumsum(drawn * outcomes, axis=1)[:, ends]
+            called = np.cumsum(drawn, axis=1)[:, ends]
+            positives, negatives = hits[:, -1], rows - hits[:, -1]
+            new = np.diff(hits, axis=1, prepend=0)
+            missed = np.diff(called, axis=1, prepend=0) - new
+            gaps = np.add.reduceat(drawn * excess, bins, axis=1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                precision = np.nan_to_num(hits / called)
+                return {
+                    "auc": (missed * (hits - new / 2)).sum(axis=1) / (positives * negatives),
+                    "logloss": drawn @ losses / rows,
+                    "brier": drawn @ excess**2 / rows,
+                    "pr_auc": (new * precision).sum(axis=1) / positives,
+                    "recall_10": _reached(called, hits, rows / 10) / positives,
+                    "ece": np.abs(gaps).sum(axis=1) / rows,
+                }
 
-        return LogisticRegression(max_iter=2_000)
+        return metrics
 
-    def baselines(self) -> dict[str, Any]:
-        """Logistic regression."""
-        return {"logistic_regression": self.regression()}
+    def difference(
+        self, labels: Vector, first: Vector, second: Vector, *, level: float
+    ) -> tuple[float, float, float, float] | None:
+        """DeLong's comparison of areas under the ROC curve."""
+        import numpy as np
 
-    def predict_baseline(self, fitted: Any, inputs: Any) -> Vector:
-        """Return probabilities."""
-        probabilities: Vector = fitted.predict_proba(inputs)[:, 1]
-        return probabilities
+        from evergreen.statistics import areas_under_curve
+
+        if min(labels.sum(), len(labels) - labels.sum()) < 2:
+            return None
+        return areas_under_curve(labels, np.vstack([first, second])).difference(level=level)
 
     def draw(self, labels: Vector, scores: Vector, folder: Path) -> None:
         """Draw the ROC curve."""
         from evergreen.training.plots import draw_roc
 
         draw_roc(labels, scores, folder / "roc.png")
+
+
+def _reached(called: Vector, hits: Vector, wanted: Vector) -> Vector:
+    """Of every sample, the hits among the first `wanted` rows; within ties in proportion."""
+    import numpy as np
+
+    return np.array(
+        [
+            np.interp(least, np.append(0, x), np.append(0, y))
+            for least, x, y in zip(wanted, called, hits, strict=True)
+        ]
+    )

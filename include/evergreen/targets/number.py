@@ -13,6 +13,7 @@ from evergreen.contract.dtypes import Dtype
 from evergreen.targets.base import TargetModel
 
 if TYPE_CHECKING:
+    from evergreen.statistics.bootstrap import Metrics, Weights
     from evergreen.targets.base import Vector
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -106,6 +107,17 @@ class NumberTarget(TargetModel):
         return told[self.distribution]
 
     @property
+    def is_linear(self) -> bool:
+        """Steps of the pinball loss are of one size, however far the quantile is."""
+        return self.distribution != "quantile"
+
+    def constant(self, labels: Vector) -> float:
+        """Return the mean, of quantiles the median."""
+        import numpy as np
+
+        return float(np.median(labels) if self.distribution == "quantile" else labels.mean())
+
+    @property
     def explained_output(self) -> int:
         """The median."""
         return self.score_columns.index("score")
@@ -118,7 +130,7 @@ class NumberTarget(TargetModel):
             return {"score": raw}
         return dict(zip(self.score_columns, np.sort(raw, axis=1).T, strict=True))
 
-    def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
+    def resampled(self, labels: Vector, scores: Vector) -> Metrics:
         """Share of the deviance explained, mean deviance, mean absolute and root mean square error.
 
         The deviance is the distribution's own: squared error, Poisson, Tweedie, or the pinball loss
@@ -127,68 +139,47 @@ class NumberTarget(TargetModel):
         """
         import numpy as np
 
-        if not len(labels):
-            return {}
-        deviance = self._deviance(labels, scores)
-        centre = np.median if self.distribution == "quantile" else np.mean
-        constant = self._deviance(labels, np.full(len(labels), centre(labels)))
+        losses, errors = self.losses(labels, scores), scores - labels
+        constant = self.losses(labels, np.full(len(labels), self.constant(labels)))
         # Rounding keeps the mean of equal labels from being exact.
-        exists = constant > 0 and (labels != labels[0]).any()
-        found = {"d2": 1.0 - deviance / constant} if exists else {}
-        errors = scores - labels
-        return found | {
-            "deviance": deviance,
-            "mae": float(np.abs(errors).mean()),
-            "rmse": float(np.sqrt((errors**2).mean())),
-        }
+        differ = bool((labels != labels[0]).any())
 
-    def regression(self) -> Any:
-        """Generalised linear model: log link for counts and amounts, else ridge or median."""
-        from sklearn.linear_model import PoissonRegressor, Ridge, TweedieRegressor
+        def metrics(weights: Weights) -> dict[str, Vector]:
+            drawn = weights.astype(np.float64)
+            rows = drawn.sum(axis=1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                explained = 1 - (drawn @ losses) / (drawn @ constant)
+                return {
+                    "d2": np.where(differ, explained, np.nan),
+                    "deviance": drawn @ losses / rows,
+                    "mae": drawn @ np.abs(errors) / rows,
+                    "rmse": np.sqrt(drawn @ errors**2 / rows),
+                }
 
-        # So little of a penalty that it only keeps columns apart that say the same.
-        if self.distribution == "poisson":
-            return PoissonRegressor(alpha=1e-3, max_iter=1_000)
-        if self.distribution == "tweedie":
-            return TweedieRegressor(
-                power=self.tweedie_power, link="log", alpha=1e-3, max_iter=1_000
-            )
-        return _median_regression() if self.distribution == "quantile" else Ridge()
-
-    def baselines(self) -> dict[str, Any]:
-        """Return the best constant, and the linear model."""
-        from sklearn.dummy import DummyRegressor
-
-        centre = "median" if self.distribution == "quantile" else "mean"
-        return {"naive": DummyRegressor(strategy=centre), "linear": self.regression()}
+        return metrics
 
     @property
     def _is_positive(self) -> bool:
         return self.distribution in ("poisson", "tweedie")
 
-    def _deviance(self, labels: Vector, scores: Vector) -> float:
+    def losses(self, labels: Vector, scores: Vector) -> Vector:
+        """Deviance of the distribution; of quantiles the pinball loss of the median."""
         import numpy as np
-        from sklearn.metrics import mean_pinball_loss, mean_tweedie_deviance
+        from scipy.special import xlogy
 
         if self.distribution == "quantile":
-            return float(mean_pinball_loss(labels, scores, alpha=0.5))
+            return np.asarray(np.abs(labels - scores) / 2)
         if self.distribution == "normal":
-            return float(np.mean((labels - scores) ** 2))
-        power = 1.0 if self.distribution == "poisson" else self.tweedie_power
-        return float(mean_tweedie_deviance(labels, np.maximum(scores, _LEAST_MEAN), power=power))
-
-
-def _median_regression() -> Any:
-    """Linear median regression on evenly spaced rows: all of them would take minutes."""
-    from sklearn.linear_model import QuantileRegressor
-
-    class MedianRegression(QuantileRegressor):
-        def fit(self, inputs: Any, labels: Any) -> Self:
-            import numpy as np
-
-            chosen = np.unique(np.linspace(0, len(labels) - 1, 2_000).astype(np.int64))
-            super().fit(inputs[chosen], labels[chosen])
-            return self
-
-    # Enough of a penalty for so few rows not to overfit hundreds of categories.
-    return MedianRegression(quantile=0.5, alpha=3e-3)
+            return np.asarray((labels - scores) ** 2)
+        means = np.maximum(scores, _LEAST_MEAN)
+        if self.distribution == "poisson":
+            return np.asarray(2 * (xlogy(labels, labels / means) - labels + means))
+        p = self.tweedie_power
+        return np.asarray(
+            2
+            * (
+                labels ** (2 - p) / ((1 - p) * (2 - p))
+                - labels * means ** (1 - p) / (1 - p)
+                + means ** (2 - p) / (2 - p)
+            )
+        )

@@ -2,81 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from numpy.typing import NDArray
 
-from evergreen.contract import UseCase
-from evergreen.training.frame import LabelledSplit
+from evergreen.training.fit import Fitter
+from evergreen.training.frame import LabelledFrame, LabelledRows
 from evergreen.training.inputs import Inputs
+from evergreen.training.model import Family
+from evergreen.training.split import Fold
+from evergreen.training.tune import declare_recipe
 
-# Share of the fitted rows below which a category has no column of its own.
-_INFREQUENT = 0.001
+Vector = NDArray[np.float64]
+
+NAIVE = "naive"
+LINEAR = "linear"
 
 
-def measure_baselines(split: LabelledSplit, use_case: UseCase) -> dict[str, dict[str, float]]:
-    """Fit the baselines on `split.refit` and measure them on `split.holdout`.
-
-    Parameters
-    ----------
-    split
-        Rows of the plan. Not modified.
-    use_case
-        Its target and, in `training.baselines`, the features that each alone are one.
+def score_baselines(rows: LabelledRows, fold: Fold, fitter: Fitter) -> dict[str, Vector]:
+    """Fit the baselines on a fold, and score its test day.
 
     Returns
     -------
     dict
-        Metrics of the target, per baseline: named after the feature that is alone in it, and the
-        target's own of all features.
-
-    Notes
-    -----
-    Without randomness: solvers start at zero. Missing numbers become the median, with a column that
-    says so. Each category becomes a column; rare ones share one, unknown ones have none.
+        float64 `[n]` per baseline: `naive`, the best constant; each feature of
+        `training.baselines` alone, in a linear model (where the target has none, in trees); and
+        `linear`, of all features.
     """
-    target, names = use_case.target, split.inputs.names
-    models: dict[str, tuple[Sequence[str], Any]] = {
-        **{name: ([name], target.regression()) for name in use_case.training.baselines},
-        **{name: (names, model) for name, model in target.baselines().items()},
-    }
-    measured = {}
-    for name, (columns, model) in models.items():
-        fitted = make_pipeline(_preparation(split.inputs, columns), model)
-        fitted.fit(split.refit.matrix, split.refit.labels)
-        scores = target.predict_baseline(fitted, split.holdout.matrix)
-        measured[name] = target.measure(split.holdout.labels, scores)
-    return measured
+    use_case, target = fitter.use_case, fitter.use_case.target
+    fit = rows.frame(fold.fit)
+    test = rows.frame([fold.test], fit.inputs)
+    family: Family = "linear" if target.is_linear else "trees"
+    recipe = declare_recipe(family, use_case)
+
+    def scored(names: tuple[str, ...]) -> Vector:
+        model = fitter.fit(recipe, _only(fit, names), "fit")
+        matrix = _only(test, names).matrix
+        return model.predict(matrix, target, threads=fitter.threads)["score"]
+
+    scores = {NAIVE: np.full(test.rows, target.constant(fit.labels))}
+    scores |= {name: scored((name,)) for name in use_case.training.baselines}
+    return scores | ({LINEAR: scored(fit.inputs.names)} if target.is_linear else {})
 
 
-def _preparation(inputs: Inputs, columns: Sequence[str]) -> ColumnTransformer:
-    places = {
-        is_category: [
-            inputs.names.index(name)
-            for name in columns
-            if (name in inputs.categories) == is_category
-        ]
-        for is_category in (False, True)
-    }
-    numbers = make_pipeline(
-        # A column that is null on all fitted rows stays, or the columns would shift.
-        SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
-        # Money and counts are skewed; the sign is kept because a feature may be negative.
-        FunctionTransformer(_signed_log),
-        StandardScaler(),
-    )
-    categories = OneHotEncoder(
-        handle_unknown="ignore", min_frequency=_INFREQUENT, sparse_output=False
-    )
-    return ColumnTransformer(
-        [("numbers", numbers, places[False]), ("categories", categories, places[True])]
-    )
-
-
-def _signed_log(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.asarray(np.sign(values) * np.log1p(np.abs(values)))
+def _only(frame: LabelledFrame, names: tuple[str, ...]) -> LabelledFrame:
+    """Return the rows with some of their features."""
+    inputs = frame.inputs
+    places = [inputs.names.index(name) for name in names]
+    kept = {name: values for name, values in inputs.categories.items() if name in names}
+    matrix: Any = frame.matrix[:, places]
+    return replace(frame, matrix=matrix, inputs=Inputs(names, kept))

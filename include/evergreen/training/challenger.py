@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from evergreen.contract import UseCase
-from evergreen.decisions.gate import MeasuredChampion, PromotionEvidence
+from evergreen.decisions.gate import Difference, MeasuredChampion, PromotionEvidence
 from evergreen.monitoring.reference import SCORE, Reference, build_reference
 from evergreen.provenance import receipts
 from evergreen.release import ledger
 from evergreen.training.assemble import TrainingInputs, keep
-from evergreen.training.baselines import measure_baselines
+from evergreen.training.baselines import score_baselines
 from evergreen.training.compatibility import find_misfit
-from evergreen.training.evaluate import evaluate
-from evergreen.training.fit import FittedModel, fit_booster, predict
-from evergreen.training.frame import LabelledSplit, label_split
+from evergreen.training.evaluate import Holdout, compare, evaluate, score_features
+from evergreen.training.fit import Fitter
+from evergreen.training.frame import LabelledRows, label_rows
 from evergreen.training.record import TrainingRecord
-from evergreen.training.split import plan_training
+from evergreen.training.refit import Pair, fit_pair, measure_agreement
+from evergreen.training.slices import find_slices
+from evergreen.training.split import SplitPlan, plan_training
 from evergreen.training.tracking import load_version, log_training_run
+from evergreen.training.tune import Choice
 
 if TYPE_CHECKING:
     from evergreen.release.ledger import Entry
+
+Vector = NDArray[np.float64]
 
 
 def train_challenger(
@@ -33,12 +41,14 @@ def train_challenger(
     day: date,
     rows: pa.Table,
     inputs: TrainingInputs,
+    choice: Choice,
+    newest: pa.Table,
     *,
     reason: str,
     left_out: Mapping[str, int],
     threads: int,
 ) -> PromotionEvidence:
-    """Fit on the rows, measure model, baselines and champion on one holdout, register a version.
+    """Fit what was chosen, measure it beside baselines and champion, and register a version.
 
     Parameters
     ----------
@@ -48,36 +58,44 @@ def train_challenger(
         The training set of `plan_training(use_case, day)`; see `evergreen.training.assemble`.
     inputs
         The versions it is made of; their snapshots are kept for as long as the version is.
+    choice
+        The recipe; see `evergreen.training.tune`.
+    newest
+        Features of `day`, whose labels nobody knows: on them the model that serves is held against
+        the one that was measured. Without rows the holdout's are used.
     reason
         Why the training was requested, for people; with the day, the identity of the request.
     left_out
         Per day, labelled entities that are in no row.
     """
     plan = plan_training(use_case, day)
-    split = label_split(rows, plan, use_case)
-    seed = use_case.training.seed
-    fitted = fit_booster(split, use_case, threads=threads, seed=seed)
-    evaluation = evaluate(fitted.booster, split, use_case.target, threads=threads)
-    baselines = measure_baselines(split, use_case)
+    labelled = label_rows(rows, plan, use_case)
+    fitter = Fitter(use_case, threads, use_case.training.seed)
+    pair = fit_pair(labelled, plan, choice.recipe, fitter)
+    holdout = Holdout.of(labelled, plan, fitter)
+    scores = holdout.score(pair.measured)
+    baselines = score_baselines(labelled, plan.evaluation, fitter)
+    evaluation = evaluate(pair.measured, scores, holdout, baselines)
     # Before the version is registered: what fails until then can be repeated as if never begun.
     entry = ledger.champion(ledger.engine(), use_case.name)
-    champion = measure_champion(use_case, entry, split, threads=threads)
+    champion = measure_champion(use_case, entry, holdout, scores, day)
     version = log_training_run(
         TrainingRecord(
             day=day,
             request_key=f"{day} {reason}",
             reason=reason,
             plan=plan,
-            split=split,
-            fitted=fitted,
+            rows=labelled,
+            choice=choice,
+            pair=pair,
+            fitter=fitter,
             evaluation=evaluation,
-            baselines=baselines,
+            holdout=holdout,
             inputs=inputs.to_dict(),
             left_out=left_out,
-            reference=freeze_reference(use_case, split, fitted, threads=threads).to_dict(),
+            reference=freeze_reference(labelled, plan, pair, scores).to_dict(),
             code_digest=receipts.code_digest(use_case),
             lock_digest=receipts.lock_digest(),
-            seed=seed,
         ),
         use_case,
     ).version
@@ -86,37 +104,80 @@ def train_challenger(
         day=day,
         use_case=use_case.name,
         version=version,
-        holdout_as_of=use_case.as_of(plan.holdout[-1]),
+        holdout_as_of=use_case.as_of(plan.holdout),
         counts=dict(evaluation.counts),
         challenger=dict(evaluation.metrics),
+        intervals=dict(evaluation.intervals),
         latency_ms_per_1k=evaluation.latency_ms_per_1k,
-        baselines={name: dict(metrics) for name, metrics in baselines.items()},
+        baselines={name: dict(metrics) for name, metrics in evaluation.baselines.items()},
+        over_baselines=dict(evaluation.over_baselines),
         champion=champion,
         ledger_sequence=entry.sequence if entry else 0,
+        promoted_on_holdout=find_promoted(use_case, plan, version),
+        refit=measure_agreement(
+            *(
+                score_features(
+                    model, newest if newest.num_rows else holdout.features, holdout.target, threads
+                )
+                for model in (pair.measured, pair.final)
+            )
+        ),
     )
 
 
 def measure_champion(
-    use_case: UseCase, entry: Entry | None, split: LabelledSplit, *, threads: int
+    use_case: UseCase, entry: Entry | None, holdout: Holdout, challenger: Vector, day: date
 ) -> MeasuredChampion | None:
-    """Measure the model in charge on the challenger's holdout; None if there is none."""
+    """Measure the model in charge on the challenger's holdout; None if there is none.
+
+    Of both recipes the model is measured that knew nothing of its holdout. The champion's model
+    that serves has learned labels that reach into this holdout's window; the one it was measured by
+    is as much older than the challenger's as the one that serves will be than its successor.
+    """
     if entry is None:
         return None
-    model = load_version(use_case, entry.version)
-    if misfit := find_misfit(use_case, model.reads):
+    champion = load_version(use_case, entry.version)
+    if misfit := find_misfit(use_case, champion.reads):
         return MeasuredChampion(entry.version, unfit=f"it reads {misfit}")
-    matrix = model.inputs.prepare(split.holdout_features)
-    scores = predict(model.booster, matrix, use_case.target, threads=threads)["score"]
+    scores = holdout.score(champion.measured)
     return MeasuredChampion(
-        entry.version, dict(use_case.target.measure(split.holdout.labels, scores))
+        entry.version,
+        metrics=dict(holdout.target.measure(holdout.labels, scores)),
+        differences=holdout.compare(challenger, scores),
+        slices=compare_slices(use_case, holdout, challenger, scores),
+        age_days=(day - date.fromisoformat(champion.tags["day"])).days,
     )
 
 
-def freeze_reference(
-    use_case: UseCase, split: LabelledSplit, fitted: FittedModel, *, threads: int
-) -> Reference:
+def compare_slices(
+    use_case: UseCase, holdout: Holdout, challenger: Vector, champion: Vector
+) -> dict[str, Difference]:
+    """Compare by the main metric in every slice that has enough rows."""
+    target, found = use_case.target, {}
+    for name, mask in find_slices(use_case, holdout.features):
+        labels = holdout.labels[mask]
+        if not target.too_few(target.count(labels)):
+            found[name] = compare(
+                target, labels, challenger[mask], champion[mask], seed=holdout.seed
+            ).get(target.main_metric)
+    return {name: difference for name, difference in found.items() if difference}
+
+
+def find_promoted(use_case: UseCase, plan: SplitPlan, version: int) -> int | None:
+    """Find another version that was promoted on this very holdout."""
+    holdout = use_case.as_of(plan.holdout)
+    for entry in ledger.entries(ledger.engine(), use_case.name):
+        evidence = json.loads(entry.evidence).get("evidence") or {}
+        decided_on = evidence.get("holdout_as_of")
+        same = decided_on and datetime.fromisoformat(decided_on) == holdout
+        if same and entry.version != version:
+            return entry.version
+    return None
+
+
+def freeze_reference(rows: LabelledRows, plan: SplitPlan, pair: Pair, scores: Vector) -> Reference:
     """Freeze the features the model was fitted on, and its score on rows it had not seen."""
-    inputs = build_reference(split.inputs.as_table(split.refit.matrix), split.inputs.names)
-    scores = predict(fitted.booster, split.holdout.matrix, use_case.target, threads=threads)
-    output = build_reference(pa.table({SCORE: scores[SCORE]}), [SCORE])
+    fitted = rows.frame(plan.final, pair.final.inputs)
+    inputs = build_reference(fitted.inputs.as_table(fitted.matrix), fitted.inputs.names)
+    output = build_reference(pa.table({SCORE: scores}), [SCORE])
     return replace(inputs, columns=inputs.columns + output.columns)

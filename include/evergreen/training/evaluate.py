@@ -1,4 +1,4 @@
-"""How good a model is on days it has never seen."""
+"""How good a model is on a day it has never seen, and how sure that is."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import xgboost as xgb
 from numpy.typing import NDArray
 
+from evergreen.decisions.gate import Difference
+from evergreen.statistics import interval, resample
 from evergreen.targets import TargetModel
-from evergreen.training.fit import predict
-from evergreen.training.frame import LabelledSplit
-from evergreen.training.inputs import Inputs
+from evergreen.training.fit import Fitter
+from evergreen.training.frame import LABEL, LabelledRows
+from evergreen.training.model import Model
+from evergreen.training.split import SplitPlan
 
 Vector = NDArray[Any]
+
+LEVEL = 0.95
+"""Of every interval."""
+
+RESAMPLES = 1_000
 
 
 @dataclass(frozen=True)
@@ -31,34 +38,126 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
+class Holdout:
+    """A day on which nothing was chosen.
+
+    Parameters
+    ----------
+    labels
+        What happened, `[n]`.
+    features
+        As they were computed, row by row: every model prepares them itself.
+    seed
+        Of the resampling.
+    """
+
+    labels: Vector
+    features: pa.Table
+    target: TargetModel
+    threads: int
+    seed: int
+
+    @classmethod
+    def of(cls, rows: LabelledRows, plan: SplitPlan, fitter: Fitter) -> Self:
+        """Take the holdout of a plan."""
+        held_out, use_case = rows.of([plan.holdout]), fitter.use_case
+        return cls(
+            use_case.target.read_labels(held_out[LABEL]),
+            held_out.select(use_case.feature_names),
+            use_case.target,
+            fitter.threads,
+            fitter.seed,
+        )
+
+    def score(self, model: Model) -> Vector:
+        """Score everybody by a model."""
+        return score_features(model, self.features, self.target, self.threads)
+
+    def compare(self, first: Vector, second: Vector, **options: Any) -> dict[str, Difference]:
+        """Compare two scores: first minus second, per metric; see `compare`."""
+        return compare(self.target, self.labels, first, second, seed=self.seed, **options)
+
+
+def score_features(model: Model, features: pa.Table, target: TargetModel, threads: int) -> Vector:
+    """Score rows of features, `[n]`."""
+    return model.predict(model.inputs.prepare(features), target, threads=threads)["score"]
+
+
+def compare(
+    target: TargetModel,
+    labels: Vector,
+    first: Vector,
+    second: Vector,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, Difference]:
+    """Compare two scores of the same rows: first minus second, per metric that exists.
+
+    By the paired bootstrap: both are measured on the same samples. The main metric of a target
+    that knows better (DeLong's, for areas under the ROC curve) is compared its way.
+    """
+    ours, theirs = target.resampled(labels, first), target.resampled(labels, second)
+
+    def differences(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
+        other = theirs(weights)
+        return {name: values - other[name] for name, values in ours(weights).items()}
+
+    samples = resample(differences, len(labels), resamples=resamples, seed=seed)
+    once, other = target.measure(labels, first), target.measure(labels, second)
+    found = {
+        name: Difference(
+            once[name] - other[name],
+            *interval(samples[name], level=level),
+            float(np.nanstd(samples[name])),
+        )
+        for name in once
+        if name in other
+    }
+    if exact := target.difference(labels, first, second, level=level):
+        found[target.main_metric] = Difference(*exact)
+    return found
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Measurements of one model on one holdout.
 
     Parameters
     ----------
-    metrics
-        Of the target, by name.
+    metrics, intervals
+        Of the target, by name; bounds at 95 %.
     counts
         Rows of the holdout, and what else the target counts.
     mean_score, mean_label
         What was predicted and what happened, on average.
     latency_ms_per_1k
-        Milliseconds to prepare and score 1,000 rows, median of several repetitions.
+        Milliseconds of one core to prepare and score 1,000 rows.
     calibration
         Up to ten bins by ascending score.
+    baselines
+        Metrics, by baseline.
+    over_baselines
+        The model's main metric minus that of each baseline.
     """
 
     metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]]
     counts: Mapping[str, int]
     mean_score: float
     mean_label: float
     latency_ms_per_1k: float
     calibration: tuple[CalibrationBin, ...]
+    baselines: Mapping[str, Mapping[str, float]]
+    over_baselines: Mapping[str, Difference]
 
     def numbers(self) -> dict[str, float]:
         """Everything that is one number, by name."""
         return {
             **self.metrics,
+            **{f"{name}_low": low for name, (low, _) in self.intervals.items()},
+            **{f"{name}_high": high for name, (_, high) in self.intervals.items()},
             **{name: float(count) for name, count in self.counts.items()},
             "mean_score": self.mean_score,
             "mean_label": self.mean_label,
@@ -67,43 +166,42 @@ class Evaluation:
 
 
 def evaluate(
-    booster: xgb.Booster, split: LabelledSplit, target: TargetModel, *, threads: int
+    model: Model, scores: Vector, holdout: Holdout, baselines: Mapping[str, Vector]
 ) -> Evaluation:
-    """Measure a model on the holdout of the split it was fitted on; nothing else is read."""
-    labels = split.holdout.labels
-    scores = predict(booster, split.holdout.matrix, target, threads=threads)["score"]
+    """Measure a model by its scores of the holdout, beside those of baselines."""
+    target, labels = holdout.target, holdout.labels
+    samples = resample(
+        target.resampled(labels, scores), len(labels), resamples=RESAMPLES, seed=holdout.seed
+    )
+    metrics = target.measure(labels, scores)
+    main = target.main_metric
+    over = {name: holdout.compare(scores, other) for name, other in baselines.items()}
     return Evaluation(
-        metrics=target.measure(labels, scores),
+        metrics=metrics,
+        intervals={name: interval(samples[name], level=LEVEL) for name in metrics},
         counts=target.count(labels),
         mean_score=float(scores.mean()),
         mean_label=float(labels.mean()),
-        latency_ms_per_1k=measure_latency(
-            booster, split.inputs, split.holdout_features, target, threads=threads
-        ),
+        latency_ms_per_1k=measure_latency(model, holdout),
         calibration=calibration_table(labels, scores),
+        baselines={name: target.measure(labels, other) for name, other in baselines.items()},
+        over_baselines={name: found[main] for name, found in over.items() if main in found},
     )
 
 
-def measure_latency(
-    booster: xgb.Booster,
-    inputs: Inputs,
-    features: pa.Table,
-    target: TargetModel,
-    *,
-    threads: int,
-    repetitions: int = 5,
-) -> float:
-    """Milliseconds to prepare and score 1,000 rows, from table to scores, at the median.
+def measure_latency(model: Model, holdout: Holdout, repetitions: int = 5) -> float:
+    """Milliseconds of one core to prepare and score 1,000 rows, from table to scores; the median.
 
-    Small holdouts are measured as they are, so they carry the fixed cost of a call: that errs on
-    the strict side. At most 20,000 rows are used.
+    Processor time, so that a machine that is busy with something else cannot refuse a model. Small
+    holdouts are measured as they are, so they carry the fixed cost of a call: that errs on the
+    strict side. At most 20,000 rows are used.
     """
-    sample = features.slice(0, 20_000)
+    sample = holdout.features.slice(0, 20_000)
     seconds = []
     for _ in range(repetitions):
-        begun = time.perf_counter()
-        predict(booster, inputs.prepare(sample), target, threads=threads)
-        seconds.append(time.perf_counter() - begun)
+        begun = time.process_time()
+        score_features(model, sample, holdout.target, 1)
+        seconds.append(time.process_time() - begun)
     return float(statistics.median(seconds) * 1e6 / sample.num_rows)
 
 

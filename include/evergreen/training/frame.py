@@ -67,46 +67,46 @@ class LabelledFrame:
 
 
 @dataclass(frozen=True)
-class LabelledSplit:
-    """The rows of a `SplitPlan`.
+class LabelledRows:
+    """The rows of a training set, ordered by (as-of, entity key).
 
     Parameters
     ----------
-    fit, validation
-        None when the plan has no such days.
-    refit, holdout
-        The rows the model is fitted on, and those it is measured on.
-    holdout_features
-        The features of `holdout` as they were computed, row by row: a model with other inputs is
-        measured on these.
+    rows
+        Entity key, `as_of`, the features and `label`.
+    use_case
+        What they are declared as.
     """
 
-    fit: LabelledFrame | None
-    validation: LabelledFrame | None
-    refit: LabelledFrame
-    holdout: LabelledFrame
-    holdout_features: pa.Table
+    rows: pa.Table
+    use_case: UseCase
 
-    @property
-    def inputs(self) -> Inputs:
-        """What a model of this split reads; categories are those of `refit`."""
-        return self.refit.inputs
+    def of(self, days: Sequence[date]) -> pa.Table:
+        """Return the rows of some days."""
+        wanted = pa.array([self.use_case.as_of(day) for day in days], _INSTANT)
+        return self.rows.filter(pc.is_in(self.rows[AS_OF], wanted))
 
-    @property
-    def unseen(self) -> dict[str, int]:
-        """Values of the holdout that `refit` does not have, per category feature."""
-        return self.inputs.count_unseen(self.holdout_features)
+    def frame(self, days: Sequence[date], inputs: Inputs | None = None) -> LabelledFrame:
+        """Prepare the rows of some days for a model that reads `inputs`; by default a new one."""
+        part = self.of(days)
+        inputs = inputs or Inputs.freeze(self.use_case, part)
+        return LabelledFrame(
+            keys=part[self.use_case.entity.key].combine_chunks(),
+            as_of=part[AS_OF].combine_chunks(),
+            matrix=inputs.prepare(part),
+            labels=self.use_case.target.read_labels(part[LABEL]),
+            inputs=inputs,
+        )
 
 
-def label_split(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledSplit:
-    """Divide one training set among the parts of a plan.
+def label_rows(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledRows:
+    """Check and order a training set.
 
     Parameters
     ----------
     rows
         Entity key, `as_of` (timestamp, UTC), the features, and `label`, one row per entity and
-        as-of, in any order, with the rows of all `plan.days`; rows of other days are ignored.
-        Not modified.
+        as-of, in any order, with the rows of all `plan.days`. Not modified.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def label_split(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledS
     ConfigError
         A column is missing or has a wrong type.
     ValidationError
-        A key, as-of or label is null, a label is impossible, or a row appears twice.
+        A key, as-of or label is null, or a row appears twice.
     """
     ordered = _ordered(rows, use_case)
     present = {*pc.unique(ordered[AS_OF]).to_pylist()}
@@ -124,30 +124,7 @@ def label_split(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledS
             f"The training set has no labelled rows for {', '.join(map(str, absent))}; expected "
             "features and labels of every planned day. Compute those days first."
         )
-
-    def of_days(days: Sequence[date]) -> pa.Table:
-        wanted = pa.array([use_case.as_of(day) for day in days], _INSTANT)
-        return ordered.filter(pc.is_in(ordered[AS_OF], wanted))
-
-    refit, holdout = of_days(plan.refit), of_days(plan.holdout)
-    inputs = Inputs.freeze(use_case, refit)
-
-    def frame(part: pa.Table) -> LabelledFrame:
-        return LabelledFrame(
-            keys=part[use_case.entity.key].combine_chunks(),
-            as_of=part[AS_OF].combine_chunks(),
-            matrix=inputs.prepare(part),
-            labels=use_case.target.read_labels(part[LABEL]),
-            inputs=inputs,
-        )
-
-    return LabelledSplit(
-        fit=frame(of_days(plan.fit)) if plan.fit else None,
-        validation=frame(of_days(plan.validation)) if plan.validation else None,
-        refit=frame(refit),
-        holdout=frame(holdout),
-        holdout_features=holdout.select(list(inputs.names)),
-    )
+    return LabelledRows(ordered, use_case)
 
 
 def _ordered(rows: pa.Table, use_case: UseCase) -> pa.Table:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Matrix = npt.NDArray[np.float32]
 
-# Where the categories are kept in the model file.
-_CATEGORIES = "categories"
+# Where they are kept in the model file.
+_INPUTS = "inputs"
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,14 @@ class Inputs:
     @classmethod
     def of(cls, booster: xgb.Booster) -> Self:
         """Read what `keep_in` has written, perhaps long ago."""
-        kept = json.loads(booster.attr(_CATEGORIES) or "{}")
-        return cls(
-            tuple(booster.feature_names or ()),
-            {name: tuple(values) for name, values in kept.items()},
-        )
+        kept = json.loads(booster.attr(_INPUTS) or "{}")
+        categories = {name: tuple(values) for name, values in kept.get("categories", {}).items()}
+        return cls(tuple(kept.get("names", booster.feature_names or ())), categories)
 
     def keep_in(self, booster: xgb.Booster) -> None:
-        """Write the categories into the model, so that no scorer can lack them."""
-        booster.set_attr(**{_CATEGORIES: json.dumps(self.categories, ensure_ascii=False)})
+        """Write them into the model, so that no scorer can lack them."""
+        kept = {"names": self.names, "categories": self.categories}
+        booster.set_attr(**{_INPUTS: json.dumps(kept, ensure_ascii=False)})
 
     @property
     def types(self) -> list[str]:

@@ -11,14 +11,19 @@ from typing import Any
 
 from evergreen.contract import UseCase
 from evergreen.targets import TargetModel
-from evergreen.training.evaluate import Evaluation
-from evergreen.training.fit import FittedModel, predict
-from evergreen.training.frame import LabelledSplit
+from evergreen.training.evaluate import Evaluation, Holdout
+from evergreen.training.fit import Fitter
+from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.model import Model
 from evergreen.training.plots import draw_calibration, draw_importances
+from evergreen.training.refit import Pair
 from evergreen.training.split import SplitPlan
+from evergreen.training.tune import Choice
 
 REFERENCE_FILE = "reference.json"
 IMPORTANCES_FILE = "importances.json"
+# The model that was measured; the one that serves is the version's own.
+MEASURED_FILE = "measured.ubj"
 
 # What a metric of the holdout is called in a run begins with this.
 HOLDOUT = "holdout_"
@@ -36,12 +41,16 @@ class TrainingRecord:
         Identity of the request; a retry of the same request has the same key.
     reason
         Why the training was requested, for people.
-    plan, split
-        Days, and their rows.
-    fitted
-        The model.
-    evaluation, baselines
-        Measurements on the holdout; of baselines by their name.
+    plan, rows
+        Days, and the rows of all of them.
+    choice
+        The recipe, and what else was tried.
+    pair
+        The models that were made of it.
+    fitter
+        How they were fitted.
+    evaluation, holdout
+        Measurements, and on what.
     inputs
         Iceberg snapshot id of each table that was read; None for a table without snapshots.
     left_out
@@ -50,24 +59,38 @@ class TrainingRecord:
         The drift reference, JSON-serialisable.
     code_digest, lock_digest
         Digests of the code that trained, and of the lock file.
-    seed
-        Seed of the fit.
     """
 
     day: date
     request_key: str
     reason: str
     plan: SplitPlan
-    split: LabelledSplit
-    fitted: FittedModel
+    rows: LabelledRows
+    choice: Choice
+    pair: Pair
+    fitter: Fitter
     evaluation: Evaluation
-    baselines: Mapping[str, Mapping[str, float]]
+    holdout: Holdout
     inputs: Mapping[str, int | None]
     left_out: Mapping[str, int]
     reference: Mapping[str, Any]
     code_digest: str
     lock_digest: str
-    seed: int
+
+    @property
+    def model(self) -> Model:
+        """The model that serves."""
+        return self.pair.final
+
+    @property
+    def frames(self) -> dict[str, LabelledFrame]:
+        """The rows by what they were used for, as the model that serves would read them."""
+        return frames_of(self.rows, self.plan, self.model)
+
+
+def frames_of(rows: LabelledRows, plan: SplitPlan, model: Model) -> dict[str, LabelledFrame]:
+    """Prepare the rows of every part of a plan for one model."""
+    return {part: rows.frame(days, model.inputs) for part, days in plan.parts.items()}
 
 
 def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
@@ -77,57 +100,66 @@ def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
         "day": str(record.day),
         "request_key": record.request_key,
         "reason": record.reason,
-        "seed": str(record.seed),
+        "seed": str(record.fitter.seed),
         "code_digest": record.code_digest,
         "lock_digest": record.lock_digest,
         "inputs": json.dumps(dict(record.inputs), sort_keys=True),
-        "model_digest": record.fitted.digest,
-        "early_stopped": str(record.fitted.early_stopped).lower(),
+        "plan": record.plan.to_json(),
+        "model_digest": record.model.digest,
+        "measured_digest": record.pair.measured.digest,
+        "family": record.choice.recipe.family,
+        "chosen": record.choice.reason,
+        "trials": json.dumps(dict(record.choice.trials), sort_keys=True),
+        "calibration": record.model.calibration.kind,
     }
 
 
 def run_metrics(record: TrainingRecord) -> dict[str, float]:
-    """Numbers: `holdout_<metric>` of the model, `<baseline>_<metric>` of the baselines.
+    """Numbers: `holdout_<metric>` of the measured model, `<baseline>_<metric>` of the baselines.
 
-    `unseen_<feature>` counts the categories of the holdout that the model does not know.
+    `unseen_<feature>` counts the categories of the holdout that the measured model does not know,
+    `calibration_<kind>` is the log loss by kind on the calibration day.
     """
     numbers = {f"{HOLDOUT}{name}": value for name, value in record.evaluation.numbers().items()}
     numbers["left_out_rows"] = float(sum(record.left_out.values()))
-    for baseline, metrics in record.baselines.items():
+    for baseline, metrics in record.evaluation.baselines.items():
         numbers |= {f"{baseline}_{name}": value for name, value in metrics.items()}
-    for name, count in record.split.unseen.items():
+    for name, count in record.pair.measured.inputs.count_unseen(record.holdout.features).items():
         numbers[f"unseen_{name}"] = float(count)
-    if record.fitted.validation_loss is not None:
-        numbers["validation_loss"] = record.fitted.validation_loss
+    for kind, loss in record.pair.calibration_losses.items():
+        numbers[f"calibration_{kind}"] = loss
     return numbers
 
 
 def run_parameters(record: TrainingRecord) -> dict[str, Any]:
     """Parameters: what XGBoost was told, the rounds, and the days of every part."""
+    recipe = record.choice.recipe
     return {
-        **record.fitted.parameters,
-        "rounds": record.fitted.rounds,
-        "features": len(record.fitted.inputs.names),
-        **{part: " ".join(map(str, days)) for part, days in asdict(record.plan).items()},
+        **record.fitter.parameters(recipe, record.model.inputs),
+        "family": recipe.family,
+        "rounds": recipe.rounds,
+        "rounds_measured": record.pair.measured.booster.num_boosted_rounds(),
+        "rounds_final": record.model.booster.num_boosted_rounds(),
+        "features": len(record.model.inputs.names),
+        **{part: " ".join(map(str, days)) for part, days in record.plan.parts.items()},
     }
 
 
 def write_artifacts(record: TrainingRecord, target: TargetModel, folder: Path) -> None:
-    """Write drift reference, importances, calibration and plots below an existing folder."""
+    """Write drift reference, importances, calibration, choice and plots below a folder."""
     documents: dict[str, Any] = {
         REFERENCE_FILE: record.reference,
-        IMPORTANCES_FILE: record.fitted.importances,
+        IMPORTANCES_FILE: record.model.importances,
+        "choice.json": record.choice.to_dict(),
         "left_out.json": dict(record.left_out),
         "calibration.json": [asdict(bin_) for bin_ in record.evaluation.calibration],
     }
     for name, content in documents.items():
         text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
         (folder / name).write_text(text, encoding="utf-8")
+    (folder / MEASURED_FILE).write_bytes(record.pair.measured.ubj)
     plots = folder / "plots"
     plots.mkdir()
-    holdout = record.split.holdout
-    threads = int(record.fitted.parameters["nthread"])
-    predicted = predict(record.fitted.booster, holdout.matrix, target, threads=threads)
-    target.draw(holdout.labels, predicted["score"], plots)
+    target.draw(record.holdout.labels, record.holdout.score(record.pair.measured), plots)
     draw_calibration(record.evaluation.calibration, plots / "calibration.png")
-    draw_importances(record.fitted.importances, plots / "importances.png")
+    draw_importances(record.model.importances, plots / "importances.png")

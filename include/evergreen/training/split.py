@@ -1,47 +1,101 @@
-"""Which days a training run stacks, validates on and holds out: by time, with an embargo.
+"""Which days a training run learns from and is tested on: by time, with an embargo.
 
-A label of as-of `t` is known at `t + horizon`. Two parts of the split are separated when every
-label of the older one was known before the newer one's first as-of; otherwise the same future
-events would sit on both sides.
+A label of as-of `t` is known at `t + horizon`. Days are tested on only by models whose labels were
+all known before the tested day's as-of; otherwise the same future events would sit on both sides.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Self
 
 from evergreen.contract import Training, UseCase
 from evergreen.errors import NotReadyError
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Days to fit on, ascending, and a later day to test on, separated by the horizon."""
+
+    fit: tuple[date, ...]
+    test: date
+
+
+@dataclass(frozen=True)
 class SplitPlan:
-    """The days of one training run; every tuple ascends.
+    """The days of one training run. Every test day is later than the one before by a horizon.
 
     Parameters
     ----------
-    fit
-        Days the trial model is fitted on while the number of rounds is sought.
-    validation
-        Days on which that number is chosen; later than `fit` by at least the horizon. Empty when
-        the history is too short, and then `fit` is empty as well.
-    refit
-        Days the final model is fitted on: the newest ones whose labels were known before the
-        holdout's as-of. Holds `validation`, and the days between `fit` and `validation`.
-    holdout
-        Days nobody has seen; later than `refit` by at least the horizon.
+    tuning
+        Folds by which kind of model, settings and number of rounds are chosen, oldest first.
+        Empty when the history is too short.
+    calibration
+        Its test day says whether what was learned of the meaning of scores on the days before
+        holds; None when the history is too short.
+    evaluation
+        Its test day is the holdout: the newest day whose labels are known. No choice is made on
+        it, except the one whether to promote.
+    final
+        Days the model that serves is fitted on: the newest with known labels, the holdout among
+        them.
     """
 
-    fit: tuple[date, ...]
-    validation: tuple[date, ...]
-    refit: tuple[date, ...]
-    holdout: tuple[date, ...]
+    tuning: tuple[Fold, ...]
+    calibration: Fold | None
+    evaluation: Fold
+    final: tuple[date, ...]
+
+    @property
+    def holdout(self) -> date:
+        """The day the model is measured on."""
+        return self.evaluation.test
+
+    @property
+    def folds(self) -> tuple[Fold, ...]:
+        """All folds, oldest first."""
+        return (*self.tuning, *filter(None, [self.calibration]), self.evaluation)
 
     @property
     def days(self) -> tuple[date, ...]:
         """Every day whose features and labels are needed, ascending, each once."""
-        return tuple(sorted({*self.fit, *self.validation, *self.refit, *self.holdout}))
+        wanted = {*self.final, *(fold.test for fold in self.folds)}
+        return tuple(sorted(wanted.union(*(fold.fit for fold in self.folds))))
+
+    @property
+    def parts(self) -> dict[str, tuple[date, ...]]:
+        """Days by what they are used for; parts without days are absent."""
+        tuning = {fold.test for fold in self.tuning}.union(*(fold.fit for fold in self.tuning))
+        parts = {
+            "tuning": tuple(sorted(tuning)),
+            "calibration": (self.calibration.test,) if self.calibration else (),
+            "measured": self.evaluation.fit,
+            "holdout": (self.holdout,),
+            "final": self.final,
+        }
+        return {name: days for name, days in parts.items() if days}
+
+    def to_json(self) -> str:
+        """Return it as text; `from_json` reads it."""
+        folds = [[*map(str, fold.fit), str(fold.test)] for fold in self.folds]
+        kept = [len(self.tuning), self.calibration is not None, folds, [*map(str, self.final)]]
+        return json.dumps(kept, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Rebuild it from what `to_json` gave."""
+        tuning, has_calibration, stored, final = json.loads(text)
+        dates = [tuple(map(date.fromisoformat, days)) for days in stored]
+        folds = [Fold(days[:-1], days[-1]) for days in dates]
+        return cls(
+            tuple(folds[:tuning]),
+            folds[tuning] if has_calibration else None,
+            folds[-1],
+            tuple(map(date.fromisoformat, final)),
+        )
 
 
 def plan_training(use_case: UseCase, day: date) -> SplitPlan:
@@ -52,15 +106,15 @@ def plan_training(use_case: UseCase, day: date) -> SplitPlan:
 def plan_split(training: Training, horizon_days: int, first_day: date, day: date) -> SplitPlan:
     """Plan the training run of `day`, which knows events before its as-of and nothing later.
 
-    The holdout is the newest day whose label horizon has passed by then. Cut-offs go back from
-    one horizon before it in steps of `cutoff_every_days`; the newest is the validation day. The
-    trial model is fitted on up to `max_cutoffs` of the cut-offs one horizon before *that*, so it
-    is fitted just as the final model would have been at the time.
+    Test days go back from one horizon before `day` in steps of the horizon: the holdout, the
+    calibration day, and up to `tuning_folds` for choices. Each is tested by models that are fitted
+    on up to `max_cutoffs` days, in steps of `cutoff_every_days`, back from one horizon before it:
+    every model is fitted just as it would have been at the time.
 
     Parameters
     ----------
     training
-        Spacing and number of cut-offs, and the history the first one needs.
+        Spacing and numbers, and the history the first cut-off needs.
     horizon_days
         Length of the label's window, in days.
     first_day
@@ -71,8 +125,8 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
     Returns
     -------
     SplitPlan
-        With empty `fit` and `validation` when no cut-off lies a horizon before the validation
-        day; the final model then uses the booster's `default_rounds` without early stopping.
+        A history that has room for one test day beside the holdout gives it to tuning: how many
+        rounds are right matters more than calibration.
 
     Raises
     ------
@@ -81,11 +135,13 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
 
     Examples
     --------
-    >>> plan = plan_split(Training(max_cutoffs=2), 90, date(2024, 1, 1), date(2025, 1, 1))
-    >>> [str(d) for d in plan.holdout + plan.validation]
-    ['2024-10-03', '2024-07-05']
+    >>> plan = plan_split(Training(max_cutoffs=2), 90, date(2024, 1, 1), date(2025, 7, 1))
+    >>> [str(fold.test) for fold in plan.folds]
+    ['2024-07-06', '2024-10-04', '2025-01-02', '2025-04-02']
+    >>> [str(day) for day in plan.final]
+    ['2025-03-19', '2025-04-02']
     """
-    horizon = timedelta(days=horizon_days)
+    horizon, step = timedelta(days=horizon_days), timedelta(days=training.cutoff_every_days)
     # The as-of of a day is its end, so a day that is the n-th of the history knows n days.
     oldest = first_day + timedelta(days=training.min_history_days - 1)
     ready_on = oldest + 2 * horizon
@@ -98,21 +154,18 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
             f"fit and one for the holdout. Training is possible from {ready_on} on; load older "
             "events and set first_day to them, or lower training.min_history_days."
         )
-    holdout = day - horizon
-    validation = holdout - horizon
-    step = timedelta(days=training.cutoff_every_days)
 
-    def newest_cutoffs(last: date) -> tuple[date, ...]:
+    def cutoffs(last: date) -> tuple[date, ...]:
         return tuple(sorted(_going_back(last, step, oldest, training.max_cutoffs)))
 
-    refit = newest_cutoffs(validation)
-    fit = newest_cutoffs(validation - horizon)
-    return SplitPlan(
-        fit=fit,
-        validation=(validation,) if fit else (),
-        refit=refit,
-        holdout=(holdout,),
-    )
+    newest_test = day - horizon
+    # A test day needs at least one day to fit on, a horizon before it.
+    tests = _going_back(newest_test, horizon, oldest + horizon, training.tuning_folds + 2)
+    folds = [Fold(cutoffs(test - horizon), test) for test in sorted(tests)]
+    *inner, evaluation = folds
+    calibration = inner.pop() if len(inner) > 1 else None
+    inner = inner[-training.tuning_folds :]
+    return SplitPlan(tuple(inner), calibration, evaluation, cutoffs(newest_test))
 
 
 def _going_back(last: date, step: timedelta, oldest: date, count: int) -> Iterator[date]:

@@ -13,30 +13,27 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
 from importlib import metadata
 from pathlib import Path
 
 import mlflow
-import numpy as np
-import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
+import evergreen
 from evergreen.contract import UseCase
 from evergreen.disk import scratch
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import Settings, load_settings
 from evergreen.targets import TargetModel
-from evergreen.training.fit import LoadedModel, load_booster
-from evergreen.training.frame import LabelledFrame
-from evergreen.training.inputs import Inputs
+from evergreen.training.model import LoadedModel, Model
 from evergreen.training.record import (
     HOLDOUT,
     IMPORTANCES_FILE,
+    MEASURED_FILE,
     REFERENCE_FILE,
     TrainingRecord,
     run_metrics,
@@ -44,6 +41,7 @@ from evergreen.training.record import (
     run_tags,
     write_artifacts,
 )
+from evergreen.training.served import MODEL_FILE, SERVED, write_served
 from evergreen.training.split import SplitPlan
 
 CHAMPION = "champion"
@@ -51,7 +49,7 @@ CHAMPION = "champion"
 # Versions are 32-bit integers; this is the greatest.
 _NO_VERSION = 2**31 - 1
 
-_REQUIREMENTS = ("mlflow", "numpy", "pandas", "xgboost")
+_REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scipy", "xgboost")
 
 _PASSING = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR"}
 
@@ -170,7 +168,7 @@ def log_training_run(
         if registered is not None:
             return registered
         experiment_id = _experiment(client, use_case.name, settings)
-        _fail_unfinished(client, experiment_id, record.fitted.digest)
+        _fail_unfinished(client, experiment_id, record.model.digest)
         tags = run_tags(record, use_case)
         run_id = client.create_run(
             experiment_id, run_name=f"{use_case.name} {record.day}", tags=tags
@@ -236,19 +234,17 @@ def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
     """
     with _explained(f"the run {run_id}"):
         found = _client(settings).get_run(run_id)
-    parameters = dict(found.data.params)
-    days = {
-        part: tuple(date.fromisoformat(day) for day in parameters.get(part, "").split())
-        for part in ("fit", "validation", "refit", "holdout")
-    }
+    tags = dict(found.data.tags)
+    if "plan" not in tags:
+        raise PermanentError(f"The run {run_id} does not say what it was trained on.")
     digests = {
         tag.value: given.dataset.digest
         for given in found.inputs.dataset_inputs
         for tag in given.tags
         if tag.key == "mlflow.data.context"
     }
-    plan = SplitPlan(**days)
-    return RunFacts(run_id, dict(found.data.tags), parameters, plan, digests, _reads(found))
+    plan = SplitPlan.from_json(tags["plan"])
+    return RunFacts(run_id, tags, dict(found.data.params), plan, digests, _reads(found))
 
 
 def load_version(use_case: UseCase, version: int, settings: Settings | None = None) -> LoadedModel:
@@ -270,28 +266,33 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
         location = client.get_model_version_download_uri(use_case.name, str(version))
         with scratch("model") as folder:
             model_file = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{location.rstrip('/')}/model.ubj",
+                artifact_uri=f"{location.rstrip('/')}/data/{SERVED}/{MODEL_FILE}",
                 dst_path=folder,
                 tracking_uri=_uri(settings),
             )
             ubj = Path(model_file).read_bytes()
+            measured = Path(client.download_artifacts(found.run_id, MEASURED_FILE, folder))
+            measured_ubj = measured.read_bytes()
             documents = {
                 name: json.loads(
                     Path(client.download_artifacts(found.run_id, name, folder)).read_text("utf-8")
                 )
                 for name in (REFERENCE_FILE, IMPORTANCES_FILE)
             }
-    digest = hashlib.sha256(ubj).hexdigest()
-    if digest != found.tags.get("model_digest"):
-        raise PermanentError(
-            f"The model file of version {version} of {use_case.name} has SHA-256 {digest}; "
-            f"expected {found.tags.get('model_digest')}, as registered. Something changed the "
-            f"file under {location}: restore it, or train a new version."
-        )
-    booster = load_booster(ubj)
+    for file, bytes_, tag in (
+        (MODEL_FILE, ubj, "model_digest"),
+        (MEASURED_FILE, measured_ubj, "measured_digest"),
+    ):
+        digest = hashlib.sha256(bytes_).hexdigest()
+        if digest != found.tags.get(tag):
+            raise PermanentError(
+                f"{file} of version {version} of {use_case.name} has SHA-256 {digest}; expected "
+                f"{found.tags.get(tag)}, as registered. Something changed the file under "
+                f"{location} or in run {found.run_id}: restore it, or train a new version."
+            )
     return LoadedModel(
-        booster=booster,
-        inputs=Inputs.of(booster),
+        model=Model.load(ubj),
+        measured=Model.load(measured_ubj),
         version=version,
         run_id=found.run_id,
         importances=documents[IMPORTANCES_FILE],
@@ -359,7 +360,7 @@ def _explained(what: str = "it") -> Iterator[None]:
 def _registered(client: MlflowClient, name: str, record: TrainingRecord) -> TrainedVersion | None:
     # The digest is hexadecimal, so it is safe in a filter; the request's key may be any text.
     same_bytes = client.search_model_versions(
-        f"name = '{name}' and tag.model_digest = '{record.fitted.digest}'"
+        f"name = '{name}' and tag.model_digest = '{record.model.digest}'"
     )
     versions = sorted(
         (int(found.version), found.run_id)
@@ -402,19 +403,16 @@ def _fail_unfinished(client: MlflowClient, experiment_id: str, digest: str) -> N
 
 
 def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
-    inputs = record.split.inputs
+    inputs = record.model.inputs
     columns = [ColSpec("string" if n in inputs.categories else "double", n) for n in inputs.names]
     schema = json.dumps({"mlflow_colspec": Schema(columns).to_dict()})
     snapshots = dict(sorted(record.inputs.items()))
     dtypes = {name: feature.dtype for name, feature in use_case.features.columns.items()}
     datasets = []
-    for part in ("fit", "validation", "refit", "holdout"):
-        frame: LabelledFrame | None = getattr(record.split, part)
-        if frame is None:
-            continue
+    for part, frame in record.frames.items():
         source = {
             "snapshots": snapshots,
-            "days": [str(day) for day in getattr(record.plan, part)],
+            "days": [str(day) for day in record.plan.parts[part]],
         }
         mean_label = float(frame.labels.mean())
         profile = {"num_rows": frame.rows, "mean_label": mean_label, "features": dtypes}
@@ -439,20 +437,27 @@ def _reads(run: Run) -> dict[str, str]:
 
 
 def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
-    names, outputs = list(record.fitted.inputs.names), target.score_columns
-    # Doubles, so that a caller of the served model may send whole numbers and nulls alike. The
-    # model itself reads categories as codes, the places of the values in its attribute.
-    example = pd.DataFrame(record.split.holdout.matrix[:5].astype(np.float64), columns=names)
-    with warnings.catch_warnings():
+    inputs = record.model.inputs
+    # Doubles, so that a caller may send whole numbers and nulls alike.
+    columns = [ColSpec("string" if n in inputs.categories else "double", n) for n in inputs.names]
+    example = record.holdout.features.slice(0, 5).to_pandas()
+    example = example.astype({n: "float64" for n in inputs.names if n not in inputs.categories})
+    with warnings.catch_warnings(), scratch("model") as folder:
         # MLflow warns about a type hint of its own classes when it first loads them.
         warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
-        logged = mlflow.xgboost.log_model(
-            record.fitted.booster,
+        # MLflow keeps the folder's own name.
+        served = Path(folder) / SERVED
+        served.mkdir()
+        write_served(record.model, target, served)
+        logged = mlflow.pyfunc.log_model(
             name="model",
-            model_format="ubj",
+            loader_module="evergreen.training.served",
+            data_path=str(served),
+            # Nothing is pickled; who serves the model elsewhere needs the code that reads it.
+            code_paths=[str(Path(evergreen.__file__).parent)],
             signature=ModelSignature(
-                inputs=Schema([ColSpec("double", name) for name in names]),
-                outputs=Schema([ColSpec("float", n if n != "score" else None) for n in outputs]),
+                inputs=Schema(columns),
+                outputs=Schema([ColSpec("double", name) for name in target.score_columns]),
             ),
             input_example=example,
             # Stated, because finding them out would start a second Python.

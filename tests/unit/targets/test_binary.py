@@ -1,6 +1,9 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from evergreen.errors import NotReadyError, ValidationError
 from evergreen.targets import BinaryTarget
@@ -18,10 +21,42 @@ def test_metrics_by_hand():
     assert found["auc"] == 0.75
     assert found["brier"] == pytest.approx((0.01 + 0.36 + 0.36 + 0.04) / 4)
     assert found["logloss"] == pytest.approx(-np.log([0.9, 0.4, 0.4, 0.8]).mean())
+    assert found["pr_auc"] == pytest.approx((1 + 2 / 3) / 2)
+    # A tenth of four rows is less than half of the first.
+    assert found["recall_10"] == pytest.approx(0.4 / 2)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=2, max_size=60),
+    st.integers(0, 5),
+)
+def test_metrics_are_scikit_learns_also_under_weights_and_ties(rows, seed):
+    labels = np.array([float(label) for label, _ in rows])
+    scores = np.array([score / 10 + 0.1 for _, score in rows])
+    weights = np.random.default_rng(seed).poisson(1.0, (3, len(rows))).astype(np.uint8)
+    found = TARGET.resampled(labels, scores)(weights)
+    for sample, drawn in enumerate(weights):
+        taken = np.repeat(np.arange(len(rows)), drawn)
+        if 0 < labels[taken].sum() < len(taken):
+            y, s = labels[taken], scores[taken]
+            assert found["auc"][sample] == pytest.approx(roc_auc_score(y, s))
+            assert found["pr_auc"][sample] == pytest.approx(average_precision_score(y, s))
+            assert found["logloss"][sample] == pytest.approx(log_loss(y, s))
+            assert found["brier"][sample] == pytest.approx(brier_score_loss(y, s))
+        else:
+            assert np.isnan(found["auc"][sample])
+
+
+def test_calibration_error_is_the_distance_in_bins():
+    rng = np.random.default_rng(1)
+    scores = rng.random(50_000)
+    labels = (rng.random(50_000) < scores).astype(float)
+    assert TARGET.measure(labels, scores)["ece"] < 0.01
+    assert TARGET.measure(labels, np.sqrt(scores))["ece"] == pytest.approx(1 / 6, abs=0.01)
 
 
 def test_one_class_has_no_auc_and_no_rows_have_nothing():
-    assert set(measure([0.9, 0.6], [1, 1])) == {"logloss", "brier"}
+    assert set(measure([0.9, 0.6], [1, 1])) == {"pr_auc", "recall_10", "logloss", "brier", "ece"}
     assert measure([], []) == {}
 
 

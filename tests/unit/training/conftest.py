@@ -1,10 +1,14 @@
-"""One small use case, its rows and its model."""
+"""One small use case, its rows and its models."""
 
 import pytest
 
-from evergreen.training.fit import fit_booster
-from evergreen.training.frame import label_split
+from evergreen.training.baselines import score_baselines
+from evergreen.training.evaluate import Holdout, evaluate
+from evergreen.training.fit import Fitter
+from evergreen.training.frame import label_rows
+from evergreen.training.refit import fit_pair
 from evergreen.training.split import plan_training
+from evergreen.training.tune import choose_recipe, declare_recipe
 from tiny_people import DAY, FEATURES, declare, population
 
 
@@ -26,10 +30,42 @@ def rows(plan):
 
 
 @pytest.fixture(scope="session")
-def split(rows, plan, use_case):
-    return label_split(rows, plan, use_case)
+def labelled(rows, plan, use_case):
+    return label_rows(rows, plan, use_case)
 
 
 @pytest.fixture(scope="session")
-def fitted(split, use_case):
-    return fit_booster(split, use_case, threads=2, seed=3)
+def fitter(use_case):
+    return Fitter(use_case, threads=2, seed=3)
+
+
+@pytest.fixture(scope="session")
+def choice(labelled, plan, fitter):
+    return choose_recipe(labelled, plan, fitter)
+
+
+@pytest.fixture(scope="session")
+def trees(use_case):
+    """A recipe, whatever would be chosen."""
+    return declare_recipe("trees", use_case)
+
+
+@pytest.fixture(scope="session")
+def model(labelled, plan, fitter, trees):
+    return fitter.fit(trees, labelled.frame(plan.evaluation.fit), "fit")
+
+
+@pytest.fixture(scope="session")
+def pair(labelled, plan, fitter, trees):
+    return fit_pair(labelled, plan, trees, fitter)
+
+
+@pytest.fixture(scope="session")
+def holdout(labelled, plan, fitter):
+    return Holdout.of(labelled, plan, fitter)
+
+
+@pytest.fixture(scope="session")
+def evaluation(pair, holdout, labelled, plan, fitter):
+    baselines = score_baselines(labelled, plan.evaluation, fitter)
+    return evaluate(pair.measured, holdout.score(pair.measured), holdout, baselines)

@@ -6,15 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import xgboost as xgb
 
 from evergreen.errors import ConfigError, ValidationError
-from evergreen.training.baselines import measure_baselines
-from evergreen.training.evaluate import evaluate
-from evergreen.training.fit import fit_booster, load_booster, predict
-from evergreen.training.frame import label_split
+from evergreen.training.baselines import score_baselines
+from evergreen.training.evaluate import Holdout
+from evergreen.training.fit import Fitter
+from evergreen.training.frame import label_rows
 from evergreen.training.inputs import Inputs
+from evergreen.training.model import Model
 from evergreen.training.split import plan_training
+from evergreen.training.tune import declare_recipe
 from tiny_people import DAY, FEATURES, declare, population
 
 EFFECTS = {"AT": 0.0, "DE": 2.0, "FR": -2.0, "IT": 1.0, "Österreich": -1.0}
@@ -46,13 +47,24 @@ def rows(plan):
 
 
 @pytest.fixture(scope="module")
-def split(rows, plan, shop):
-    return label_split(rows, plan, shop)
+def labelled(rows, plan, shop):
+    return label_rows(rows, plan, shop)
 
 
 @pytest.fixture(scope="module")
-def fitted(split, shop):
-    return fit_booster(split, shop, threads=2, seed=3)
+def fitter(shop):
+    return Fitter(shop, threads=2, seed=3)
+
+
+@pytest.fixture(scope="module", params=["linear", "trees"])
+def fitted(request, labelled, plan, shop, fitter):
+    frame = labelled.frame(plan.evaluation.fit)
+    return fitter.fit(declare_recipe(request.param, shop), frame, "fit")
+
+
+@pytest.fixture(scope="module")
+def holdout(labelled, plan, fitter):
+    return Holdout.of(labelled, plan, fitter)
 
 
 def test_columns_are_read_by_name_and_nulls_stay_nan():
@@ -89,56 +101,51 @@ def test_a_category_is_its_place_and_unseen_ones_are_missing_and_counted(kind):
     assert inputs.as_table(matrix)["c"].to_pylist() == ["FR", None, None, "DE", None]
 
 
-def test_categories_are_those_of_the_refit_rows(split, rows):
-    assert split.inputs.categories == {"country": tuple(sorted(EFFECTS))}
-    holdout = rows.filter(pc.equal(rows["as_of"], pc.max(rows["as_of"])))["country"]
-    assert split.unseen == {"country": holdout.to_pylist().count("Atlantis")}
-    assert split.unseen["country"] > 10
+def test_categories_are_those_of_the_fitted_rows(fitted, holdout):
+    assert fitted.inputs.categories == {"country": tuple(sorted(EFFECTS))}
+    new = holdout.features["country"].to_pylist().count("Atlantis")
+    assert fitted.inputs.count_unseen(holdout.features) == {"country": new}
+    assert new > 10
 
 
-def test_the_model_file_holds_its_categories(fitted, split):
-    assert Inputs.of(load_booster(fitted.ubj)) == split.inputs
-    assert Inputs.of(load_booster(fitted.ubj)).types == ["q", "q", "q", "q", "c"]
+def test_the_model_file_holds_its_categories(fitted):
+    again = Model.load(fitted.ubj)
+    assert again.inputs == fitted.inputs
+    assert again.inputs.types == ["q", "q", "q", "q", "c"]
     # Other names for the same codes are another model.
-    renamed = xgb.Booster()
-    renamed.load_model(bytearray(fitted.ubj))
-    dataclasses.replace(split.inputs, categories={"country": ("A", "B", "C", "D", "E")}).keep_in(
-        renamed
-    )
-    assert bytes(renamed.save_raw("ubj")) != fitted.ubj
+    names = dataclasses.replace(again.inputs, categories={"country": ("A", "B", "C", "D", "E")})
+    assert dataclasses.replace(again, inputs=names).ubj != fitted.ubj
 
 
-def test_equal_rows_in_another_order_give_the_same_bytes(fitted, rows, plan, shop):
-    shuffled = rows.take(np.random.default_rng(2).permutation(rows.num_rows))
-    assert fit_booster(label_split(shuffled, plan, shop), shop, threads=2, seed=3).ubj == fitted.ubj
-
-
-def test_the_model_learns_what_each_category_does(fitted, split, shop):
+def test_the_model_learns_what_each_category_does(fitted, holdout, shop):
     assert max(fitted.importances, key=fitted.importances.get) == "country"
     known = pa.table({"country": list(EFFECTS)})
-    row = split.holdout_features.slice(0, 1).drop_columns(["country"])
+    row = holdout.features.slice(0, 1).drop_columns(["country"])
     features = pa.concat_tables([row] * len(EFFECTS)).append_column("country", known["country"])
-    matrix = Inputs.of(fitted.booster).prepare(features)
-    scores = predict(fitted.booster, matrix, shop.target, threads=1)["score"]
+    scores = fitted.predict(fitted.inputs.prepare(features), shop.target, threads=1)["score"]
     truth = [1 / (1 + np.exp(-effect)) for effect in EFFECTS.values()]
     np.testing.assert_allclose(scores, truth, atol=0.12)
 
 
-def test_categories_reach_the_baselines(fitted, split, shop):
+def test_categories_reach_the_baselines(fitted, labelled, plan, holdout, shop, fitter):
     training = shop.training.model_copy(update={"baselines": ("country",)})
-    found = measure_baselines(split, shop.model_copy(update={"training": training}))
-    assert found["country"]["auc"] > 0.7
-    assert found["logistic_regression"]["auc"] > 0.7
-    model = evaluate(fitted.booster, split, shop.target, threads=2)
-    assert model.metrics["auc"] == pytest.approx(found["country"]["auc"], abs=0.03)
+    alone = dataclasses.replace(fitter, use_case=shop.model_copy(update={"training": training}))
+    scores = score_baselines(labelled, plan.evaluation, alone)
+    found = {n: shop.target.measure(holdout.labels, s)["auc"] for n, s in scores.items()}
+    assert found["country"] > 0.7
+    assert found["linear"] > 0.7
+    auc = shop.target.measure(holdout.labels, holdout.score(fitted))["auc"]
+    assert auc == pytest.approx(found["country"], abs=0.03)
 
 
-def test_a_category_that_nobody_has_disturbs_nothing(rows, plan, shop):
+@pytest.mark.parametrize("family", ["linear", "trees"])
+def test_a_category_that_nobody_has_disturbs_nothing(family, rows, plan, shop, fitter):
     empty = rows.set_column(
         rows.column_names.index("country"), "country", pa.nulls(rows.num_rows, pa.string())
     )
-    split = label_split(empty, plan, shop)
-    fitted = fit_booster(split, shop, threads=2, seed=3)
-    assert Inputs.of(fitted.booster).categories == {"country": ()}
+    labelled = label_rows(empty, plan, shop)
+    frame = labelled.frame(plan.evaluation.fit)
+    fitted = fitter.fit(declare_recipe(family, shop), frame, "fit")
+    assert Model.load(fitted.ubj).inputs.categories == {"country": ()}
     assert fitted.importances["country"] == 0
-    assert set(measure_baselines(split, shop)) == {"logistic_regression"}
+    assert set(score_baselines(labelled, plan.evaluation, fitter)) == {"naive", "linear"}

@@ -1,15 +1,17 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import load_settings
 from evergreen.training import tracking
-from evergreen.training.baselines import measure_baselines
-from evergreen.training.evaluate import evaluate
 from evergreen.training.record import TrainingRecord
 from registry import aliases
 
@@ -28,22 +30,23 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def record(fitted, split, plan, use_case):
+def record(pair, labelled, plan, choice, fitter, evaluation, holdout):
     return TrainingRecord(
         day=date(2025, 1, 1),
         request_key="2025-01-01 it's drift",
         reason="drift of idle_days",
         plan=plan,
-        split=split,
-        fitted=fitted,
-        evaluation=evaluate(fitted.booster, split, use_case.target, threads=2),
-        baselines=measure_baselines(split, use_case),
+        rows=labelled,
+        choice=choice,
+        pair=pair,
+        fitter=fitter,
+        evaluation=evaluation,
+        holdout=holdout,
         inputs={"features": 123, "labels": None},
         left_out={"2025-01-01": 3},
         reference={"idle_days": {"quantiles": [1.0, 2.0]}},
         code_digest="c0de",
         lock_digest="10c4",
-        seed=3,
     )
 
 
@@ -54,14 +57,16 @@ def trained(record, use_case, settings):
 
 def test_version_comes_back_as_it_was_trained(trained, record, use_case, settings):
     model = tracking.load_version(use_case, trained.version, settings)
-    assert bytes(model.booster.save_raw("ubj")) == record.fitted.ubj
-    assert model.inputs == record.fitted.inputs
+    assert model.model.ubj == record.pair.final.ubj
+    assert model.measured.ubj == record.pair.measured.ubj
+    assert model.inputs == record.model.inputs
     assert model.run_id == trained.run_id
     assert model.reference == record.reference
-    assert model.importances == record.fitted.importances
+    assert model.importances == record.model.importances
     facts = tracking.describe_version(use_case, trained.version, settings)
     assert facts.holdout == pytest.approx(record.evaluation.numbers())
-    assert facts.metrics["idle_days_auc"] == record.baselines["idle_days"]["auc"]
+    assert facts.metrics["idle_days_auc"] == record.evaluation.baselines["idle_days"]["auc"]
+    assert facts.holdout["auc_low"] < facts.holdout["auc"] < facts.holdout["auc_high"]
     assert facts.metrics["left_out_rows"] == 3
     assert model.tags["day"] == "2025-01-01"
     assert model.tags["reason"] == "drift of idle_days"
@@ -89,13 +94,13 @@ def test_run_states_its_datasets_with_snapshots(trained, plan, settings):
     run = tracking._client(settings).get_run(trained.run_id)
     assert run.info.status == "FINISHED"
     inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
-    assert set(inputs) == {"tiny.fit", "tiny.validation", "tiny.refit", "tiny.holdout"}
+    assert set(inputs) == {f"tiny.{part}" for part in plan.parts}
     source = json.loads(inputs["tiny.holdout"].dataset.source)
     assert source == {
         "snapshots": {"features": 123, "labels": None},
-        "days": [str(plan.holdout[0])],
+        "days": [str(plan.holdout)],
     }
-    assert run.data.params["max_depth"] == "3"
+    assert run.data.params["family"] == "linear"
 
 
 def test_retry_returns_the_same_version(trained, record, use_case, settings):
@@ -120,7 +125,7 @@ def test_killed_attempt_is_marked_and_its_retry_registers(
             tracking.log_training_run(killed, use_case, settings)
     client = tracking._client(settings)
     experiment = client.get_experiment_by_name("tiny").experiment_id
-    stuck = client.create_run(experiment, tags={"model_digest": record.fitted.digest})
+    stuck = client.create_run(experiment, tags={"model_digest": record.model.digest})
     version = tracking.log_training_run(killed, use_case, settings)
     assert version.version > trained.version
     assert client.get_run(stuck.info.run_id).info.status == "FAILED"
@@ -146,14 +151,37 @@ def test_unknown_version_is_named(trained, use_case, settings):
         tracking.describe_version(use_case, 2**70, settings)
 
 
-def test_changed_model_file_is_refused(record, use_case, settings):
+@pytest.mark.parametrize("name", ["model.ubj", "measured.ubj"])
+def test_changed_model_file_is_refused(name, record, use_case, settings):
     version = tracking.log_training_run(
-        dataclasses.replace(record, request_key="tampered"), use_case, settings
+        dataclasses.replace(record, request_key=f"tampered {name}"), use_case, settings
     ).version
-    newest = max(Path(settings.artifacts).rglob("model.ubj"), key=lambda p: p.stat().st_mtime_ns)
+    newest = max(Path(settings.artifacts).rglob(name), key=lambda p: p.stat().st_mtime_ns)
     newest.write_bytes(newest.read_bytes()[:-40] + b"\0" * 40)
-    with pytest.raises(PermanentError, match="SHA-256"):
+    with pytest.raises(PermanentError, match=f"{name} of version .* SHA-256"):
         tracking.load_version(use_case, version, settings)
+
+
+def test_mlflow_serves_what_scoring_publishes(trained, record, use_case, settings):
+    """Calibrated, from named features: nobody who serves the version can forget either."""
+    mlflow.set_tracking_uri(settings.database_url("mlflow"))
+    served = mlflow.pyfunc.load_model(f"models:/tiny/{trained.version}")
+    features = record.holdout.features.slice(0, 20)
+    frame = features.to_pandas().astype(dict.fromkeys(features.column_names, float))
+    expected = record.model.predict(
+        record.model.inputs.prepare(features), use_case.target, threads=1
+    )
+    np.testing.assert_array_equal(served.predict(frame)["score"], expected["score"])
+
+
+def test_a_served_version_needs_none_of_the_services():
+    """Who serves it elsewhere installs what is listed: no database, no Feast, no Airflow."""
+    listed = "import sys, evergreen.training.served; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
+    modules = {name.partition(".")[0] for name in ran.stdout.split()}
+    assert {"xgboost", "scipy", "pyarrow", "pydantic", "yaml"} <= modules
+    assert not modules & {"airflow", "duckdb", "feast", "great_expectations", "pyiceberg", "ibis"}
+    assert not modules & {"sqlalchemy", "psycopg2", "optuna", "venn_abers"}
 
 
 def test_store_that_is_down_is_a_passing_trouble(use_case, settings, tmp_path):

@@ -1,0 +1,27 @@
+"""The mean of rows that are not independent: several of one customer say less than as many."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+def clustered_mean(values: Vector, clusters: NDArray[np.intp]) -> tuple[float, float]:
+    """Mean and its standard error when rows of one cluster move together, and clusters do not.
+
+    Parameters
+    ----------
+    values
+        `[n]`.
+    clusters
+        Number of each row's cluster, `[n]`, from 0.
+
+    Notes
+    -----
+    The sandwich of Liang & Zeger (1986) without small-sample correction.
+    """
+    mean = float(values.mean())
+    totals = np.bincount(clusters, weights=values - mean)
+    return mean, float(np.sqrt((totals**2).sum()) / len(values))
