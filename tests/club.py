@@ -255,7 +255,9 @@ def compute(period: object = WHOLE) -> None:
 def train(use_case: str, day: date = DAYS[-1]) -> dict[str, Any]:
     """Train, and put the challenger in charge if the gate says so."""
     request = steps.accept_request(use_case, str(day), "by hand")
-    judged = steps.judge_challenger(steps.train_challenger(steps.assemble_training_set(request)))
+    judged = steps.judge_challenger(
+        steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
+    )
     if steps.is_promotable(judged):
         steps.promote_challenger(judged)
     return judged

@@ -102,7 +102,11 @@ def declare(
             "min_auc": 0.5,
             "max_logloss": 5.0,
             "max_latency_ms_per_1k": 100_000.0,
-            "max_champion_deficit": 0.05,
+            # Two dozen customers can make nothing sure.
+            "min_baseline_margin": -1.0,
+            "promote": ["better", "equivalent", "unclear"],
+            "min_refit_correlation": -1.0,
+            "max_refit_shift": 100.0,
             "min_holdout_rows": 10,
         },
     }
@@ -148,7 +152,9 @@ def label(published: dict[str, Any]) -> None:
 def train(day: date = DAYS[-1], reason: str = "by hand") -> dict[str, Any]:
     """Everything up to the gate's verdict."""
     request = steps.accept_request(NAME, str(day), reason)
-    return steps.judge_challenger(steps.train_challenger(steps.assemble_training_set(request)))
+    return steps.judge_challenger(
+        steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
+    )
 
 
 def score(day: date) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def load_reference(first: date, last: date) -> None:
     if last == HISTORY_END:
         request = steps.accept_request("reference", str(HISTORY_END), "by hand")
         judged = steps.judge_challenger(
-            steps.train_challenger(steps.assemble_training_set(request))
+            steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
         )
         steps.promote_challenger(judged)
 

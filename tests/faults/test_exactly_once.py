@@ -227,7 +227,8 @@ def release(shop: Shop, do: killer.Do, reason: str) -> int:
     day = str(DAYS[-1])
     request = steps.accept_request(NAME, day, reason)
     staged = do("assemble_training_set", request, reason)
-    judged = do("judge_challenger", do("train_challenger", staged))
+    chosen = do("choose_recipe", staged)
+    judged = do("judge_challenger", do("train_challenger", chosen))
     assert steps.is_promotable(judged), judged["reasons"]
     promoted = do("promote_challenger", judged)
     resolved = steps.resolve_release(promoted, day)

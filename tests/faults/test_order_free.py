@@ -216,7 +216,7 @@ def champion(shop: Shop) -> None:
     """Put one model in charge."""
     run_all([("ingest", WHOLE), ("features", WHOLE)])
     request = steps.accept_request(NAME, str(DAYS[-1]), "a champion")
-    challenger = steps.train_challenger(steps.assemble_training_set(request))
+    challenger = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     steps.promote_challenger(steps.judge_challenger(challenger))
 
 

@@ -173,7 +173,7 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     steps.publish_labels(features)
 
     request = steps.accept_request("shop", str(known), "by hand")
-    challenger = steps.train_challenger(steps.assemble_training_set(request))
+    challenger = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     promoted = steps.promote_challenger(steps.judge_challenger(challenger))
     models = {key for key in bucket.keys("artifacts/") if key.endswith("/model.ubj")}
     assert len(models) == 1

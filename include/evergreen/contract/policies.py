@@ -81,7 +81,7 @@ class Gate(Model):
     # Scoring latency, per 1,000 rows, in milliseconds of one core.
     max_latency_ms_per_1k: Annotated[float, Field(gt=0)] = 250.0
     # The challenger must surely exceed each baseline in the target's main metric by more than this.
-    min_baseline_margin: Annotated[float, Field(ge=0)] = 0.0
+    min_baseline_margin: float = 0.0
     # One that is surely less than this below the champion is equivalent.
     max_champion_deficit: Annotated[float, Field(ge=0)] = 0.01
     # What promotes. An equivalent one also replaces a champion that is older than
@@ -90,7 +90,7 @@ class Gate(Model):
     # No slice may be surely further below the champion, corrected for the number of slices.
     max_slice_deficit: Annotated[float, Field(ge=0)] = 0.02
     # How the model that serves, fitted again on everything known, must resemble the measured one.
-    min_refit_correlation: Annotated[float, Field(ge=0, le=1)] = 0.8
+    min_refit_correlation: Annotated[float, Field(ge=-1, le=1)] = 0.8
     max_refit_shift: Annotated[float, Field(gt=0)] = 1.0
     min_holdout_rows: Annotated[int, Field(ge=1)] = 200
 

@@ -101,7 +101,8 @@ def choose_kind(days: Sequence[tuple[Vector, Vector]]) -> tuple[Kind, dict[str, 
     plain = losses["identity"]
     lasting = [k for k in KINDS if all(a < b for a, b in zip(losses[k], plain, strict=True))]
     means = {kind: float(np.mean(found)) for kind, found in losses.items()}
-    return min(lasting, key=means.__getitem__, default="identity"), {**means}
+    best = min(lasting, key=means.__getitem__, default=KINDS[0])
+    return best, {str(kind): mean for kind, mean in means.items()}
 
 
 def pool(days: Sequence[tuple[Vector, Vector]]) -> tuple[Vector, Vector]:

@@ -46,7 +46,9 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 def train(day: Any = KNOWN, reason: str = "by hand") -> dict[str, Any]:
     request = steps.accept_request("shop", str(day), reason)
-    return steps.judge_challenger(steps.train_challenger(steps.assemble_training_set(request)))
+    return steps.judge_challenger(
+        steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
+    )
 
 
 def score(resolved: dict[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def score(day: date) -> None:
 
 def train(day: date, reason: str = "by hand") -> dict[str, Any]:
     request = steps.accept_request("shop", str(day), reason)
-    return steps.judge_challenger(steps.train_challenger(steps.assemble_training_set(request)))
+    return steps.judge_challenger(
+        steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
+    )
 
 
 def release(judged: dict[str, Any]) -> None:

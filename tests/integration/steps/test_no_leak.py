@@ -100,7 +100,7 @@ def load(name: str, tmp_path: Path, data: Path, last: date, monkeypatch: Any) ->
     request = steps.accept_request(name, str(KNOWN), "by hand")
     staged = steps.assemble_training_set(request)
     training_set = Staged.from_dict(staged).read("training_set", Period.parse(str(KNOWN)))
-    version = steps.train_challenger(staged)["version"]
+    version = steps.train_challenger(steps.choose_recipe(staged))["version"]
     facts = describe_version(load_use_case(name), version)
     scored = steps.score_customers({"use_case": name, "day": str(KNOWN), "version": version})
     steps.publish_predictions(steps.validate_predictions(scored))

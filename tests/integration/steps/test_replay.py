@@ -65,7 +65,7 @@ def correct(day: date) -> None:
 
 def test_training_sees_what_was_known_and_not_what_was_corrected_later(shop: Path) -> None:
     request = steps.accept_request("shop", str(KNOWN), "by hand")
-    trained = steps.train_challenger(steps.assemble_training_set(request))
+    trained = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     _, before = assembled()
     correct(CORRECTED)
     stale = find_stale(load_use_case("shop"))
@@ -82,7 +82,7 @@ def test_training_sees_what_was_known_and_not_what_was_corrected_later(shop: Pat
     assert any(name.startswith("features/") for name in staged.inputs)
     assert any(name.startswith("labels/") for name in staged.inputs)
     # The same rows give the same model, hence the version that there is already.
-    again = steps.train_challenger(steps.assemble_training_set(request))
+    again = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     assert again["version"] == trained["version"]
     assert replay(f"shop/{trained['version']}").equal
     # On demand the corrections count, and a day that is processed after them knows them.
@@ -93,7 +93,7 @@ def test_training_sees_what_was_known_and_not_what_was_corrected_later(shop: Pat
 
 def test_a_training_run_is_made_again_byte_for_byte(shop: Path) -> None:
     request = steps.accept_request("shop", str(KNOWN), "by hand")
-    trained = steps.train_challenger(steps.assemble_training_set(request))
+    trained = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     run_id = describe_version(load_use_case("shop"), trained["version"]).run_id
     outcome = replay(run_id)
     assert outcome.equal, outcome
@@ -112,7 +112,7 @@ def test_a_training_run_is_made_again_byte_for_byte(shop: Path) -> None:
 
 def test_every_table_of_the_chain_is_made_again_from_its_receipt(shop: Path) -> None:
     request = steps.accept_request("shop", str(KNOWN), "by hand")
-    trained = steps.train_challenger(steps.assemble_training_set(request))
+    trained = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     scored = steps.score_customers(
         {"use_case": "shop", "day": str(KNOWN), "version": trained["version"]}
     )
@@ -225,14 +225,18 @@ def test_a_past_night_keeps_its_decision_and_its_reference(shop: Path) -> None:
         return steps.decide_retraining("shop", str(day), measured)
 
     request = steps.accept_request("shop", str(KNOWN), "by hand")
-    first = steps.train_challenger(steps.assemble_training_set(request))["version"]
+    first = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))[
+        "version"
+    ]
     steps.release_version("shop", "promote", str(first), "a test", "ann")
     night(KNOWN)
     before = lake.read_day("shop", "decisions", KNOWN).to_pylist()
     drift = lake.read_day("shop", "drift", KNOWN)
     path = shop / "use_case.yaml"
     path.write_text(path.read_text().replace("max_cutoffs: 6", "max_cutoffs: 4"))
-    second = steps.train_challenger(steps.assemble_training_set(request))["version"]
+    second = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))[
+        "version"
+    ]
     steps.release_version("shop", "promote", str(second), "a test", "ann")
     next_day = KNOWN + timedelta(days=1)
     steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(next_day), "orders")))

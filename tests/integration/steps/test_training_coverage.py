@@ -71,7 +71,7 @@ def test_what_has_labels_but_no_features(shop: Path) -> None:
         pc.equal(whole["as_of"], features["as_of"][0]),
     )
     assert rows.equals(whole.filter(pc.invert(gone)))
-    trained = steps.train_challenger(staged.to_dict())
+    trained = steps.train_challenger(steps.choose_recipe(staged.to_dict()))
     facts = describe_version(load_use_case(NAME), trained["version"])
     assert facts.metrics["left_out_rows"] == 2
     assert replay(f"shop/{trained['version']}").equal

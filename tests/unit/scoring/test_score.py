@@ -8,8 +8,8 @@ import xgboost as xgb
 from evergreen.contract import UseCase, as_of
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
 from evergreen.scoring.score import predictions_schema, score
-from evergreen.training.fit import LoadedModel
 from evergreen.training.inputs import Inputs
+from evergreen.training.model import LoadedModel, Model
 
 MOMENT = datetime(2025, 3, 2, tzinfo=UTC)
 NAMES = ["orders", "idle_days", "gap_days", "vip"]
@@ -82,8 +82,8 @@ def model(features):
 
 def loaded(booster):
     return LoadedModel(
-        booster=booster,
-        inputs=Inputs.of(booster),
+        model=Model(booster, Inputs.of(booster)),
+        measured=Model(booster, Inputs.of(booster)),
         version=7,
         run_id="run",
         importances={},
@@ -147,7 +147,7 @@ def test_reasons_add_up_to_what_the_trees_say(model, features, use_case):
     wide = use_case.model_copy(update={"scoring": scoring})
     predictions = score(model, features, wide, threads=1).slice(0, 20).to_pylist()
     values = {row["buyer"]: row for row in features.to_pylist()}
-    bias = model.booster.predict(
+    bias = model.model.booster.predict(
         xgb.DMatrix(np.zeros((1, 4), np.float32), feature_names=NAMES), pred_contribs=True
     )[0, -1]
     for row in predictions:

@@ -23,5 +23,5 @@ def load_days(period: str) -> None:
 def train(day: date) -> dict[str, Any]:
     """Train and promote on what was known on a day."""
     request = steps.accept_request("shop", str(day), "by hand")
-    challenger = steps.train_challenger(steps.assemble_training_set(request))
+    challenger = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
     return steps.promote_challenger(steps.judge_challenger(challenger))
