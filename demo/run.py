@@ -302,7 +302,7 @@ def _summarise(
         "champion": {
             "version": entry.version,
             "auc": round(metrics["holdout_auc"], 4),
-            "baseline_auc": round(metrics["logistic_regression_auc"], 4),
+            "baseline_auc": round(metrics["linear_auc"], 4),
             "recency_auc": round(metrics[f"{use_case.training.baselines[0]}_auc"], 4),
             "oracle_auc": round(_oracle_auc(use_case, entry), 4),
         },
@@ -361,8 +361,8 @@ def _show(summary: dict[str, Any], path: Path) -> None:
     line("Partitions", ", ".join(f"{n} {t}" for t, n in summary["partitions"].items()))
     line(
         "Champion",
-        f"version {champion['version']}: AUC {champion['auc']:.3f} on the holdout; logistic "
-        f"regression {champion['baseline_auc']:.3f}, recency alone {champion['recency_auc']:.3f}, "
+        f"version {champion['version']}: AUC {champion['auc']:.3f} on the holdout; a "
+        f"linear model {champion['baseline_auc']:.3f}, recency alone {champion['recency_auc']:.3f}, "
         f"the best possible {champion['oracle_auc']:.3f}",
     )
     second = summary["second"]
