@@ -36,7 +36,7 @@ from evergreen.ops.local.runs import Started, Tell, follow, start_backfill, star
 from evergreen.provenance import commands, receipts
 from evergreen.release import ledger
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
-from evergreen.sources.generator import oracle_no_purchase
+from evergreen.sources.bounds import oracle_no_purchase
 
 USE_CASE, SECOND, ORDERS = "churn", "spend", "orders"
 # Daily runs before habits change; the rest of the days show how the monitor takes it.
