@@ -37,6 +37,8 @@ OWNERS = {
     "great_expectations": ("quality/",),
     "pyiceberg": ("lake/",),
     "airflow": (),
+    # What nobody can know of real orders; the demo and the tests may ask.
+    "evergreen.sources.bounds": (),
     "evergreen.ops": ("ops/", "cli.py", "lake/sealed.py", "steps/maintenance.py"),
     "evergreen.ops.local": ("ops/", "cli.py"),
     "evergreen.steps": ("steps/",),
@@ -131,7 +133,7 @@ def test_a_library_is_imported_by_its_room_only(library: str):
         if any(_within(found.module, (library,)) for found in _imports(PACKAGE / module))
     }
     assert {user for user in users if not _belongs(user, OWNERS[library])} == set()
-    assert users or library == "airflow"
+    assert users or not OWNERS[library]
 
 
 @pytest.mark.parametrize("module", [m for m in _modules() if _belongs(m, LIGHT)])

@@ -1,4 +1,4 @@
-"""Orders of a simulated customer base, and what no real source can tell: the truth behind them.
+"""Orders of a simulated customer base.
 
 The simulation follows
 
@@ -14,35 +14,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy import special
 
-from evergreen.contract import Events, GeneratorSource
-from evergreen.errors import ConfigError
 from evergreen.sources.base import CHUNK_ROWS, check_columns, chunked, days_between, raw_table
 from evergreen.sources.simulation import (
     DAY_SECONDS,
-    Customers,
     Draw,
     Floats,
     Ints,
     Purchases,
     World,
-    clock_of,
     days_since_epoch,
-    draw_customers,
-    drop_out_at,
     horizon_after,
-    instant_in_days,
+    paid,
     simulate,
-    survives,
     uniforms,
 )
 
@@ -105,8 +95,8 @@ class GeneratorReader:
                     yield self._rows(purchases, part, day.astype(np.int32))
 
     def _rows(self, purchases: Purchases, part: slice, days: NDArray[np.int32]) -> pa.Table:
-        customer, number = purchases.customer[part], purchases.number[part]
-        second = purchases.second[part]
+        purchases = purchases[part]
+        customer, number, second = purchases.customer, purchases.number, purchases.second
         seed, dirt = self.world.source.seed, self.world.source.dirt
 
         def hit(draw: Draw, share: float) -> NDArray[np.bool_]:
@@ -128,7 +118,7 @@ class GeneratorReader:
                 pa.array(np.char.add(instants.astype("U10"), "T25:61:00Z"), pa.string()),
                 pa.array(np.char.add(instants, "Z"), pa.string()),
             ),
-            "amount_eur": _money(self._amounts(customer, number, second)),
+            "amount_eur": _money(self._amounts(purchases)),
             "status": pc.if_else(cancelled, "cancelled", "completed"),
             "channel": pa.array(np.array(_CHANNELS, object)[channel], pa.string()),
         }
@@ -146,147 +136,14 @@ class GeneratorReader:
             day=every_day,
         )
 
-    def _amounts(self, customer: Ints, number: Ints, second: Ints) -> Floats:
-        """Amounts in eur, at least one cent unless they are dirt."""
+    def _amounts(self, purchases: Purchases) -> Floats:
+        """Amounts in eur as they are delivered, dirt included."""
+        amounts = paid(self.world, purchases)
         source = self.world.source
-        customers = draw_customers(self.world)
-        quantile = uniforms(source.seed, Draw.SPEND, customer, number)
-        shape = customers.spend_shape[customer]
-        amounts = special.gammaincinv(shape, quantile) * customers.spend_scale[customer]
-        if source.regime_change is not None:
-            changed = second >= self.world.changed_at * DAY_SECONDS
-            amounts = np.where(changed, amounts * source.regime_change.spend, amounts)
-        amounts = np.maximum(np.round(amounts, 2), 0.01)
         share = source.dirt.non_positive_amount
-        draw = uniforms(source.seed, Draw.NON_POSITIVE, customer, number)
+        draw = uniforms(source.seed, Draw.NON_POSITIVE, purchases.customer, purchases.number)
         amounts = np.where(draw < share, -amounts, amounts)
         return np.where(draw < share / 2, 0.0, amounts)
-
-
-def removed_share(source: GeneratorSource) -> float:
-    """Share of purchases that no validated table will hold, because dirt spoils their row."""
-    dirt = source.dirt
-    kinds = (
-        dirt.missing_customer,
-        dirt.non_positive_amount,
-        dirt.cancelled,
-        dirt.unparsable_date,
-    )
-    return float(1 - np.prod([1 - share for share in kinds]))
-
-
-def oracle_no_purchase(table: Events, as_of: datetime, horizon_days: int) -> pa.Table:
-    """Return the true probability that a customer makes no valid purchase in the horizon.
-
-    Parameters
-    ----------
-    table
-        Events whose source is the generator.
-    as_of
-        Aware instant; purchases before it have happened.
-    horizon_days
-        Length of `[as_of, as_of + horizon_days)` in days of the table's zone.
-
-    Returns
-    -------
-    pa.Table
-        `customer_id` string, `probability` float64 in (0, 1]: one row per customer with at least
-        one valid purchase before `as_of`, in the order of the ids.
-
-    Raises
-    ------
-    ConfigError
-        The source is not a generator, `as_of` has no zone, or the horizon is not positive.
-
-    Notes
-    -----
-    The oracle knows each customer's latent state: whether they have already left, their purchase
-    rate and their drop-out probability. It also knows the calendar ahead, the season and the
-    regime change *before* it happens; nobody who lives at `as_of` could. It is therefore an upper
-    bound for every model, and the bound is not reachable: a model has to infer the state from the
-    purchases.
-
-    For a customer who is still there, with rate l per business day, drop-out p after a purchase,
-    a share q of purchases that dirt removes from sight, and L business days in the horizon: valid
-    purchases come at rate l(1-q), departures that nobody sees at rate lqp. With c = 1-q+qp, the
-    first of the two events comes at rate lc and is a departure with probability qp/c, so
-
-        P(none) = exp(-lcL) + qp/c (1 - exp(-lcL)).
-
-    A regime change inside the horizon splits it in two stretches, each with its own p, which are
-    chained. This is exact, not an approximation. It takes the contract at its word: rows with a
-    missing customer, a non-positive amount, status `cancelled` or an unparsable date are taken to
-    be quarantined. Cost O(n_purchases).
-    """
-    source, zone = table.source, ZoneInfo(table.setting.zone)
-    if not isinstance(source, GeneratorSource):
-        raise ConfigError(
-            f"{table.where}.source.kind: found {source.kind!r}; only a generator knows the truth."
-        )
-    if as_of.utcoffset() is None:
-        raise ConfigError(f"as_of is {as_of.isoformat()} without a zone; expected a UTC instant.")
-    if horizon_days < 1:
-        raise ConfigError(f"horizon_days is {horizon_days}; expected at least 1.")
-    world = World(source, table.setting.first_day, table.setting.zone)
-    customers = draw_customers(world)
-    purchases = simulate(world, horizon_after(as_of.astimezone(UTC).date()))
-    begin = instant_in_days(as_of)
-    # On the clock of the zone, whose days may have 23 or 25 hours.
-    end = instant_in_days(as_of.astimezone(zone) + timedelta(days=horizon_days))
-    past = int(np.searchsorted(purchases.second, begin * DAY_SECONDS, side="left"))
-    customer, number = purchases.customer[:past], purchases.number[:past]
-
-    seen = np.zeros(source.customers, dtype=bool)
-    seen[customer[_valid(source, customer, number)]] = True
-    known = np.flatnonzero(seen).astype(np.int64)
-
-    # Purchases come in order of time: the last assignment to a customer is the newest purchase.
-    newest = np.zeros(source.customers, dtype=np.int64)
-    newest[customer] = np.arange(past)
-    last = newest[known]
-    there = survives(world, customers, known, number[last], purchases.second[last] / DAY_SECONDS)
-
-    nothing = _nothing_valid(world, customers, known, begin, end)
-    return pa.table(
-        {
-            "customer_id": pc.binary_join_element_wise("C", _text(known + 1), ""),
-            "probability": pa.array(np.where(there, nothing, 1.0)),
-        }
-    )
-
-
-def _nothing_valid(
-    world: World, customers: Customers, known: Ints, begin: float, end: float
-) -> Floats:
-    """P(no valid purchase in [begin, end)) of customers who are there at `begin`."""
-    clock = clock_of(world)
-    removed = removed_share(world.source)
-    cuts = [begin, *[cut for cut in (clock.regime_at,) if begin < cut < end], end]
-    nothing = np.zeros(len(known))
-    still_there = np.ones(len(known))
-    for low, high in pairwise(cuts):
-        stretch = float(np.diff(clock.elapsed(np.array([low, high])))[0])
-        hidden_departure = removed * drop_out_at(world, customers.drop_out[known], low)
-        either = 1 - removed + hidden_departure
-        neither = np.exp(-customers.rate[known] * either * stretch)
-        # With everything removed and nobody leaving neither event exists.
-        departs = np.divide(hidden_departure, either, out=np.zeros_like(neither), where=either > 0)
-        nothing += still_there * departs * (1 - neither)
-        still_there *= neither
-    return np.asarray(nothing + still_there)
-
-
-def _valid(source: GeneratorSource, customer: Ints, number: Ints) -> NDArray[np.bool_]:
-    dirt = source.dirt
-    valid = np.ones(len(customer), dtype=bool)
-    for draw, share in (
-        (Draw.MISSING_CUSTOMER, dirt.missing_customer),
-        (Draw.NON_POSITIVE, dirt.non_positive_amount),
-        (Draw.CANCELLED, dirt.cancelled),
-        (Draw.UNPARSABLE, dirt.unparsable_date),
-    ):
-        valid &= uniforms(source.seed, draw, customer, number) >= share
-    return valid
 
 
 def _text(numbers: Ints) -> Any:

@@ -189,6 +189,10 @@ class Purchases:
     number: Ints
     second: Ints
 
+    def __getitem__(self, part: slice | NDArray[np.bool_]) -> Purchases:
+        """Return some of the purchases."""
+        return Purchases(self.customer[part], self.number[part], self.second[part])
+
 
 @lru_cache(maxsize=4)
 def draw_customers(world: World) -> Customers:
@@ -284,6 +288,18 @@ def drop_out_at(world: World, drop_out: Floats, at: Floats | float) -> Floats:
         return drop_out
     after = np.minimum(drop_out * change.drop_out, 1.0)
     return np.where(np.asarray(at) < world.changed_at, drop_out, after)
+
+
+def paid(world: World, purchases: Purchases) -> Floats:
+    """Return the amount of each purchase in eur: whole cents, at least one."""
+    source, customers = world.source, draw_customers(world)
+    quantile = uniforms(source.seed, Draw.SPEND, purchases.customer, purchases.number)
+    shape = customers.spend_shape[purchases.customer]
+    amounts = special.gammaincinv(shape, quantile) * customers.spend_scale[purchases.customer]
+    if source.regime_change is not None:
+        changed = purchases.second >= world.changed_at * DAY_SECONDS
+        amounts = np.where(changed, amounts * source.regime_change.spend, amounts)
+    return np.asarray(np.maximum(np.round(amounts, 2), 0.01))
 
 
 def days_since_epoch(day: date) -> int:

@@ -2,73 +2,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import pairwise
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from evergreen.contract import Events, FilesSource, GeneratorSource, as_of, load_use_case
-from evergreen.contract.tables import Setting
-from evergreen.errors import ConfigError, SourceError
+from evergreen.contract import load_use_case
+from evergreen.errors import SourceError
 from evergreen.sources import open_source
 from evergreen.sources import simulation as sim
-from evergreen.sources.generator import (
-    COLUMNS,
-    GeneratorReader,
-    oracle_no_purchase,
-    removed_share,
-)
+from evergreen.sources.generator import COLUMNS, GeneratorReader
 from evergreen.sources.simulation import World
-
-FIRST = date(2024, 1, 1)
-CLEAN = dict.fromkeys(
-    ("duplicates", "missing_customer", "non_positive_amount", "cancelled", "unparsable_date"), 0.0
-)
-DIRTY = {
-    "duplicates": 0.2,
-    "missing_customer": 0.1,
-    "non_positive_amount": 0.1,
-    "cancelled": 0.1,
-    "unparsable_date": 0.1,
-}
-SEGMENTS = [
-    {"name": "often", "share": 0.5, "r": 2.0, "alpha": 40.0, "a": 1.0, "b": 6.0},
-    {"name": "seldom", "share": 0.5, "r": 2.0, "alpha": 160.0, "a": 1.0, "b": 4.0},
-]
-CHANGE = {"day": "2025-02-15", "purchase_rate": 0.3, "drop_out": 3.0, "spend": 0.5}
-
-
-def declare(**keys: Any) -> GeneratorSource:
-    defaults: dict[str, Any] = {
-        "kind": "generator",
-        "customers": 300,
-        "acquisition_days": 300,
-        "season": 0.4,
-        "segments": SEGMENTS,
-        "regime_change": CHANGE,
-        "dirt": DIRTY,
-    }
-    return GeneratorSource.model_validate({**defaults, **keys})
-
-
-def read(source: GeneratorSource, start: date, end: date, zone: str = "UTC") -> pa.Table:
-    world = World(source, FIRST, zone)
-    return pa.concat_tables(GeneratorReader(world, COLUMNS[:4]).read(start, end))
-
-
-def orders_from(source: GeneratorSource | FilesSource, zone: str = "UTC") -> Events:
-    orders = load_use_case("churn").events["orders"].model_copy(update={"source": source})
-    orders.bind("orders", Setting("churn", zone, FIRST, None, "customer_id"))
-    return orders
-
+from simulated import CLEAN, FIRST, SEGMENTS, declare, read
 
 # --- one outcome per day -------------------------------------------------------------------------
 
@@ -280,105 +231,8 @@ def test_dirt_comes_in_its_shares_and_duplicates_are_exact() -> None:
     assert share([row["status"] == "cancelled" for row in distinct]) == pytest.approx(0.1, abs=0.01)
     unparsable = ["T25:61" in row["ordered_at"] for row in distinct]
     assert share(unparsable) == pytest.approx(0.1, abs=0.01)
-    assert removed_share(source) == pytest.approx(1 - 0.9**4)
     assert (amounts == 0).any()
     assert (amounts < 0).any()
-
-
-# --- the oracle ----------------------------------------------------------------------------------
-
-
-def valid_purchases(source: GeneratorSource, start: date, end: date) -> set[str]:
-    return {
-        row["customer_id"]
-        for row in read(source, start, end).select(COLUMNS).to_pylist()
-        if row["customer_id"]
-        and float(row["amount_eur"]) > 0
-        and row["status"] == "completed"
-        and "T25" not in row["ordered_at"]
-    }
-
-
-@pytest.mark.parametrize(
-    "as_of",
-    [date(2024, 9, 1), date(2025, 1, 1), date(2025, 3, 1)],
-    ids=["before", "across", "after"],
-)
-def test_the_oracle_is_calibrated(as_of: date) -> None:
-    source = declare(customers=20_000)
-    instant = datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC)
-    truth = oracle_no_purchase(orders_from(source), instant, 90)
-    customers = truth["customer_id"].to_pylist()
-    probability = truth["probability"].to_numpy()
-    assert set(customers) == valid_purchases(source, FIRST, as_of)
-
-    buyers = valid_purchases(source, as_of, as_of + timedelta(days=90))
-    outcome = np.array([customer not in buyers for customer in customers], float)
-    # Those who left buy nothing, without exception.
-    assert outcome[probability == 1.0].all()
-
-    assert_calibrated(probability, outcome)
-    open_cases = probability < 1.0
-    order = np.argsort(probability[open_cases])
-    for part in np.array_split(order, 10):
-        assert_calibrated(probability[open_cases][part], outcome[open_cases][part])
-
-
-def assert_calibrated(probability: np.ndarray[Any, Any], outcome: np.ndarray[Any, Any]) -> None:
-    """The mean outcome lies within four standard errors of the mean probability."""
-    error = np.sqrt((probability * (1 - probability)).sum()) / len(probability)
-    assert len(outcome) > 100
-    assert abs(outcome.mean() - probability.mean()) < 4 * error + 1e-9
-
-
-def test_the_oracle_sees_the_regime_change_only_inside_the_horizon() -> None:
-    instant = datetime(2025, 1, 1, tzinfo=UTC)
-    calm = declare(regime_change=None)
-    means = {
-        (name, days): np.mean(
-            oracle_no_purchase(orders_from(source), instant, days)["probability"].to_numpy()
-        )
-        for name, source in (("change", declare()), ("calm", calm))
-        for days in (45, 90)
-    }
-    # 45 days from 1 January end on 15 February, where the change begins.
-    assert means["change", 45] == means["calm", 45]
-    assert means["change", 90] > means["calm", 90] + 0.01
-
-
-def test_the_oracle_needs_a_generator_an_instant_and_a_horizon() -> None:
-    instant = datetime(2025, 1, 1, tzinfo=UTC)
-    orders = orders_from(declare(customers=10))
-    with pytest.raises(ConfigError, match="without a zone"):
-        oracle_no_purchase(orders, instant.replace(tzinfo=None), 90)
-    with pytest.raises(ConfigError, match="horizon_days is 0"):
-        oracle_no_purchase(orders, instant, 0)
-    files = orders_from(FilesSource(kind="files", path="x.csv"))
-    with pytest.raises(ConfigError, match=r"events\.orders.*'files'; only a generator"):
-        oracle_no_purchase(files, instant, 90)
-
-
-def test_a_horizon_ends_at_a_local_midnight() -> None:
-    orders = orders_from(declare(regime_change=None), "Europe/Berlin")
-    # 23 hours, over the change of the clock.
-    day = date(2024, 3, 30)
-    truth = oracle_no_purchase(orders, as_of(day, "Europe/Berlin"), 1)
-    longer = oracle_no_purchase(orders_from(declare(regime_change=None)), as_of(day), 1)
-    shared = set(truth["customer_id"].to_pylist()) & set(longer["customer_id"].to_pylist())
-    for customer in shared:
-        local, utc = (
-            table.filter(pc.equal(table["customer_id"], customer))["probability"][0].as_py()
-            for table in (truth, longer)
-        )
-        assert local == utc == 1.0 or np.log(local) / np.log(utc) == pytest.approx(
-            23 / 24, rel=0.01
-        )
-
-
-def test_everything_removed_means_nothing_is_ever_seen() -> None:
-    source = declare(dirt={**CLEAN, "cancelled": 1.0})
-    truth = oracle_no_purchase(orders_from(source), datetime(2025, 1, 1, tzinfo=UTC), 90)
-    assert truth.num_rows == 0
 
 
 # --- the use case that ships ---------------------------------------------------------------------
