@@ -11,6 +11,7 @@ from evergreen.training import tracking
 from evergreen.training.baselines import measure_baselines
 from evergreen.training.evaluate import evaluate
 from evergreen.training.record import TrainingRecord
+from evergreen.training.tracking.client import connect
 from registry import aliases
 
 
@@ -86,7 +87,7 @@ def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, settings):
 
 
 def test_run_states_its_datasets_with_snapshots(trained, plan, settings):
-    run = tracking._client(settings).get_run(trained.run_id)
+    run = connect(settings).get_run(trained.run_id)
     assert run.info.status == "FINISHED"
     inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
     assert set(inputs) == {"tiny.fit", "tiny.validation", "tiny.refit", "tiny.holdout"}
@@ -115,10 +116,10 @@ def test_killed_attempt_is_marked_and_its_retry_registers(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracking, "_log_model", die)
+        patched.setattr(tracking.runs, "_log_model", die)
         with pytest.raises(KeyboardInterrupt):
             tracking.log_training_run(killed, use_case, settings)
-    client = tracking._client(settings)
+    client = connect(settings)
     experiment = client.get_experiment_by_name("tiny").experiment_id
     stuck = client.create_run(experiment, tags={"model_digest": record.fitted.digest})
     version = tracking.log_training_run(killed, use_case, settings)

@@ -1,0 +1,26 @@
+"""All of MLflow: runs, registered versions, and what it shows of who is in charge."""
+
+from evergreen.training.tracking.runs import (
+    RunFacts,
+    TrainedVersion,
+    VersionFacts,
+    describe_run,
+    describe_version,
+    initialise,
+    load_version,
+    log_training_run,
+)
+from evergreen.training.tracking.standing import set_champion, tag_version
+
+__all__ = [
+    "RunFacts",
+    "TrainedVersion",
+    "VersionFacts",
+    "describe_run",
+    "describe_version",
+    "initialise",
+    "load_version",
+    "log_training_run",
+    "set_champion",
+    "tag_version",
+]
