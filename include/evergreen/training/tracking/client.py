@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from evergreen.databases import require_answer
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import Settings, load_settings
 
@@ -26,8 +27,17 @@ def uri(settings: Settings) -> str:
 
 
 def connect(settings: Settings | None = None) -> MlflowClient:
-    """Return a client of the configured MLflow; settings not given are those of the environment."""
-    address = uri(settings or load_settings())
+    """Return a client of the configured MLflow; settings not given are those of the environment.
+
+    Raises
+    ------
+    ServiceDownError
+        MLflow's database does not answer, now.
+    """
+    settings = settings or load_settings()
+    address = uri(settings)
+    if settings.tracking_url is None:
+        require_answer("mlflow", address)
     return MlflowClient(tracking_uri=address, registry_uri=address)
 
 
