@@ -209,6 +209,15 @@ def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None)
     return tuple(problems)
 
 
+def tell_damage(use_case: str, problems: Sequence[str]) -> str:
+    """Say what is wrong with a ledger (see `verify`), what follows from it, and what to do."""
+    return (
+        f"The release ledger of {use_case} is not as it was written: {'; '.join(problems)}. Until "
+        "that is settled nothing is promoted or rolled back. Find out who changed the table "
+        "release_ledger, and bring it back from a backup (`evergreen restore`)."
+    )
+
+
 def _read(connection: Connection, use_case: str) -> list[Entry]:
     query = select(LEDGER).where(LEDGER.c.use_case == use_case).order_by(LEDGER.c.sequence)
     return [_entry(row) for row in connection.execute(query)]
@@ -228,11 +237,7 @@ def _last(engine: Engine, use_case: str, *conditions: ColumnElement[bool]) -> En
 
 def _require_intact(use_case: str, problems: Sequence[str]) -> None:
     if problems:
-        raise LedgerDamagedError(
-            f"The release ledger of {use_case} is not as it was written: {'; '.join(problems)}. "
-            "Until that is settled nothing is promoted or rolled back. Find out who changed the "
-            "table release_ledger, and bring it back from a backup (`evergreen restore`)."
-        )
+        raise LedgerDamagedError(tell_damage(use_case, problems))
 
 
 def _find_changes(entry: Entry) -> list[str]:

@@ -43,6 +43,8 @@ from evergreen.training.record import (
 )
 from evergreen.training.split import SplitPlan
 from evergreen.training.tracking.client import connect, explained, uri
+from evergreen.training.tracking.dead_runs import fail_unfinished
+from evergreen.training.tracking.standing import LIFECYCLE
 
 # Versions are 32-bit integers; this is the greatest.
 _NO_VERSION = 2**31 - 1
@@ -186,7 +188,7 @@ def log_training_run(
             use_case.name,
             source,
             run_id=run_id,
-            tags=tags,
+            tags={**tags, LIFECYCLE: "challenger"},
             description=record.reason,
             model_id=model_id,
         )
@@ -328,11 +330,9 @@ def _ensure_registered_model(client: MlflowClient, use_case: UseCase) -> None:
 
 
 def _fail_unfinished(client: MlflowClient, experiment_id: str, digest: str) -> None:
-    unfinished = client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.model_digest = '{digest}'"
-    )
-    for run in unfinished:
-        client.set_terminated(run.info.run_id, "FAILED")
+    same_bytes = f"tags.model_digest = '{digest}'"
+    because = "its process ended before it had registered a version; the request was repeated"
+    fail_unfinished(client, experiment_id, same_bytes, because)
 
 
 def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
