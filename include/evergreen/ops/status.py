@@ -106,7 +106,8 @@ def _print_releases(console: Console, use_case: UseCase) -> None:
     except EvergreenError as error:
         found = registry.Findings(broken=(f"Its releases cannot be looked at: {error}",))
     for sentence in (*found.broken, *found.gone, *found.differing):
-        console.print(f"{use_case.name}: {sentence}", soft_wrap=True, highlight=False)
+        text = f"{use_case.name}: {sentence}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     if found.differing:
         console.print("Let MLflow follow the ledger again with (DAG unpaused):")
         _print_commands(console, [MAINTAIN])

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, func, select
+from sqlalchemy import Connection, Engine, Row, func, select
 
 from evergreen.databases import ledger_engine, take_lock
 from evergreen.decisions.stored import canonical_json, digest
@@ -164,7 +164,14 @@ def champion(engine: Engine, use_case: str) -> Entry | None:
     LedgerDamagedError
         That entry was changed after it was appended.
     """
-    return _last(engine, use_case)
+    query = select(LEDGER).where(LEDGER.c.use_case == use_case)
+    with engine.connect() as connection:
+        row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
+    if row is None:
+        return None
+    entry = _entry(row)
+    _require_intact(use_case, _find_changes(entry))
+    return entry
 
 
 def champion_at(engine: Engine, use_case: str, instant: datetime) -> Entry | None:
@@ -180,11 +187,17 @@ def champion_at(engine: Engine, use_case: str, instant: datetime) -> Entry | Non
     ValueError
         The instant has no zone.
     LedgerDamagedError
-        The entry was changed after it was appended.
+        The ledger does not verify: any changed entry may be the one that was in charge.
     """
     if instant.tzinfo is None:
         raise ValueError(f"The instant {instant} has no zone; expected one, such as UTC.")
-    return _last(engine, use_case, LEDGER.c.recorded_at <= instant)
+    ledger = entries(engine, use_case)
+    _require_intact(use_case, _find_problems(ledger))
+    return max(
+        (entry for entry in ledger if entry.recorded_at <= instant),
+        key=lambda entry: entry.sequence,
+        default=None,
+    )
 
 
 def entries(engine: Engine, use_case: str) -> list[Entry]:
@@ -221,18 +234,6 @@ def tell_damage(use_case: str, problems: Sequence[str]) -> str:
 def _read(connection: Connection, use_case: str) -> list[Entry]:
     query = select(LEDGER).where(LEDGER.c.use_case == use_case).order_by(LEDGER.c.sequence)
     return [_entry(row) for row in connection.execute(query)]
-
-
-def _last(engine: Engine, use_case: str, *conditions: ColumnElement[bool]) -> Entry | None:
-    """Return the last entry, of those that meet the conditions, if it is what was appended."""
-    query = select(LEDGER).where(LEDGER.c.use_case == use_case, *conditions)
-    with engine.connect() as connection:
-        row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
-    if row is None:
-        return None
-    entry = _entry(row)
-    _require_intact(use_case, _find_changes(entry))
-    return entry
 
 
 def _require_intact(use_case: str, problems: Sequence[str]) -> None:
