@@ -3,7 +3,8 @@
 Forgets what tables looked like long ago (snapshots that training runs used are kept), merges small
 files, frees the disk of what nothing refers to any more, and backs up databases, warehouse and
 artifacts into `EVERGREEN_BACKUPS`. Reads every day of every table and compares it with what was
-published. Sweeps staging that crashes left behind.
+published. Verifies the release ledgers, and puts right what MLflow shows otherwise. Sweeps staging
+and runs of MLflow that crashes left behind.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -41,6 +42,8 @@ def maintenance() -> None:
     task(steps.back_up)("{{ params.keep_backups }}")
     task(steps.sweep_staging)()
     task(steps.verify_tables)()
+    task(steps.repair_registry)()
+    task(steps.fail_dead_runs)()
 
 
 maintenance()

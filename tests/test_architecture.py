@@ -33,7 +33,7 @@ LIGHT_LIBRARIES = {"pydantic", "yaml"}
 OWNERS = {
     "feast": ("features/",),
     "ibis": ("features/",),
-    "mlflow": ("training/tracking.py",),
+    "mlflow": ("training/tracking/",),
     "great_expectations": ("quality/",),
     "pyiceberg": ("lake/",),
     "airflow": (),

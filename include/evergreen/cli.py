@@ -138,6 +138,27 @@ def status() -> None:
 
 
 @cli.command()
+@click.argument("use_case")
+@click.option(
+    "--at",
+    "instant",
+    metavar="INSTANT",
+    help="Who was in charge then, e.g. 2026-03-03T00:00; without an offset in the use case's zone.",
+)
+def champions(use_case: str, instant: str | None) -> None:
+    """Say which versions of USE_CASE were in charge, from when to when, by whom and why.
+
+    Ends with code 1 if the release ledger does not verify.
+    """
+    from evergreen.ops.champions import show_champion_at, show_champions
+
+    if instant:
+        show_champion_at(use_case, instant)
+    else:
+        show_champions(use_case)
+
+
+@cli.command()
 @click.argument("target")
 def replay(target: str) -> None:
     """Make an output again from what was recorded of it, and compare.

@@ -56,6 +56,18 @@ def open_engine(database: Database, url: str, connect: Callable[[], sa.Engine]) 
     return engine
 
 
+def require_answer(database: Database, url: str) -> None:
+    """Ask a database for a connection, for libraries that would ask for minutes.
+
+    Raises
+    ------
+    ServiceDownError
+        The database does not answer, now.
+    """
+    engine = open_engine(database, url, lambda: sa.create_engine(url, poolclass=sa.NullPool))
+    engine.connect().close()
+
+
 def service_down(database: Database, url: str, cause: BaseException | None) -> ServiceDownError:
     """Return the error that names a database, where it should be, and what to do."""
     where = sa.make_url(url).render_as_string(hide_password=True)

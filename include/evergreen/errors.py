@@ -81,6 +81,10 @@ class LedgerConflictError(PermanentError):
     """Another actor changed the champion that a decision was about; it must be decided again."""
 
 
+class LedgerDamagedError(PermanentError):
+    """The release ledger is not what was written, so nobody can say who is in charge."""
+
+
 class ServiceDownError(TransientError):
     """A service that should be running (Postgres, Airflow, MLflow) does not answer."""
 

@@ -33,6 +33,7 @@ from evergreen.errors import NotReadyError
 from evergreen.provenance import staleness
 from evergreen.release import ledger
 from evergreen.training import tracking
+from evergreen.training.tracking.client import connect
 from registry import aliases
 
 pytestmark = pytest.mark.timeout(3600)
@@ -214,7 +215,7 @@ def test_model_steps(
     assert made == list(range(1, len(made) + 1))
     with pytest.raises(NotReadyError):
         tracking.describe_version(shop.use_case, len(made) + 1)
-    registry = tracking._client(None)
+    registry = connect()
     experiment = registry.get_experiment_by_name(NAME).experiment_id
     assert list(registry.search_runs([experiment], "attributes.status = 'RUNNING'")) == []
     tally.seconds = time.monotonic() - started

@@ -5,7 +5,7 @@ pydantic and PyYAML.
 """
 
 from evergreen.contract.base import Bounds, Day, Identifier, Ratio, Zone
-from evergreen.contract.days import Period, as_of, day_of, join_days, parse_day
+from evergreen.contract.days import Period, as_of, day_of, join_days, parse_day, parse_instant
 from evergreen.contract.dtypes import KEY_DTYPES, NAMES, Dtype, FeatureDtype, arrow
 from evergreen.contract.features import Feature, Features
 from evergreen.contract.load import (
@@ -91,5 +91,6 @@ __all__ = [
     "load_use_case_file",
     "load_use_cases",
     "parse_day",
+    "parse_instant",
     "require_whole_use_cases",
 ]

@@ -75,6 +75,37 @@ def parse_day(text: str, use_case: str | None = None) -> date:
     return day
 
 
+def parse_instant(text: str, zone: str) -> datetime:
+    """Parse a date and a time; without an offset they are of the zone, and a date is its midnight.
+
+    Of a time that clocks show twice, the first is meant.
+
+    Returns
+    -------
+    datetime
+        In the zone.
+
+    Raises
+    ------
+    ConfigError
+        The text is no date and time of ISO 8601.
+
+    >>> parse_instant("2026-03-03", "Europe/Berlin").isoformat()
+    '2026-03-03T00:00:00+01:00'
+    >>> parse_instant("2026-03-03T00:00Z", "Europe/Berlin").isoformat()
+    '2026-03-03T01:00:00+01:00'
+    """
+    try:
+        given = datetime.fromisoformat(text)
+        local = given if given.tzinfo else given.replace(tzinfo=ZoneInfo(zone))
+        return local.astimezone(UTC).astimezone(ZoneInfo(zone))
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"The instant is {text!r}; expected a date and time such as 2026-03-03T00:00 (of "
+            f"{zone}) or 2026-03-03T00:00+01:00."
+        ) from error
+
+
 @dataclass(frozen=True)
 class Period:
     """Days `[start, end)`.

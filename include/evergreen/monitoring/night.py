@@ -8,7 +8,7 @@ published of a night does not depend on which nights ran before it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Any
 
@@ -217,11 +217,8 @@ def _measure_day(
     )
     rows: list[PerformanceRow] = []
     if predictions and labels:
-        holdouts = {
-            version: describe_version(use_case, version).holdout
-            for version in predictions["model_version"].unique().to_pylist()
-        }
-        rows = realised_performance(predictions, labels, use_case, holdouts)
+        versions = predictions["model_version"].unique().to_pylist()
+        rows = realised_performance(predictions, labels, use_case, _holdouts(use_case, versions))
     elif not owed:
         logger.info("%s: no scored day with matured labels (looked at %s)", use_case.name, scored)
         return None
@@ -241,6 +238,17 @@ def _measure_day(
         holdout=overall.holdout,
         degraded=overall.degraded,
     )
+
+
+def _holdouts(use_case: UseCase, versions: Iterable[int]) -> dict[int, dict[str, float]]:
+    """Look up what versions reached on their holdouts, of those that are still registered."""
+    holdouts = {}
+    for version in versions:
+        try:
+            holdouts[version] = describe_version(use_case, version).holdout
+        except NotReadyError as error:
+            logger.warning("version %d is measured and not judged: %s", version, error)
+    return holdouts
 
 
 def _incident(error: PermanentError, table: str, day: date) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evergreen.contract import UseCase, list_use_cases, load_all
-from evergreen.errors import DamagedError, EvergreenError, ServiceDownError
+from evergreen.errors import DamagedError, EvergreenError, LedgerDamagedError, ServiceDownError
+from evergreen.provenance.commands import MAINTAIN
 from evergreen.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def show_status(settings: Settings) -> None:
     _print_failed(console, settings)
     for use_case in use_cases:
         _print_findings(console, use_case)
+        _print_releases(console, use_case)
 
 
 def show_plan(name: str) -> None:
@@ -89,6 +91,26 @@ def _print_findings(console: Console, use_case: UseCase) -> None:
         _print_listed(console, use_case, f"Stale in {use_case.name}", stale)
     else:
         console.print(f"{use_case.name}: nothing is stale.")
+
+
+def _print_releases(console: Console, use_case: UseCase) -> None:
+    """Print what is wrong with ledger and registry; nothing where all is well."""
+    from evergreen.release import ledger
+
+    if not ledger.entries(ledger.engine(), use_case.name):
+        return
+    from evergreen.release import registry
+
+    try:
+        found = registry.find_problems(use_case)
+    except EvergreenError as error:
+        found = registry.Findings(broken=(f"Its releases cannot be looked at: {error}",))
+    for sentence in (*found.broken, *found.gone, *found.differing):
+        text = f"{use_case.name}: {sentence}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    if found.differing:
+        console.print("Let MLflow follow the ledger again with (DAG unpaused):")
+        _print_commands(console, [MAINTAIN])
 
 
 def _print_listed(console: Console, use_case: UseCase, title: str, found: Sequence[Stale]) -> None:
@@ -185,7 +207,11 @@ def _tables() -> Table:
             table.add_row(
                 name, stored, str(len(days)), str(first), str(last), f"{sum(days.values()):,}"
             )
-        champion = ledger.champion(ledger.engine(), name)
+        try:
+            champion = ledger.champion(ledger.engine(), name)
+        except LedgerDamagedError:
+            table.add_row(name, "champion: unknown, the ledger is damaged", "", "", "", "")
+            continue
         if champion is not None:
             table.add_row(name, f"champion: version {champion.version}", "", "", "", "")
     return table

@@ -45,3 +45,16 @@ def declare_without_data(use_case: str, day: date, table: str = "") -> str:
     """Decide that there will be no data for a day, of all tables or of one."""
     of = f" --conf table={table}" if table else ""
     return f"{run_day(f'{use_case}_ingest', day)} --conf without_data='the reason'{of}"
+
+
+def put_in_charge(
+    use_case: str, action: str, version: int, reason: str, day: date | None = None
+) -> str:
+    """Promote a version by hand or roll back to one, and perhaps score a day again with it."""
+    conf = f"--conf action={action} --conf version={version} --conf reason='{reason}'"
+    again = f" --day {day}" if day else ""
+    return f"evergreen trigger {use_case}_release {conf}{again}"
+
+
+MAINTAIN = "evergreen trigger maintenance"
+"""Start the weekly house-keeping now."""

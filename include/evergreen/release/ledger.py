@@ -6,15 +6,16 @@ entry exactly one wins. Each entry carries the hash of the one before.
 
 Notes
 -----
-The chain shows changed, removed and reordered entries. Removal of the newest entries, or a chain
-rewritten from some entry on, shows only against a hash that was written down elsewhere: pass it
-to `verify`. Triggers refuse UPDATE, DELETE and TRUNCATE; the owner of the database can drop them,
-which is what the chain is for.
+The chain shows changed, removed and reordered entries: nothing is appended to one that does not
+verify, and a last entry that was changed names no champion. Removal of the newest entries, or a
+chain rewritten from some entry on, shows only against a hash that was written down elsewhere: pass
+it to `verify`. Triggers refuse UPDATE, DELETE and TRUNCATE; the owner of the database can drop
+them, which is what the chain is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -24,7 +25,7 @@ from sqlalchemy import Connection, Engine, Row, func, select
 
 from evergreen.databases import ledger_engine, take_lock
 from evergreen.decisions.stored import canonical_json, digest
-from evergreen.errors import LedgerConflictError, PermanentError
+from evergreen.errors import LedgerConflictError, LedgerDamagedError, PermanentError
 from evergreen.release.ledger_table import LEDGER
 
 Action = Literal["promote", "roll_back"]
@@ -114,20 +115,28 @@ def append(
         Somebody else appended first. Decide again on what the ledger says now.
     BusyError
         Others have been appending for a minute.
+    LedgerDamagedError
+        The ledger does not verify.
     PermanentError
         A roll-back to the version in charge or to one that never was.
+
+    Notes
+    -----
+    The whole chain is verified before anything is chained upon it: O(n_entries).
     """
     wanted = (use_case, action, int(version), request)
     with engine.begin() as connection:
         take_lock(connection.exec_driver_sql, f"release {use_case}", _LOCK_SECONDS)
-        head = _head(connection, use_case)
-        if done := _already_done(connection, head, *wanted):
+        ledger = _read(connection, use_case)
+        _require_intact(use_case, _find_problems(ledger))
+        head = ledger[-1] if ledger else None
+        if done := _already_done(ledger, action, int(version), request):
             return done
         found = head.sequence if head else 0
         if expected_sequence not in (None, found):
             raise LedgerConflictError(_conflict(wanted, expected_sequence, head))
         if action == "roll_back":
-            _require_former_champion(connection, head, use_case, int(version))
+            _require_former_champion(ledger, use_case, int(version))
         payload = canonical_json(dict(evidence or {}))
         entry = _sealed(
             use_case=use_case,
@@ -148,16 +157,53 @@ def append(
 
 
 def champion(engine: Engine, use_case: str) -> Entry | None:
-    """Return the entry that put the present champion in charge; None when there is none."""
+    """Return the entry that put the present champion in charge; None when there is none.
+
+    Raises
+    ------
+    LedgerDamagedError
+        That entry was changed after it was appended.
+    """
+    query = select(LEDGER).where(LEDGER.c.use_case == use_case)
     with engine.connect() as connection:
-        return _head(connection, use_case)
+        row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
+    if row is None:
+        return None
+    entry = _entry(row)
+    _require_intact(use_case, _find_changes(entry))
+    return entry
+
+
+def champion_at(engine: Engine, use_case: str, instant: datetime) -> Entry | None:
+    """Return the entry that named the champion of a past instant; None when there was none yet.
+
+    Parameters
+    ----------
+    instant
+        With a zone. An entry counts from the very instant it was recorded at.
+
+    Raises
+    ------
+    ValueError
+        The instant has no zone.
+    LedgerDamagedError
+        The ledger does not verify: any changed entry may be the one that was in charge.
+    """
+    if instant.tzinfo is None:
+        raise ValueError(f"The instant {instant} has no zone; expected one, such as UTC.")
+    ledger = entries(engine, use_case)
+    _require_intact(use_case, _find_problems(ledger))
+    return max(
+        (entry for entry in ledger if entry.recorded_at <= instant),
+        key=lambda entry: entry.sequence,
+        default=None,
+    )
 
 
 def entries(engine: Engine, use_case: str) -> list[Entry]:
-    """Return the whole ledger of a use case, oldest first."""
-    query = select(LEDGER).where(LEDGER.c.use_case == use_case).order_by(LEDGER.c.sequence)
+    """Return the whole ledger of a use case, oldest first, as it is; see `verify`."""
     with engine.connect() as connection:
-        return [_entry(row) for row in connection.execute(query)]
+        return _read(connection, use_case)
 
 
 def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None) -> tuple[str, ...]:
@@ -170,12 +216,43 @@ def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None)
         a ledger that was cut off at its end looks intact.
     """
     ledger = entries(engine, use_case)
+    problems = _find_problems(ledger)
+    if anchor and anchor not in {(entry.sequence, entry.hash) for entry in ledger}:
+        problems.append(f"entry {anchor[0]} with hash {anchor[1]} is missing")
+    return tuple(problems)
+
+
+def tell_damage(use_case: str, problems: Sequence[str]) -> str:
+    """Say what is wrong with a ledger (see `verify`), what follows from it, and what to do."""
+    return (
+        f"The release ledger of {use_case} is not as it was written: {'; '.join(problems)}. Until "
+        "that is settled nothing is promoted or rolled back. Find out who changed the table "
+        "release_ledger, and bring it back from a backup (`evergreen restore`)."
+    )
+
+
+def _read(connection: Connection, use_case: str) -> list[Entry]:
+    query = select(LEDGER).where(LEDGER.c.use_case == use_case).order_by(LEDGER.c.sequence)
+    return [_entry(row) for row in connection.execute(query)]
+
+
+def _require_intact(use_case: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise LedgerDamagedError(tell_damage(use_case, problems))
+
+
+def _find_changes(entry: Entry) -> list[str]:
+    """Say what of one entry is not what was sealed in its hashes."""
     problems = []
-    for entry in ledger:
-        if digest(entry.evidence) != entry.evidence_digest:
-            problems.append(f"entry {entry.sequence}: the evidence was changed")
-        if _hash(asdict(entry)) != entry.hash:
-            problems.append(f"entry {entry.sequence}: its content does not give its hash")
+    if digest(entry.evidence) != entry.evidence_digest:
+        problems.append(f"entry {entry.sequence}: the evidence was changed")
+    if _hash(asdict(entry)) != entry.hash:
+        problems.append(f"entry {entry.sequence}: its content does not give its hash")
+    return problems
+
+
+def _find_problems(ledger: Sequence[Entry]) -> list[str]:
+    problems = [problem for entry in ledger for problem in _find_changes(entry)]
     if ledger and (ledger[0].sequence != 1 or ledger[0].previous_hash != GENESIS):
         problems.append(f"the first entry is number {ledger[0].sequence}; entries are missing")
     for before, after in pairwise(ledger):
@@ -185,54 +262,35 @@ def verify(engine: Engine, use_case: str, anchor: tuple[int, str] | None = None)
             problems.append(f"entry {after.sequence} does not follow from entry {before.sequence}")
         if after.recorded_at < before.recorded_at:
             problems.append(f"entry {after.sequence} is older than entry {before.sequence}")
-    if anchor and anchor not in {(entry.sequence, entry.hash) for entry in ledger}:
-        problems.append(f"entry {anchor[0]} with hash {anchor[1]} is missing")
-    return tuple(problems)
-
-
-def _head(connection: Connection, use_case: str) -> Entry | None:
-    query = select(LEDGER).where(LEDGER.c.use_case == use_case)
-    row = connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).first()
-    return None if row is None else _entry(row)
+    return problems
 
 
 def _already_done(
-    connection: Connection,
-    head: Entry | None,
-    use_case: str,
-    action: Action,
-    version: int,
-    request: str | None,
+    ledger: Sequence[Entry], action: Action, version: int, request: str | None
 ) -> Entry | None:
-    query = select(LEDGER).where(
-        LEDGER.c.use_case == use_case,
-        LEDGER.c.request == request,
-        LEDGER.c.action == action,
-        LEDGER.c.version == version,
-    )
-    row = connection.execute(query).first()
-    if row is not None:
-        return _entry(row)
+    wanted = (request, action, version)
+    for entry in ledger:
+        if (entry.request, entry.action, entry.version) == wanted:
+            return entry
+    head = ledger[-1] if ledger else None
     in_charge = head is not None and head.version == version
     return head if head and in_charge and action in ("promote", head.action) else None
 
 
-def _require_former_champion(
-    connection: Connection, head: Entry | None, use_case: str, version: int
-) -> None:
-    query = select(LEDGER.c.version).where(LEDGER.c.use_case == use_case).distinct()
-    former = set(connection.scalars(query)) - ({head.version} if head else set())
+def _require_former_champion(ledger: Sequence[Entry], use_case: str, version: int) -> None:
+    in_charge = ledger[-1].version if ledger else None
+    former = {entry.version for entry in ledger} - {in_charge}
     if version not in former:
-        in_charge = head is not None and head.version == version
         raise PermanentError(
             f"Cannot roll {use_case} back to version {version}: "
-            f"{'it is in charge now' if in_charge else 'it never was champion'}. "
+            f"{'it is in charge now' if version == in_charge else 'it never was champion'}. "
             f"Former champions: {', '.join(map(str, sorted(former))) or 'none'}."
         )
 
 
 def _now(connection: Connection, head: Entry | None) -> datetime:
-    now: datetime = connection.execute(select(func.current_timestamp())).scalar_one()
+    # Not the transaction's time: that began before the lock was waited for.
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     # The clock of a database may be set back by a little; order in time must not break.
     return max(now.astimezone(UTC), head.recorded_at) if head else now.astimezone(UTC)
 

@@ -1,15 +1,20 @@
-"""House-keeping of the lake and of staging, and backups."""
+"""House-keeping of the lake, of staging and of the model registry, and backups."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 # Longer than any run; what was staged so long ago belongs to a run that died and was never retried.
 _STAGING_AGE = timedelta(days=2)
 # A commit refers to its files seconds or minutes after it wrote them.
 _ORPHAN_AGE = timedelta(days=1)
+# A try of a training ends after twelve hours, so whatever is at work began later than that.
+_DEAD_RUN_AGE = timedelta(days=1)
 
 
 def compact_tables() -> dict[str, Any]:
@@ -76,6 +81,34 @@ def verify_tables() -> dict[str, Any]:
             "lists all, with the commands that mend them."
         )
     return days
+
+
+def repair_registry() -> dict[str, Any]:
+    """Verify the release ledgers, and let MLflow's alias and tags follow ledger and gate again."""
+    from evergreen.contract import load_use_cases
+    from evergreen.errors import PermanentError
+    from evergreen.release import registry
+
+    repaired: dict[str, list[str]] = {}
+    broken: list[str] = []
+    for use_case in load_use_cases():
+        found = registry.repair(use_case)
+        repaired[use_case.name] = list(found.differing)
+        broken += found.broken
+        for sentence in (*found.differing, *found.gone):
+            logger.warning("%s: %s", use_case.name, sentence)
+    if broken:
+        raise PermanentError("; ".join(broken))
+    return repaired
+
+
+def fail_dead_runs() -> dict[str, Any]:
+    """Mark MLflow's runs as failed whose process was killed and whose training nobody repeated."""
+    from evergreen.contract import load_use_cases
+    from evergreen.training import tracking
+
+    before = datetime.now(UTC) - _DEAD_RUN_AGE
+    return {found.name: tracking.fail_dead_runs(found, before) for found in load_use_cases()}
 
 
 def back_up(keep: str) -> dict[str, Any]:

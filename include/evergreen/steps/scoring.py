@@ -29,8 +29,8 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
     """
     from evergreen.provenance import receipts
     from evergreen.release import ledger
+    from evergreen.release.registry import look_up
     from evergreen.training.compatibility import require_fit
-    from evergreen.training.tracking import describe_version
 
     declared, wanted = load_use_case(use_case), parse_day(day, use_case)
     recorded = receipts.latest(use_case, "publish_predictions", wanted, wanted + timedelta(days=1))
@@ -39,7 +39,7 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
         require_fit(
             declared,
             version,
-            describe_version(declared, version).reads,
+            look_up(declared, version, wanted).reads,
             f"It has scored {day} before; {use_case}_release scores that day with another version.",
         )
         return {"use_case": use_case, "day": day, "version": version, "because": "recorded"}
@@ -49,7 +49,7 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
             f"{use_case} has no champion yet, so {day} cannot be scored. Trigger {use_case}_train "
             "with a day as its partition key; then clear this run."
         )
-    require_fit(declared, champion.version, describe_version(declared, champion.version).reads)
+    require_fit(declared, champion.version, look_up(declared, champion.version).reads)
     return {"use_case": use_case, "day": day, "version": champion.version, "because": "champion"}
 
 

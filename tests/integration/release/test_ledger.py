@@ -1,12 +1,11 @@
 """The release ledger, on the embedded Postgres."""
 
-import json
-import subprocess
-import sys
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from threading import Barrier
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,32 +13,17 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from evergreen.errors import LedgerConflictError, PermanentError, ServiceDownError
+from evergreen.errors import (
+    LedgerConflictError,
+    LedgerDamagedError,
+    PermanentError,
+    ServiceDownError,
+)
 from evergreen.release import ledger
-from evergreen.release.ledger_table import create_tables
+from evergreen.release.ledger_table import LEDGER, create_tables
 from evergreen.settings import load_settings
 
 _numbers = count()
-
-RACER = """
-import sys
-from evergreen.errors import LedgerConflictError
-from evergreen.release import ledger
-engine = ledger.engine()
-print("ready", flush=True)
-sys.stdin.readline()
-won = []
-for sequence in range(10):
-    while sequence and ledger.champion(engine, "race").sequence < sequence:
-        pass
-    try:
-        ledger.append(engine, "race", "promote", int(sys.argv[1]) * 100 + sequence,
-                      expected_sequence=sequence, actor=sys.argv[1], reason="race")
-        won.append(sequence)
-    except LedgerConflictError:
-        pass
-print(won, flush=True)
-"""
 
 
 def append(engine, version, expected, *, action="promote", use_case="churn", **changes):
@@ -58,6 +42,18 @@ def tamper(engine, statement):
         connection.execute(text("ALTER TABLE release_ledger DISABLE TRIGGER ALL"))
         connection.execute(text(statement))
         connection.execute(text("ALTER TABLE release_ledger ENABLE TRIGGER ALL"))
+
+
+def backdate(engine, instants):
+    """Write the ledger anew, as if it had been appended to at these instants."""
+    found, before = ledger.entries(engine, "churn"), ledger.GENESIS
+    tamper(engine, "DELETE FROM release_ledger")
+    for entry, instant in zip(found, instants, strict=True):
+        moved = dataclasses.replace(entry, recorded_at=instant, previous_hash=before)
+        before = ledger._hash(dataclasses.asdict(moved))
+        moved = dataclasses.replace(moved, hash=before)
+        with engine.begin() as connection:
+            connection.execute(LEDGER.insert().values(**dataclasses.asdict(moved)))
 
 
 def test_an_empty_ledger_has_no_champion_and_is_intact(book):
@@ -137,9 +133,34 @@ def test_roll_back_goes_to_former_champions_only(book):
 def test_time_never_runs_backwards(book):
     before = datetime.now(UTC) - timedelta(seconds=2)
     assert before <= append(book, 1, 0).recorded_at <= datetime.now(UTC)
-    tamper(book, "UPDATE release_ledger SET recorded_at = '2999-01-01 00:00+00'")
+    late = datetime(2999, 1, 1, tzinfo=UTC)
+    backdate(book, [late])
     # The database's clock is behind that entry; the order holds all the same.
-    assert append(book, 2, 1).recorded_at == datetime(2999, 1, 1, tzinfo=UTC)
+    assert append(book, 2, 1).recorded_at == late
+    assert ledger.verify(book, "churn") == ()
+
+
+def test_who_was_in_charge_at_an_instant(book):
+    three_entries(book)
+    first, second, third = (datetime(2026, 3, day, 12, tzinfo=UTC) for day in (1, 3, 5))
+    backdate(book, [first, second, third])
+    tick = timedelta(microseconds=1)
+
+    def version_at(instant):
+        entry = ledger.champion_at(book, "churn", instant)
+        return entry and (entry.sequence, entry.version)
+
+    assert version_at(first - tick) is None
+    # From the very instant on, and up to the next entry.
+    assert version_at(first) == version_at(second - tick) == (1, 1)
+    assert version_at(second) == version_at(third - tick) == (2, 2)
+    assert version_at(third) == version_at(third + timedelta(days=900)) == (3, 1)
+    # 13:00 in Berlin is noon in UTC.
+    assert version_at(datetime(2026, 3, 3, 12, 59, tzinfo=ZoneInfo("Europe/Berlin"))) == (1, 1)
+    assert version_at(datetime(2026, 3, 3, 13, 0, tzinfo=ZoneInfo("Europe/Berlin"))) == (2, 2)
+    with pytest.raises(ValueError, match="has no zone"):
+        version_at(third.replace(tzinfo=None))
+    assert ledger.champion_at(book, "retail", third) is None
 
 
 def test_what_is_read_does_not_depend_on_the_zone_of_the_server(book):
@@ -177,6 +198,26 @@ def test_verify_finds_tampering(book, statement, problem):
     three_entries(book)
     tamper(book, statement)
     assert any(problem in found for found in ledger.verify(book, "churn"))
+    # Nothing is chained upon it, and nobody's retry is answered from it.
+    before = ledger.entries(book, "churn")
+    for expected, version in ((None, 4), (3, 4), (0, 1)):
+        with pytest.raises(LedgerDamagedError, match=f"of churn.*{problem}.*evergreen restore"):
+            append(book, version, expected)
+    assert ledger.entries(book, "churn") == before
+
+
+def test_a_changed_last_entry_names_no_champion(book):
+    entry = three_entries(book)
+    tamper(book, "UPDATE release_ledger SET version = 2 WHERE sequence = 3")
+    for ask in (
+        lambda: ledger.champion(book, "churn"),
+        lambda: ledger.champion_at(book, "churn", entry.recorded_at),
+    ):
+        with pytest.raises(LedgerDamagedError, match="entry 3: its content"):
+            ask()
+    # Of any changed entry nobody knows when it came.
+    with pytest.raises(LedgerDamagedError, match="entry 3: its content"):
+        ledger.champion_at(book, "churn", entry.recorded_at - timedelta(days=1))
 
 
 def test_a_ledger_cut_off_at_its_end_shows_against_an_anchor(book):
@@ -259,32 +300,6 @@ def test_racing_decisions_by_hand_all_land_in_a_row(book):
         list(pool.map(lambda version: append(book, version, None, request=None), range(1, 13)))
     assert [entry.sequence for entry in ledger.entries(book, "churn")] == list(range(1, 13))
     assert ledger.verify(book, "churn") == ()
-
-
-def test_racing_processes_give_one_winner_per_entry(book):
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(n)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for n in (1, 2, 3)
-    ]
-    try:
-        for racer in racers:
-            assert racer.stdout.readline() == "ready\n"
-        for racer in racers:
-            racer.stdin.write("\n")
-            racer.stdin.flush()
-        won = [racer.communicate(timeout=60)[0] for racer in racers]
-    finally:
-        for racer in racers:
-            racer.kill()
-            racer.wait()
-    assert sorted(n for line in won for n in json.loads(line)) == list(range(10))
-    assert len(ledger.entries(book, "race")) == 10
-    assert ledger.verify(book, "race") == ()
 
 
 def test_a_ledger_that_does_not_answer_says_what_to_do(monkeypatch, tmp_path):

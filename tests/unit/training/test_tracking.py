@@ -13,7 +13,7 @@ from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import load_settings
 from evergreen.training import tracking
 from evergreen.training.record import TrainingRecord
-from registry import aliases
+from evergreen.training.tracking.client import connect
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def test_version_comes_back_as_it_was_trained(trained, record, use_case, setting
     assert facts.holdout["auc_low"] < facts.holdout["auc"] < facts.holdout["auc_high"]
     assert facts.metrics["left_out_rows"] == 3
     assert model.tags["day"] == "2025-01-01"
+    assert model.tags["lifecycle"] == "challenger"
     assert model.tags["reason"] == "drift of idle_days"
     assert list(model.reads.items()) == [
         ("orders", "int64"),
@@ -91,7 +92,7 @@ def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, settings):
 
 
 def test_run_states_its_datasets_with_snapshots(trained, plan, settings):
-    run = tracking._client(settings).get_run(trained.run_id)
+    run = connect(settings).get_run(trained.run_id)
     assert run.info.status == "FINISHED"
     inputs = {entry.dataset.name: entry for entry in run.inputs.dataset_inputs}
     assert set(inputs) == {f"tiny.{part}" for part in plan.parts}
@@ -120,26 +121,18 @@ def test_killed_attempt_is_marked_and_its_retry_registers(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracking, "_log_model", die)
+        patched.setattr(tracking.runs, "_log_model", die)
         with pytest.raises(KeyboardInterrupt):
             tracking.log_training_run(killed, use_case, settings)
-    client = tracking._client(settings)
+    client = connect(settings)
     experiment = client.get_experiment_by_name("tiny").experiment_id
     stuck = client.create_run(experiment, tags={"model_digest": record.model.digest})
     version = tracking.log_training_run(killed, use_case, settings)
     assert version.version > trained.version
-    assert client.get_run(stuck.info.run_id).info.status == "FAILED"
+    failed = client.get_run(stuck.info.run_id)
+    assert failed.info.status == "FAILED"
+    assert "the request was repeated" in failed.data.tags["failed_because"]
     assert not client.search_runs([experiment], "attributes.status = 'RUNNING'")
-
-
-def test_alias_moves_between_versions(trained, use_case, settings):
-    assert aliases("tiny", settings) == {}
-    tracking.set_champion(use_case, trained.version, settings)
-    tracking.set_champion(use_case, trained.version, settings)
-    assert aliases("tiny", settings) == {"champion": trained.version}
-    tracking.tag_version(use_case, trained.version, {"decision": "promoted"}, settings)
-    model = tracking.load_version(use_case, trained.version, settings)
-    assert model.tags["decision"] == "promoted"
 
 
 def test_unknown_version_is_named(trained, use_case, settings):

@@ -1,4 +1,4 @@
-"""Training runs and model versions in MLflow; the only module that imports it.
+"""Training runs and the versions they registered: written, and read.
 
 The registered version is the commit point of a training run: everything else is logged before it,
 so a version is always complete, and a run without one can be repeated.
@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +23,7 @@ from mlflow.types import ColSpec, Schema
 import evergreen
 from evergreen.contract import UseCase
 from evergreen.disk import scratch
-from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
+from evergreen.errors import PermanentError
 from evergreen.settings import Settings, load_settings
 from evergreen.targets import TargetModel
 from evergreen.training.model import LoadedModel, Model
@@ -43,20 +40,14 @@ from evergreen.training.record import (
 )
 from evergreen.training.served import MODEL_FILE, SERVED, write_served
 from evergreen.training.split import SplitPlan
-
-CHAMPION = "champion"
+from evergreen.training.tracking.client import connect, explained, uri
+from evergreen.training.tracking.dead_runs import fail_unfinished
+from evergreen.training.tracking.standing import LIFECYCLE
 
 # Versions are 32-bit integers; this is the greatest.
 _NO_VERSION = 2**31 - 1
 
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scipy", "xgboost")
-
-_PASSING = {"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR"}
-
-for _noisy in ("mlflow", "alembic"):
-    logging.getLogger(_noisy).setLevel(logging.WARNING)
-# It misses pip in environments that uv made; the requirements we state do not need it.
-logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -135,8 +126,8 @@ def initialise(settings: Settings | None = None) -> None:
     ServiceDownError
         The tracking store does not answer.
     """
-    with _explained():
-        _client(settings).search_experiments(max_results=1)
+    with explained():
+        connect(settings).search_experiments(max_results=1)
 
 
 def log_training_run(
@@ -162,8 +153,8 @@ def log_training_run(
     A run that was killed before its version was registered is marked as failed by its retry.
     """
     settings = settings or load_settings()
-    with _explained():
-        client = _client(settings)
+    with explained():
+        client = connect(settings)
         registered = _registered(client, use_case.name, record)
         if registered is not None:
             return registered
@@ -173,8 +164,8 @@ def log_training_run(
         run_id = client.create_run(
             experiment_id, run_name=f"{use_case.name} {record.day}", tags=tags
         ).info.run_id
-        mlflow.set_tracking_uri(_uri(settings))
-        mlflow.set_registry_uri(_uri(settings))
+        mlflow.set_tracking_uri(uri(settings))
+        mlflow.set_registry_uri(uri(settings))
         # Leaving the context finishes the run; leaving it by an error marks it as failed.
         with mlflow.start_run(run_id=run_id, log_system_metrics=False):
             client.log_batch(
@@ -195,7 +186,7 @@ def log_training_run(
             use_case.name,
             source,
             run_id=run_id,
-            tags=tags,
+            tags={**tags, LIFECYCLE: "challenger"},
             description=record.reason,
             model_id=model_id,
         )
@@ -214,8 +205,8 @@ def describe_version(
     ServiceDownError
         The tracking store does not answer.
     """
-    with _explained(f"version {version} of {use_case.name}"):
-        client = _client(settings)
+    with explained(f"version {version} of {use_case.name}"):
+        client = connect(settings)
         # What does not fit into MLflow's column is no version, and the database would say so.
         found = client.get_model_version(use_case.name, str(min(version, _NO_VERSION)))
         run = client.get_run(found.run_id)
@@ -232,8 +223,8 @@ def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
     ServiceDownError
         The tracking store does not answer.
     """
-    with _explained(f"the run {run_id}"):
-        found = _client(settings).get_run(run_id)
+    with explained(f"the run {run_id}"):
+        found = connect(settings).get_run(run_id)
     tags = dict(found.data.tags)
     if "plan" not in tags:
         raise PermanentError(f"The run {run_id} does not say what it was trained on.")
@@ -261,14 +252,14 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
     """
     settings = settings or load_settings()
     found = describe_version(use_case, version, settings)
-    with _explained(f"version {version} of {use_case.name}"):
-        client = _client(settings)
+    with explained(f"version {version} of {use_case.name}"):
+        client = connect(settings)
         location = client.get_model_version_download_uri(use_case.name, str(version))
         with scratch("model") as folder:
             model_file = mlflow.artifacts.download_artifacts(
                 artifact_uri=f"{location.rstrip('/')}/data/{SERVED}/{MODEL_FILE}",
                 dst_path=folder,
-                tracking_uri=_uri(settings),
+                tracking_uri=uri(settings),
             )
             ubj = Path(model_file).read_bytes()
             measured = Path(client.download_artifacts(found.run_id, MEASURED_FILE, folder))
@@ -300,61 +291,6 @@ def load_version(use_case: UseCase, version: int, settings: Settings | None = No
         tags=found.tags,
         reads=found.reads,
     )
-
-
-def set_champion(use_case: UseCase, version: int, settings: Settings | None = None) -> None:
-    """Let the registry's alias follow the release ledger; setting it again changes nothing.
-
-    Raises
-    ------
-    NotReadyError
-        There is no such version.
-    """
-    with _explained(f"version {version} of {use_case.name}"):
-        _client(settings).set_registered_model_alias(use_case.name, CHAMPION, str(version))
-
-
-def tag_version(
-    use_case: UseCase, version: int, tags: Mapping[str, str], settings: Settings | None = None
-) -> None:
-    """Set tags of a version, e.g. the gate's decision; a tag that exists is replaced.
-
-    Raises
-    ------
-    NotReadyError
-        There is no such version.
-    """
-    with _explained(f"version {version} of {use_case.name}"):
-        client = _client(settings)
-        for key, value in tags.items():
-            client.set_model_version_tag(use_case.name, str(version), key, value)
-
-
-def _uri(settings: Settings) -> str:
-    return settings.tracking_url or settings.database_url("mlflow")
-
-
-def _client(settings: Settings | None) -> MlflowClient:
-    uri = _uri(settings or load_settings())
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-@contextmanager
-def _explained(what: str = "it") -> Iterator[None]:
-    """Translate what MLflow raises into the project's own errors."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise NotReadyError(
-                f"MLflow does not know {what}: {error}. Choose a registered version, or train one."
-            ) from error
-        if error.error_code in _PASSING:
-            raise ServiceDownError(
-                f"The MLflow tracking store failed: {error}. Start it with `make up`, or check "
-                "EVERGREEN_TRACKING_URL and EVERGREEN_MLFLOW_URL."
-            ) from error
-        raise PermanentError(f"MLflow refused the request: {error}") from error
 
 
 def _registered(client: MlflowClient, name: str, record: TrainingRecord) -> TrainedVersion | None:
@@ -395,11 +331,9 @@ def _ensure_registered_model(client: MlflowClient, use_case: UseCase) -> None:
 
 
 def _fail_unfinished(client: MlflowClient, experiment_id: str, digest: str) -> None:
-    unfinished = client.search_runs(
-        [experiment_id], f"attributes.status = 'RUNNING' and tags.model_digest = '{digest}'"
-    )
-    for run in unfinished:
-        client.set_terminated(run.info.run_id, "FAILED")
+    same_bytes = f"tags.model_digest = '{digest}'"
+    because = "its process ended before it had registered a version; the request was repeated"
+    fail_unfinished(client, experiment_id, same_bytes, because)
 
 
 def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:

@@ -1,0 +1,35 @@
+"""All of MLflow: runs, registered versions, and what it shows of who is in charge."""
+
+from evergreen.training.tracking.dead_runs import fail_dead_runs
+from evergreen.training.tracking.runs import (
+    RunFacts,
+    TrainedVersion,
+    VersionFacts,
+    describe_run,
+    describe_version,
+    initialise,
+    load_version,
+    log_training_run,
+)
+from evergreen.training.tracking.standing import (
+    Registry,
+    describe_registry,
+    set_champion,
+    tag_version,
+)
+
+__all__ = [
+    "Registry",
+    "RunFacts",
+    "TrainedVersion",
+    "VersionFacts",
+    "describe_registry",
+    "describe_run",
+    "describe_version",
+    "fail_dead_runs",
+    "initialise",
+    "load_version",
+    "log_training_run",
+    "set_champion",
+    "tag_version",
+]
