@@ -81,7 +81,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-pains bench-backfill bench-batch-rules ## All benchmarks, one after the other
+bench: bench-online bench-pains bench-backfill bench-batch-rules bench-gate ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -98,6 +98,10 @@ bench-backfill: $(READY) ## Two years at once against day by day; one more day a
 .PHONY: bench-batch-rules
 bench-batch-rules: $(READY) ## How often the row count rule refuses good days, and finds half and doubled ones
 	@$(BIN)/python -W ignore -m benchmarks.batch_rules
+
+.PHONY: bench-gate
+bench-gate: $(READY) ## How often the gate promotes challengers that are as good, worse or better
+	@$(BIN)/python -W ignore -m benchmarks.gate docs/pictures/gate.png
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself

@@ -159,12 +159,24 @@ class UseCase(Model):
         ]
 
     def _policy_problems(self) -> list[str]:
+        features = self.features.columns
+        named = {"baselines": self.training.baselines, "slices": self.training.slices}
         found = [
-            f"training.baselines: found {name!r}, expected features that are declared "
-            f"({some(self.features.columns)})"
-            for name in self.training.baselines
-            if name not in self.features.columns
+            f"training.{key}: found {name!r}, expected features that are declared "
+            f"({some(features)})"
+            for key, names in named.items()
+            for name in names
+            if name not in features
         ]
+        for name, bounds in self.training.slices.items():
+            if name not in features:
+                continue
+            has_values = features[name].dtype in ("bool", "category")
+            if has_values == bool(bounds) or list(bounds) != sorted(set(bounds)):
+                found.append(
+                    f"training.slices.{name}: found {list(bounds)}; expected "
+                    + ("[], as each value is a slice" if has_values else "ascending bounds")
+                )
         known = {f"{bound}_{name}" for bound in ("min", "max") for name in self.target.metrics}
         found += [
             f"gate.{name}: unknown key; expected a bound of a metric of the target "

@@ -90,6 +90,13 @@ def nested(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             r"orders\.columns\.amount\.dtype: found 'money'",
         ),
         ("training.baselines", ["age"], r"training\.baselines: found 'age', expected features"),
+        ("training.slices", {"age": []}, r"training\.slices: found 'age', expected features"),
+        (
+            "training.slices",
+            {"orders_30d": []},
+            r"slices\.orders_30d: found \[\]; expected ascending",
+        ),
+        ("training.slices", {"orders_30d": [3, 1]}, r"slices\.orders_30d: found \[3\.0, 1\.0\]"),
         ("features.columns.total_orders.dtype", "string", r"total_orders\.dtype: found 'string'"),
         ("scoring.bands", {"low": 0.0, "high": 0.7}, r"scoring\.bands: .*descend"),
         ("monitoring.persistence", [4, 3], r"monitoring\.persistence: .*m <= n"),
