@@ -75,7 +75,15 @@ def main() -> None:
         f"{arguments.labels:,} labels of {arguments.label_days} days x "
         f"{arguments.entities * arguments.days:,} rows of features of {arguments.days} days; best "
         f"of {arguments.repetitions}, {SLOW} once; memory: peak (and above the imports)",
-        ("features are", "contender", "wall", "CPU", "memory", "times ours (of medians)"),
+        (
+            "features are",
+            "contender",
+            "wall",
+            "CPU",
+            "memory",
+            "wall / ours (medians)",
+            "CPU / ours",
+        ),
         [row for case, runs in found.items() for row in _rows(case, runs)],
         **{name: getattr(arguments, name) for name in sizes},
         features=len(FEATURES),
@@ -100,17 +108,21 @@ def _compare(folder: Path, case: str, arguments: argparse.Namespace) -> Runs:
 
 
 def _rows(case: str, runs: Runs) -> Iterator[Sequence[str]]:
-    ours = [run["seconds"] for run in runs["evergreen"]]
+    def column(contender: str, name: str) -> list[float]:
+        return [run[name] for run in runs[contender]]
+
+    ours, our_cpu = column("evergreen", "seconds"), min(column("evergreen", "cpu_seconds"))
     for contender, of_one in runs.items():
-        seconds = [run["seconds"] for run in of_one]
+        wall, cpu = column(contender, "seconds"), min(column(contender, "cpu_seconds"))
         yield (
             case,
             contender,
-            f"{min(seconds):.2f} s",
-            f"{min(run['cpu_seconds'] for run in of_one):.2f} s",
-            f"{max(run['peak_mib'] for run in of_one):,.0f} MiB "
+            f"{min(wall):.2f} s",
+            f"{cpu:.2f} s",
+            f"{max(column(contender, 'peak_mib')):,.0f} MiB "
             f"(+{max(run['peak_mib'] - run['before_mib'] for run in of_one):,.0f})",
-            f"{min(seconds) / min(ours):.2f} ({median(seconds) / median(ours):.2f})",
+            f"{min(wall) / min(ours):.2f} ({median(wall) / median(ours):.2f})",
+            f"{cpu / our_cpu:.2f}",
         )
 
 
