@@ -23,7 +23,7 @@ UV_FLAGS := --python $(BIN)/python --quiet
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(READY) ## Install Python packages into .venv, with a Python 3.11 from here or fetched by uv
@@ -81,11 +81,15 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-pains bench-backfill bench-batch-rules bench-gate ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
 	@$(BIN)/python -W ignore -m benchmarks.online
+
+.PHONY: bench-training-set
+bench-training-set: $(READY) ## Training sets against Feast's own engines: time, CPU, memory, equal values
+	@$(BIN)/python -W ignore -m benchmarks.training_set
 
 .PHONY: bench-pains
 bench-pains: $(READY) ## What stock Feast does with late and corrected data, beside ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -89,6 +90,15 @@ def report(
     path.write_text(json.dumps({"benchmark": name, "parts": parts}, indent=2) + "\n")
     console.print(f"Written to {path}")
     return path
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process; getrusage would count the parent's before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _machine() -> Mapping[str, Any]:

@@ -11,45 +11,32 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import psycopg
-import pyarrow as pa
 from feast import FeatureStore
 from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStoreConfig
 from feast.repo_config import RepoConfig
 from psycopg import sql
 
-from benchmarks.bench import report, workspace
-from benchmarks.contracts import write_use_case
+from benchmarks.bench import peak_mib, report, workspace
+from benchmarks.contracts import FEATURES, draw_features, entity_key, write_use_case
 from evergreen import lake
 from evergreen.contract import UseCase, as_of, load_use_case_file
 from evergreen.features import store
-from evergreen.features.compute.run import feature_schema
 from evergreen.features.store.definitions import definitions, service_name, view_name
 from evergreen.settings import Settings, load_settings
 
 FIRST_DAY, NEXT_DAY = date(2026, 1, 5), date(2026, 1, 6)
 CONTENDERS = ("stock", "evergreen")
-_TYPES = {
-    "total_orders": "int64",
-    "orders_30d": "int64",
-    "active_days": "int64",
-    "total_spent": "float64",
-    "avg_order_value": "float64",
-    "days_since_last_order": "float64",
-    "mean_gap_days": "float64",
-    "is_repeat": "bool",
-}
 
 
 def main() -> None:
@@ -72,7 +59,7 @@ def main() -> None:
         ("work", "stock", "evergreen", "ratio (of medians)", "stock memory", "evergreen memory"),
         rows,
         entities=arguments.entities,
-        features=len(_TYPES),
+        features=len(FEATURES),
         measurements=measured,
     )
 
@@ -92,7 +79,7 @@ def _compare(
     for contender in CONTENDERS:
         found["read", contender] = [_in_process(contender, "read", folder, arguments.reads)]
     rows = [
-        _load_row(f"{load}, {arguments.entities:,} x {len(_TYPES)}", found, load)
+        _load_row(f"{load}, {arguments.entities:,} x {len(FEATURES)}", found, load)
         for load in ("first load", "update")
     ]
     if not arguments.skip_large:
@@ -102,10 +89,10 @@ def _compare(
             _empty(settings, contender, large)
             _checkpoint(settings)
             found["large", contender] = [_in_process(contender, "load", large, FIRST_DAY)]
-        rows.append(_load_row(f"first load, {entities:,} x {len(_TYPES)}", found, "large"))
+        rows.append(_load_row(f"first load, {entities:,} x {len(FEATURES)}", found, "large"))
     for quantile in ("p50", "p99"):
         stock, ours = (found["read", contender][0][f"{quantile}_ms"] for contender in CONTENDERS)
-        label = f"read 1 x {len(_TYPES)}, {quantile} of {arguments.reads:,}"
+        label = f"read 1 x {len(FEATURES)}, {quantile} of {arguments.reads:,}"
         rows.append((label, f"{stock:.2f} ms", f"{ours:.2f} ms", f"{stock / ours:.2f}", "", ""))
     return rows, {f"{work}, {contender}": runs for (work, contender), runs in found.items()}
 
@@ -142,7 +129,7 @@ def _work(contender: str, task: str, folder: str, argument: str) -> dict[str, fl
         return _reads(contender, use_case, int(argument))
     # What is imported on first use is no part of the work.
     lake.scan(use_case.name, "features")
-    before = _peak_mib()
+    before = peak_mib()
     start = time.perf_counter()
     if contender == "stock":
         instant = as_of(date.fromisoformat(argument))
@@ -150,12 +137,12 @@ def _work(contender: str, task: str, folder: str, argument: str) -> dict[str, fl
     else:
         store.materialize(use_case, date.fromisoformat(argument))
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "before_mib": before, "peak_mib": _peak_mib()}
+    return {"seconds": seconds, "before_mib": before, "peak_mib": peak_mib()}
 
 
 def _reads(contender: str, use_case: UseCase, count: int) -> dict[str, float]:
     entities = _entities(use_case)
-    keys = [_key(int(n)) for n in np.random.default_rng(1).integers(0, entities, count + 50)]
+    keys = [entity_key(int(n)) for n in np.random.default_rng(1).integers(0, entities, count + 50)]
     seconds = []
     if contender == "stock":
         feast = _stock_store()
@@ -183,15 +170,6 @@ def _reads(contender: str, use_case: UseCase, count: int) -> dict[str, float]:
     return {"p50_ms": p50, "p99_ms": p99, "max_ms": worst, "first_ms": first}
 
 
-def _peak_mib() -> float:
-    """Peak resident memory of this process; getrusage would count the parent's before exec."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 # --- what is measured on -------------------------------------------------------------------------
 
 
@@ -214,40 +192,13 @@ def _stock_store(schema_mode: str = "skip") -> FeatureStore:
 def _declare(root: Path, entities: int) -> Path:
     """Write a use case, apply it to both stores, and publish two days of its features."""
     folder = root / f"online{entities}"
-    use_case = write_use_case(folder, _TYPES)
+    use_case = write_use_case(folder, FEATURES)
     store.apply([use_case])
     _stock_store("auto").apply(list(definitions(use_case)))
     for number, day in enumerate((FIRST_DAY, NEXT_DAY)):
-        rows = _features(use_case, day, entities, number)
+        rows = draw_features(use_case, day, entities, number)
         lake.publish(use_case.name, "features", rows, [day])
     return folder
-
-
-def _features(use_case: UseCase, day: date, entities: int, seed: int) -> pa.Table:
-    """One day as the features step publishes it: sorted by key; every tenth has no mean gap."""
-    random = np.random.default_rng(seed)
-    schema = feature_schema(use_case).append(pa.field("created_at", pa.timestamp("us", tz="UTC")))
-    columns: dict[str, Any] = {
-        "customer_id": [_key(n) for n in range(entities)],
-        "as_of": [as_of(day)] * entities,
-        "day": [day] * entities,
-        "created_at": [datetime(2026, 2, 1, tzinfo=UTC)] * entities,
-    }
-    for name, dtype in _TYPES.items():
-        match dtype:
-            case "int64":
-                columns[name] = random.geometric(0.1, entities)
-            case "bool":
-                columns[name] = random.random(entities) < 0.5
-            case _:
-                columns[name] = random.gamma(2.0, 50.0, entities)
-    mask = np.arange(entities) % 10 == 0
-    columns["mean_gap_days"] = pa.array(columns["mean_gap_days"], mask=mask)
-    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
-
-
-def _key(number: int) -> str:
-    return f"C{number:07}"
 
 
 def _entities(use_case: UseCase) -> int:

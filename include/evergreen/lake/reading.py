@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from evergreen.lake.iceberg import (
 from evergreen.lake.sealed import LakeFileIO, local_path, open_intact, readable
 
 if TYPE_CHECKING:
-    from pyiceberg.table import Table
+    from pyiceberg.table import FileScanTask, Table
 
 # Unbuffered, whole column chunks are read; up to a million rows each.
 _READ_BUFFER_BYTES = 1 << 20
@@ -41,17 +41,22 @@ class Scan:
 
     Parameters
     ----------
-    paths
-        Absolute paths or URLs; empty when the table has no such rows.
+    by_day
+        Absolute paths or URLs; days without rows are absent.
     snapshot_id
         The snapshot planned from; None when the table has no snapshot.
     schema
         Arrow schema of the table; None when the table does not exist.
     """
 
-    paths: tuple[str, ...]
+    by_day: Mapping[date, tuple[str, ...]]
     snapshot_id: int | None
     schema: pa.Schema | None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All of them, sorted."""
+        return tuple(sorted(path for paths in self.by_day.values() for path in paths))
 
 
 @dataclass(frozen=True)
@@ -108,29 +113,26 @@ def scan(
     """
     found = load(namespace, table)
     if found is None:
-        return Scan((), None, None)
+        return Scan({}, None, None)
     current = found.current_snapshot()
     used = snapshot_id or (current.snapshot_id if current else None)
     schema = found.schema().as_arrow()
     if used is None:
-        return Scan((), None, schema)
+        return Scan({}, None, schema)
     pinned = {
         day: pin
         for day, pin in (pins or {}).items()
         if (start is None or start <= day) and (end is None or day < end)
     }
     require_snapshot(found, used)
-    paths = [
-        local_path(task.file.file_path)
-        for task in tasks_of(found, range_filter(start, end), used)
-        if day_of(task) not in pinned and (days is None or day_of(task) in days)
-    ]
+    tasks = tasks_of(found, range_filter(start, end), used)
+    tasks = [task for task in tasks if day_of(task) not in pinned]
     for day, pin in pinned.items():
         if pin and (days is None or day in days):
             require_snapshot(found, pin)
-            tasks = tasks_of(found, days_filter([day]), pin)
-            paths += [local_path(task.file.file_path) for task in tasks]
-    return Scan(tuple(sorted(paths)), used, schema)
+            tasks += tasks_of(found, days_filter([day]), pin)
+    by_day = _by_day(task for task in tasks if days is None or day_of(task) in days)
+    return Scan(by_day, used, schema)
 
 
 def files(
@@ -142,10 +144,15 @@ def files(
     if found is None or used is None:
         return Files({}, None)
     require_snapshot(found, used)
+    return Files(_by_day(tasks_of(found, range_filter(None, end), used)), used)
+
+
+def _by_day(tasks: Iterable[FileScanTask]) -> dict[date, tuple[str, ...]]:
+    """Return the files of each day, both ascending."""
     by_day: dict[date, list[str]] = {}
-    for task in tasks_of(found, range_filter(None, end), used):
+    for task in tasks:
         by_day.setdefault(day_of(task), []).append(local_path(task.file.file_path))
-    return Files({day: tuple(sorted(by_day[day])) for day in sorted(by_day)}, used)
+    return {day: tuple(sorted(by_day[day])) for day in sorted(by_day)}
 
 
 def read(

@@ -166,19 +166,24 @@ def _with_features(
             f"{mending(use_case, missing)}.{hint if set(missing) & set(pins) else ''}"
         )
     key = use_case.entity.key
-    known: dict[date, pa.Array] = {}
+    known: dict[date, pa.Table] = {}
 
     def read() -> Iterator[tuple[date, pa.Table]]:
         for day in labels:
             features = lake.read_day(owner, "features", day, pins.get(day, snapshot))
-            known[day] = features[key].combine_chunks()
+            known[day] = features.select([key, "as_of"])
             yield day, features
 
     # Feast cannot join columns that no file has.
     require_computed(use_case, read(), use_case.feature_names)
     covered = {}
     for day, labelled in labels.items():
-        has_features = pc.is_in(labelled[key], value_set=known[day])
+        # Of another as-of they are on the same day only while a change of zone is worked through;
+        # joined point in time they would be too old, or missing in silence.
+        features = known[day]
+        same_key = pc.is_in(labelled[key], value_set=features[key].combine_chunks())
+        same_as_of = pc.is_in(labelled["as_of"], value_set=features["as_of"].unique())
+        has_features = pc.and_(same_key, same_as_of)
         covered[day] = labelled.filter(has_features)
         if covered[day].num_rows < MIN_COVERAGE_RATIO * labelled.num_rows:
             without = labelled.filter(pc.invert(has_features))[key]

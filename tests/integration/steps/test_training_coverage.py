@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,6 +87,13 @@ def test_what_has_labels_but_no_features(shop: Path) -> None:
         "same population",
     ):
         assert part in str(unlike.value)
+
+    # The features of a day know an hour less than its labels suppose.
+    column = features.schema.get_field_index("as_of")
+    older = pc.subtract(features["as_of"], pa.scalar(timedelta(hours=1)))
+    republish(FITTED, features.set_column(column, "as_of", older))
+    with pytest.raises(ValidationError, match=f"{features.num_rows} have no features"):
+        assembled()
 
     # A feature that may not be null is, on one row of one day.
     column = features.schema.get_field_index("last_amount")

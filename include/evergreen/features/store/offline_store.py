@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from typing import Literal
 
+import duckdb
 import ibis
 import pandas as pd
 from feast import FeatureView
@@ -42,6 +43,8 @@ from evergreen.sql.connection import connect
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ibis\.")
 
 _Reader = Callable[[DataSource, str], Table]
+# Only rows whose timestamp lies in one of them will be asked for; None asks for all.
+_Intervals = Sequence[tuple[datetime, datetime]] | None
 
 
 class LakeOfflineStoreConfig(DuckDBOfflineStoreConfig):
@@ -74,9 +77,6 @@ class LakeOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """Join features to entity rows, point in time; see Feast."""
         instants = pd.to_datetime(_event_timestamps(entity_df), utc=True).drop_duplicates()
-        reach = max((view.ttl for view in feature_views), default=timedelta(0))
-        unlimited = any(not view.ttl for view in feature_views)
-        usable = None if unlimited else [(at - reach, at) for at in instants]
         return get_historical_features_ibis(
             config=config,
             feature_views=[_half_open(view) for view in feature_views],
@@ -85,7 +85,7 @@ class LakeOfflineStore(DuckDBOfflineStore):
             registry=registry,
             project=project,
             full_feature_names=full_feature_names,
-            data_source_reader=_reader(config, usable),
+            data_source_reader=_reader(config, usable_intervals(feature_views, instants)),
             data_source_writer=_refuse_write,
             filter_by_created_timestamp=filter_by_created_timestamp,
         )
@@ -142,32 +142,52 @@ class LakeOfflineStore(DuckDBOfflineStore):
         )
 
 
-def _reader(config: RepoConfig, intervals: Sequence[tuple[datetime, datetime]] | None) -> _Reader:
-    """Make the callback through which Feast reads sources; all it reads shares one DuckDB.
+def usable_intervals(views: Sequence[FeatureView], instants: Iterable[datetime]) -> _Intervals:
+    """Return where timestamps of values that are usable at some instants lie; None: anywhere."""
+    if not all(view.ttl for view in views):
+        return None
+    reach = max((view.ttl for view in views), default=timedelta(0))
+    return [(at - reach, at) for at in instants]
 
-    Only rows whose timestamp lies in one of the intervals will be asked for; None asks for all.
+
+def plan(config: LakeOfflineStoreConfig, source: DataSource, intervals: _Intervals) -> lake.Scan:
+    """Plan the files of the days whose rows may have a timestamp in one of the intervals.
+
+    Raises
+    ------
+    NotReadyError
+        A snapshot was expired.
     """
-    store: LakeOfflineStoreConfig = config.offline_store
+    if not isinstance(source, LakeSource):
+        raise TypeError(f"Found the source {source.name}; expected a LakeSource.")
+    days = {day for interval in intervals or () for day in _days(*interval, source.zone)}
+    start, end = (min(days), max(days) + timedelta(days=1)) if days else (None, None)
+    return lake.scan(
+        source.namespace,
+        source.table,
+        start,
+        end,
+        config.snapshots.get(source.name),
+        config.pins.get(source.name),
+        # The days of a training set lie far apart.
+        frozenset(days) if days else None,
+    )
+
+
+def open_duckdb(config: LakeOfflineStoreConfig) -> duckdb.DuckDBPyConnection:
+    """Open DuckDB within the limits of the configuration."""
     spill = load_settings().scratch / "joins"
     spill.mkdir(parents=True, exist_ok=True)
-    opened = connect(spill, threads=store.threads, memory_mb=store.memory_mb)
+    return connect(spill, threads=config.threads, memory_mb=config.memory_mb)
+
+
+def _reader(config: RepoConfig, intervals: _Intervals) -> _Reader:
+    """Make the callback through which Feast reads sources; all it reads shares one DuckDB."""
+    opened = open_duckdb(config.offline_store)
     connection = ibis.duckdb.from_connection(opened)
 
     def read(source: DataSource, _repo_path: str) -> Table:
-        if not isinstance(source, LakeSource):
-            raise TypeError(f"Found the source {source.name}; expected a LakeSource.")
-        days = {day for interval in intervals or () for day in _days(*interval, source.zone)}
-        start, end = (min(days), max(days) + timedelta(days=1)) if days else (None, None)
-        scan = lake.scan(
-            source.namespace,
-            source.table,
-            start,
-            end,
-            store.snapshots.get(source.name),
-            store.pins.get(source.name),
-            # The days of a training set lie far apart.
-            frozenset(days) if days else None,
-        )
+        scan = plan(config.offline_store, source, intervals)
         if scan.schema is None:
             raise NotReadyError(
                 f"The table {source.name} does not exist yet. Publish a day of features first."

@@ -1,6 +1,6 @@
 import runpy
 import threading
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 import pyarrow as pa
 import pytest
@@ -23,13 +23,6 @@ from evergreen.settings import PROJECT_ROOT
 
 SUNDAY, MONDAY, TUESDAY, WEDNESDAY = (date(2026, 1, n) for n in (4, 5, 6, 7))
 EARLY, LATE = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 2, 2, tzinfo=UTC)
-INSTANT = pa.timestamp("us", tz="UTC")
-
-
-def entity_frame(rows, **columns):
-    buyers, instants = zip(*rows, strict=True)
-    named = {"buyer": list(buyers), "as_of": pa.array(instants, INSTANT), **columns}
-    return pa.table(named)
 
 
 def totals(use_case, *buyers):
@@ -249,106 +242,6 @@ def test_values_are_encoded_as_feast_encodes_them(field, values):
     column = pa.chunked_array([[*values, None], []], pa.array(values).type)
     expected = [Value(**{field: value}).SerializeToString() for value in values]
     assert online_rows.encoded_values(column) == [*expected, Value().SerializeToString()]
-
-
-# --- training sets -------------------------------------------------------------------------------
-
-
-def test_training_sets_take_the_value_of_the_as_of(applied, publish):
-    for number, day in enumerate((MONDAY, TUESDAY, WEDNESDAY), start=1):
-        publish(applied, day, {"a": number, "b": number * 10})
-    frame = entity_frame(
-        [("b", as_of(TUESDAY)), ("a", as_of(MONDAY)), ("a", as_of(WEDNESDAY))],
-        label=pa.array([True, None, False]),
-        weight=pa.array([1, None, 3], pa.int32()),
-    )
-    found = store.training_set(applied, frame)
-    assert found.select(frame.column_names).equals(frame)
-    assert found["total_orders"].to_pylist() == [20, 1, 3]
-    assert found.schema.names == [*frame.column_names, *applied.feature_names]
-    assert found.schema.field("total_orders").type == pa.int64()
-
-
-def test_repeated_and_unmatched_rows_are_neither_lost_nor_multiplied(applied, publish):
-    publish(applied, MONDAY, {"a": 1})
-    rows = [("a", as_of(MONDAY)), ("nobody", as_of(MONDAY)), ("a", as_of(MONDAY))]
-    found = store.training_set(applied, entity_frame(rows, n=[0, 1, 2]))
-    assert found["n"].to_pylist() == [0, 1, 2]
-    assert found["total_orders"].to_pylist() == [1, None, 1]
-
-
-def test_values_are_usable_from_as_of_until_before_as_of_plus_ttl(applied, publish):
-    publish(applied, MONDAY, {"a": 1})
-    start, second = as_of(MONDAY), timedelta(seconds=1)
-    instants = [
-        start - second,
-        start,
-        start + timedelta(days=2) - second,
-        start + timedelta(days=2),
-    ]
-    found = store.training_set(applied, entity_frame([("a", instant) for instant in instants]))
-    assert found["total_orders"].to_pylist() == [None, 1, 1, None]
-
-
-def test_later_days_and_later_corrections_do_not_reach_a_pinned_training_set(applied, publish):
-    snapshot = publish(applied, MONDAY, {"a": 1})
-    frame = entity_frame([("a", as_of(MONDAY))])
-    expected = store.training_set(applied, frame)
-    publish(applied, TUESDAY, {"a": 666})
-    assert store.training_set(applied, frame).equals(expected)
-    publish(applied, MONDAY, {"a": 666}, created_at=LATE)
-    assert store.training_set(applied, frame, snapshot_id=snapshot).equals(expected)
-    assert store.training_set(applied, frame)["total_orders"].to_pylist() == [666]
-
-
-def test_a_pinned_day_is_read_as_it_was_and_the_others_as_they_are(applied, publish):
-    then = publish(applied, MONDAY, {"a": 1})
-    publish(applied, TUESDAY, {"a": 2})
-    publish(applied, MONDAY, {"a": 11})
-    publish(applied, TUESDAY, {"a": 12})
-    frame = entity_frame([("a", as_of(MONDAY)), ("a", as_of(TUESDAY))])
-
-    def joined(pins):
-        return store.training_set(applied, frame, pins=pins)["total_orders"].to_pylist()
-
-    assert joined({}) == [11, 12]
-    assert joined({MONDAY: then}) == [1, 12]
-    # Without rows then: Monday has no value of its own, and none before it.
-    assert joined({MONDAY: 0}) == [None, 12]
-    with pytest.raises(NotReadyError, match="no snapshot 4711"):
-        joined({TUESDAY: 4711})
-
-
-def test_only_the_days_that_can_be_joined_are_read(applied, publish, monkeypatch):
-    for day in (MONDAY, TUESDAY, WEDNESDAY):
-        publish(applied, day, {"a": 1})
-    planned = []
-    scan = lake.scan
-    monkeypatch.setattr(lake, "scan", lambda *args: planned.append(scan(*args)) or planned[-1])
-    store.training_set(applied, entity_frame([("a", as_of(MONDAY))]))
-    assert [len(found.paths) for found in planned] == [1]
-
-
-def test_before_the_first_day_of_features_there_are_none(applied, publish):
-    publish(applied, MONDAY, {"a": 1})
-    long_ago = entity_frame([("a", as_of(MONDAY - timedelta(days=4000)))])
-    assert store.training_set(applied, long_ago)["total_orders"].to_pylist() == [None]
-
-
-def test_wrong_entity_frames_are_refused(applied, publish):
-    good = entity_frame([("a", as_of(MONDAY))])
-    with pytest.raises(NotReadyError, match="does not exist yet"):
-        store.training_set(applied, good)
-    publish(applied, MONDAY, {"a": 1})
-    for frame in (
-        good.drop_columns(["as_of"]),
-        good.append_column("total_orders", [[1]]),
-        good.set_column(0, "buyer", [pa.array([None], pa.string())]),
-    ):
-        with pytest.raises(ConfigError, match="expected"):
-            store.training_set(applied, frame)
-    empty = store.training_set(applied, good.slice(0, 0))
-    assert (empty.num_rows, empty.schema) == (0, store.training_set(applied, good).schema)
 
 
 # --- definitions and configuration ---------------------------------------------------------------
