@@ -105,7 +105,7 @@ bench-batch-rules: $(READY) ## How often the row count rule refuses good days, a
 
 .PHONY: bench-gate
 bench-gate: $(READY) ## How often the gate promotes challengers that are as good, worse or better
-	@$(BIN)/python -W ignore -m benchmarks.gate docs/pictures/gate.png
+	@$(BIN)/python -W ignore -m benchmarks.gate docs/gate.svg
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself

@@ -13,7 +13,7 @@ Vector = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Areas:
-    """AUC per model.
+    """Area per model.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class Areas:
 
 
 def areas_under_curve(labels: Vector, scores: Vector) -> Areas:
-    """Measure AUC of `m` models at once.
+    """Measure the areas of `m` models at once.
 
     Parameters
     ----------
