@@ -445,12 +445,15 @@ def _chance_worse(difference: Difference, allowed: float) -> float:
 
 def _fresh(evidence: PromotionEvidence, demands: PromotionDemands) -> Iterator[Check]:
     other = evidence.promoted_on_holdout
+    if evidence.champion is not None and evidence.champion.unfit is not None:
+        # Nothing is compared, so nothing is looked at twice.
+        other = None
     yield Check(
         "fresh_holdout",
         other is None,
         None,
         None,
-        "nothing was promoted on this holdout before"
+        "no comparison on this holdout has promoted before"
         if other is None
         else f"this very holdout has promoted version {other}; a second look at it is no evidence. "
         "Train for a later day",

@@ -154,6 +154,7 @@ def test_a_champion_that_cannot_be_measured_excuses_nothing_else():
     unfit = replace(GOOD, champion=MeasuredChampion(3, unfit="it reads x, which is gone"))
     reasons = decide_promotion(unfit, DEMANDS).reasons
     assert any("champion 3, which cannot be measured" in reason for reason in reasons)
+    assert failed(replace(unfit, promoted_on_holdout=3)) == set()
     weak = replace(unfit, challenger={**GOOD.challenger, "auc": 0.69})
     assert failed(weak) == {"min_auc"}
 
