@@ -165,7 +165,7 @@ def _draw(rows: list[tuple[int, float, float, float]], path: Path) -> None:
     axes.axhline(5, color="grey", linewidth=0.8)
     axes.set(xlabel="true difference in AUC", ylabel="promoted, %", ylim=(0, 100))
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    figure.savefig(path, dpi=150, metadata={"Date": None})
 
 
 if __name__ == "__main__":
