@@ -309,9 +309,10 @@ def test_leftovers_of_a_killed_run_are_ended_and_strangers_left_alone(
         for pid in (state["supervisor"], killed.pids["scheduler"]):
             psutil.Process(pid).kill()
         _until(lambda: airflow.find(settings) is None)
-        assert {*killed.pids.values(), worker.pid} - {killed.pids["scheduler"]} == {
-            process.pid for process in airflow_processes.owned(settings)
-        }
+        # One that writes to the supervisor's pipe just now ends by itself.
+        left = {process.pid for process in airflow_processes.owned(settings)}
+        assert worker.pid in left
+        assert left <= {*killed.pids.values(), worker.pid} - {scheduler.pid}
 
         restarted = airflow.start(settings)
         assert _ended(worker)
