@@ -63,12 +63,7 @@ def write_use_case(folder: Path, features: Mapping[str, str]) -> UseCase:
                 for name, dtype in features.items()
             },
         },
-        "target": {
-            "kind": "binary",
-            "name": "left",
-            "description": "Gone.",
-            "horizon_days": 30,
-        },
+        "target": {"name": "left", "description": "Gone.", "horizon_days": 30},
     }
     path = folder / "use_case.yaml"
     path.write_text(yaml.safe_dump(contract, sort_keys=False))

@@ -17,6 +17,6 @@ class Effort(NamedTuple):
     seed: int
 
 
-FEW_AND_MANY = pytest.mark.parametrize(
-    "effort", ["few", pytest.param("many", marks=pytest.mark.faults)], indirect=True
-)
+_MANY = pytest.param("many", marks=pytest.mark.faults)
+FEW_AND_MANY = pytest.mark.parametrize("effort", ["few", _MANY], indirect=True)
+MANY = pytest.mark.parametrize("effort", [_MANY], indirect=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import killer
 import pytest
-from effort import FEW_AND_MANY, Effort
+from effort import FEW_AND_MANY, MANY, Effort
 from fault_shop import (
     DAYS,
     NAME,
@@ -183,7 +183,7 @@ def mend(shop: Shop, driver: Killer, watch: Watch) -> None:
     assert staleness.find_stale(shop.use_case) == []
 
 
-@FEW_AND_MANY
+@MANY
 def test_model_steps(
     shop: Shop, nursery: Nursery, effort: Effort, report: Callable[[list[str]], None]
 ) -> None:

@@ -64,7 +64,7 @@ def test_a_file_of_local_times_loses_no_row(zone: str, day: date) -> None:
     assert report.success, report.failures
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     zone=st.sampled_from([BERLIN, "America/Sao_Paulo", "Asia/Kathmandu", "Australia/Lord_Howe"]),
     minutes=st.lists(st.integers(0, 366 * 24 * 60), min_size=1, max_size=30, unique=True),

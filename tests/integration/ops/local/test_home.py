@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo.run import _start_over as start_over
 from demo.run import demo as run_demo
 
 from evergreen import lake, steps
@@ -77,6 +78,20 @@ def test_whoever_is_at_work_is_named_and_left_alone(monkeypatch, capsys, command
         assert "EVERGREEN_HOME" in error
         assert sorted(home.rglob("*")) == before
         assert holder.poll() is None
+
+
+def test_the_demo_starts_over_on_what_a_demo_left_and_on_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
+    for name in ("warehouse/churn", "warehouse/spend", "demo"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "demo" / "made-by-demo").touch()
+    start_over(load_settings())
+    assert not (tmp_path / "warehouse").exists()
+    assert (tmp_path / "demo" / "made-by-demo").exists()
+    (tmp_path / "warehouse" / "shop").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"holds data that no demo made \(shop\)"):
+        start_over(load_settings())
+    assert (tmp_path / "warehouse" / "shop").exists()
 
 
 def test_a_claim_ends_with_the_process_that_has_it_even_by_kill():

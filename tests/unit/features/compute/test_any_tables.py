@@ -205,7 +205,7 @@ ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Austral
 
 
 @settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(zone=st.sampled_from(ZONES), seed=st.integers(0, 10**6), per_chunk=st.integers(1, 5))
 def test_days_alone_in_chunks_and_from_totals_are_the_same(
