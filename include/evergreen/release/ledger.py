@@ -15,7 +15,8 @@ them, which is what the chain is for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -154,6 +155,22 @@ def append(
         )
         connection.execute(LEDGER.insert().values(**asdict(entry)))
     return entry
+
+
+@contextmanager
+def projecting(engine: Engine, use_case: str) -> Iterator[None]:
+    """Be the only one who shows the ledger of a use case elsewhere; others wait.
+
+    What is to be shown must be read inside.
+
+    Raises
+    ------
+    BusyError
+        Others have been at it for a minute.
+    """
+    with engine.begin() as connection:
+        take_lock(connection.exec_driver_sql, f"project {use_case}", _LOCK_SECONDS)
+        yield
 
 
 def champion(engine: Engine, use_case: str) -> Entry | None:

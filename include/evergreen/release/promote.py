@@ -18,8 +18,6 @@ from evergreen.release import ledger
 SetAlias = Callable[[int], object]
 """Points the registry's alias `champion` at a version; may be called repeatedly."""
 
-_ATTEMPTS = 10
-
 
 def promote(
     engine: Engine,
@@ -96,19 +94,15 @@ def project(engine: Engine, use_case: str, set_alias: SetAlias) -> ledger.Entry 
     -------
     Entry or None
         The entry the alias now follows; None (and no call) when the ledger is empty.
+
+    Raises
+    ------
+    BusyError
+        Others have been projecting for a minute.
     """
-    head = ledger.champion(engine, use_case)
-    for _ in range(_ATTEMPTS):
-        if head is None:
-            return None
-        set_alias(head.version)
-        # Another actor may have appended and projected between our reading and our writing, and
-        # our writing was then the stale one.
-        newest = ledger.champion(engine, use_case)
-        if newest == head:
-            return head
-        head = newest
-    raise PermanentError(
-        f"{use_case}: the ledger changed {_ATTEMPTS} times while its alias was set; find out who "
-        "promotes in a loop."
-    )
+    # Whoever appends while we write projects after us.
+    with ledger.projecting(engine, use_case):
+        head = ledger.champion(engine, use_case)
+        if head is not None:
+            set_alias(head.version)
+    return head

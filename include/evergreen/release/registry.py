@@ -89,7 +89,9 @@ def repair(use_case: UseCase) -> Findings:
     for version, tags in _wrong_tags(use_case, entries, registry).items():
         tag_version(use_case, version, tags)
     if not entries and registry.champion:
-        set_champion(use_case, None)
+        with ledger.projecting(ledger.engine(), use_case.name):
+            if ledger.champion(ledger.engine(), use_case.name) is None:
+                set_champion(use_case, None)
     elif entries and entries[-1].version in registry.tags:
         project(ledger.engine(), use_case.name, lambda version: set_champion(use_case, version))
     return found

@@ -1,3 +1,5 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 
 import pytest
@@ -101,17 +103,22 @@ def test_a_late_retry_leaves_the_alias_with_the_newest_champion(book):
 
 def test_an_alias_written_late_is_corrected(book):
     registry = Registry()
-    others = [2, 3]
+    with ThreadPoolExecutor(1) as pool:
+        others = []
 
-    def slow_set_alias(version):
-        # Others append and project while we are on our way to the registry.
-        if others:
-            promote(book, "churn", others.pop(0), set_alias=registry.set_alias, **HAND)
-        registry.set_alias(version)
+        def slow_set_alias(version):
+            # Somebody else appends while we are on our way to the registry, and shows it after us.
+            others.append(
+                pool.submit(promote, book, "churn", 2, set_alias=registry.set_alias, **HAND)
+            )
+            while ledger.champion(book, "churn").version == version:
+                time.sleep(0.01)
+            assert registry.calls == 0
+            registry.set_alias(version)
 
-    entry = promote(book, "churn", 1, set_alias=slow_set_alias, **HAND)
-    assert entry.version == 1
-    assert registry.alias == ledger.champion(book, "churn").version == 3
+        entry = promote(book, "churn", 1, set_alias=slow_set_alias, **HAND)
+        assert (entry.version, others[0].result().version) == (1, 2)
+    assert registry.alias == ledger.champion(book, "churn").version == 2
 
 
 def test_roll_back_and_conflict(book):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from threading import Barrier
 
 import pyarrow as pa
 import pytest
@@ -127,6 +129,24 @@ def test_what_was_changed_by_hand_is_told_and_put_right(
     assert steps.repair_registry() == {"shop": []}
     assert "MLflow" not in status(capsys)
     assert len(ledger.entries(ledger.engine(), "shop")) == 2
+
+
+def test_many_who_put_it_right_at_once_do_not_disturb_one_another(shop: UseCase) -> None:
+    threads = 6
+    barrier = Barrier(threads)
+
+    def repair(_: int) -> None:
+        barrier.wait()
+        steps.repair_registry()
+
+    for _ in range(3):
+        for version in STATES:
+            client().delete_model_version_tag("shop", str(version), "lifecycle")
+        client().delete_registered_model_alias("shop", "champion")
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(repair, range(threads)))
+        assert aliases("shop") == {"champion": 2}
+        assert tags("shop", "lifecycle") == STATES
 
 
 def test_an_alias_that_was_removed_comes_back(shop: UseCase) -> None:

@@ -73,6 +73,10 @@ def set_champion(use_case: UseCase, version: int | None, settings: Settings | No
     ------
     NotReadyError
         There is no such version.
+
+    Notes
+    -----
+    MLflow fails when two set the same tag at once: to be called inside `ledger.projecting`.
     """
     client = connect(settings)
     with explained(f"version {version} of {use_case.name}"):
@@ -97,7 +101,8 @@ def tag_version(
         There is no such version.
     """
     client = connect(settings)
-    with explained(f"version {version} of {use_case.name}"):
+    projecting = ledger.projecting(ledger.engine(settings), use_case.name)
+    with projecting, explained(f"version {version} of {use_case.name}"):
         for key, value in tags.items():
             if value is None:
                 client.delete_model_version_tag(use_case.name, str(version), key)
@@ -112,10 +117,8 @@ def _tags(client: MlflowClient, use_case: UseCase) -> dict[int, dict[str, str]]:
 
 
 def _show_lifecycles(client: MlflowClient, use_case: UseCase, settings: Settings | None) -> None:
-    # In this order: whoever promotes between the two readings has not been overlooked.
-    tags = _tags(client, use_case)
     entries = ledger.entries(ledger.engine(settings), use_case.name)
-    for version, known in tags.items():
+    for version, known in _tags(client, use_case).items():
         state = lifecycle(version, entries, known.get(DECISION))
         if known.get(LIFECYCLE) != state:
             client.set_model_version_tag(use_case.name, str(version), LIFECYCLE, state)
