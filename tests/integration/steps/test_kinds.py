@@ -51,7 +51,8 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     declared = yaml.safe_load(path.read_text())
     declared["target"] |= {"kind": "number", "name": "spent", "distribution": "tweedie"}
     declared["gate"] = {"min_d2": -1.0, "max_latency_ms_per_1k": 1e5, "min_holdout_rows": 10}
-    declared["scoring"] = {"bands": {"much": 30.0, "little": 0.0}}
+    bands = {"much": 30.0, "little": 0.0}
+    declared["scoring"] = {"bands": bands, "reasons_for": [*bands]}
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     write_labels(folder, LABELS)
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
