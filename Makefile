@@ -81,7 +81,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-pains bench-backfill bench-batch-rules ## All benchmarks, one after the other
+bench: bench-online bench-pains bench-backfill bench-batch-rules bench-score ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -98,6 +98,10 @@ bench-backfill: $(READY) ## Two years at once against day by day; one more day a
 .PHONY: bench-batch-rules
 bench-batch-rules: $(READY) ## How often the row count rule refuses good days, and finds half and doubled ones
 	@$(BIN)/python -W ignore -m benchmarks.batch_rules
+
+.PHONY: bench-score
+bench-score: $(READY) ## What scores and their reasons cost beside prediction alone: time, memory
+	@$(BIN)/python -W ignore -m benchmarks.score
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself
