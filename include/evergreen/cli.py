@@ -180,6 +180,26 @@ def replay(target: str) -> None:
     sys.exit(0 if outcome.equal else 1)
 
 
+@cli.command()
+@click.argument("use_case")
+@click.argument("keys", nargs=-1, required=True)
+@click.option("--day", required=True, metavar="DAY", help="A day that was scored (YYYY-MM-DD).")
+def explain(use_case: str, keys: Sequence[str], day: str) -> None:
+    """Say why KEYS of USE_CASE were scored on a day as they were, whatever their band.
+
+    The reasons are of the version that scored the day, on the features it read.
+    """
+    from evergreen.contract import load_use_case, parse_day
+    from evergreen.scoring.explain import explain
+
+    declared = load_use_case(use_case)
+    for row in explain(declared, parse_day(day, use_case), keys).to_pylist():
+        told = f"score {row['score']:.4g}, {row['band']}, version {row['model_version']}"
+        click.echo(f"{row[declared.entity.key]}: {told}")
+        for reason in row["reasons"]:
+            click.echo(f"  {reason}")
+
+
 def _conf(_: click.Context, __: click.Parameter, given: Sequence[str]) -> dict[str, str]:
     pairs = dict(text.partition("=")[::2] for text in given)
     if wrong := [text for text in given if "=" not in text]:

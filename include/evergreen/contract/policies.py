@@ -128,7 +128,10 @@ class Scoring(Model):
     # Lower score bounds, highest first. The lowest band takes all that is lower, too, so its bound
     # is the least a score can be. By default those of the target.
     bands: Annotated[dict[Identifier, float], Field(min_length=1)] | None = None
+    # At most so many reasons per score.
     reasons: Annotated[int, Field(ge=0, le=10)] = 3
+    # The bands whose scores get any: those that are acted on. By default the highest.
+    reasons_for: tuple[Identifier, ...] | None = None
 
     @field_validator("bands")
     @classmethod

@@ -195,6 +195,12 @@ class UseCase(Model):
                     f"scoring.bands: the lowest begins at {least:g}, expected {lowest:g}, the "
                     "least a score can be"
                 )
+        found += [
+            f"scoring.reasons_for: found {name!r}, expected bands that are declared "
+            f"({', '.join(self.bands)})"
+            for name in self.scoring.reasons_for or ()
+            if name not in self.bands
+        ]
         return found
 
     @property
@@ -221,6 +227,13 @@ class UseCase(Model):
     def bands(self) -> dict[str, float]:
         """Lower bounds of the score's bands, highest first."""
         return dict(self.scoring.bands or self.target.default_bands)
+
+    @property
+    def explained_bands(self) -> list[str]:
+        """The bands whose scores get reasons, highest first."""
+        bands = list(self.bands)
+        wanted = bands[:1] if self.scoring.reasons_for is None else self.scoring.reasons_for
+        return [band for band in bands if band in wanted]
 
     @property
     def limits(self) -> dict[str, float]:
@@ -310,7 +323,11 @@ class UseCase(Model):
                 "sql": self.labels_sql,
             }
         if table == "predictions":
-            return {"bands": self.bands, "reasons": self.scoring.reasons}
+            return {
+                "bands": self.bands,
+                "reasons": self.scoring.reasons,
+                "reasons_for": self.explained_bands,
+            }
         return None
 
     def _of_rows(self, table: AnyTable) -> Any:

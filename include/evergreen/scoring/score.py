@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,9 @@ import pyarrow.compute as pc
 
 from evergreen.contract import UseCase, arrow
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
+from evergreen.scoring.reasons import Reasons, no_reasons
 from evergreen.training.frame import AS_OF
-from evergreen.training.inputs import Matrix
-from evergreen.training.model import LoadedModel
+from evergreen.training.model import LoadedModel, Vector
 
 _CHUNK_ROWS = 100_000
 _INSTANT = pa.timestamp("us", "UTC")
@@ -67,7 +66,7 @@ def score(
         One partition of the feature table: entity key, `as_of` (the same in all rows) and the
         features, in any order of rows and columns. Not modified.
     use_case
-        Target, bands, number of reasons, name of the key.
+        Target, bands, number of reasons and who gets them, name of the key.
     threads
         Threads of the prediction.
     variant
@@ -92,47 +91,56 @@ def score(
 
     Notes
     -----
-    A reason reads `days_since_last_order=83.2 raises 0.42` or `country=DE raises 0.12`: the
-    feature, its value (of numbers four significant digits; `missing` if there is none, or none that
-    the model knows), the direction in which it moves this score, and by how much in what the trees
-    add up: log-odds of a probability, the logarithm of a count or amount, else the score itself
-    (SHAP values; Lundberg et al. 2018). Strongest first; features that move nothing are left out.
-    Cost: `O(rows)` for scores, `O(rows * trees * depth^2)` for reasons.
+    Cost: `O(rows * trees * depth)` for scores, about as much again for the reasons of the rows that
+    get them (see `Reasons`), and a sort. Memory beyond the features and the predictions: 8 bytes a
+    row for the order, and one chunk; where the features do not come in the order of their keys,
+    also a copy of them that does.
     """
-    key = use_case.entity.key
-    _require_one_day(features, use_case)
-    instant = features.column(AS_OF).cast(_INSTANT)[0]
-    columns: dict[str, list[np.ndarray[Any, Any]]] = {}
-    reasons = []
-    for chunk in _chunks(features, chunk_rows):
-        matrix = model.inputs.prepare(chunk)
-        predicted = model.model.predict(matrix, use_case.target, threads=threads)
-        for name, values in predicted.items():
-            columns.setdefault(name, []).append(values)
-        reasons.append(_reasons(model, matrix, use_case, threads))
-    scored = {name: np.concatenate(parts) for name, parts in columns.items()}
-    rows = len(scored["score"])
-    if rows != features.num_rows:
-        raise ValidationError(f"{rows} scores came out of {features.num_rows} rows of features.")
-    predictions = pa.table(
-        {
-            key: features.column(key),
-            AS_OF: pa.repeat(instant, rows),
-            **{name: pa.array(values) for name, values in scored.items()},
-            "band": _bands(scored["score"], use_case),
-            "reasons": pa.chunked_array(reasons),
-            "model_version": pa.repeat(pa.scalar(model.version, pa.int64()), rows),
-            "variant": pa.repeat(pa.scalar(variant, pa.string()), rows),
-            "day": pa.repeat(pa.scalar(use_case.day_of(instant.as_py()), pa.date32()), rows),
-        }
-    )
-    order = pc.sort_indices(predictions, [("score", "descending"), (key, "ascending")])
-    ranked = predictions.take(order).append_column("rank", pa.array(np.arange(1, rows + 1)))
-    schema = predictions_schema(use_case)
-    return ranked.select(schema.names).cast(schema).combine_chunks()
+    key, schema = use_case.entity.key, predictions_schema(use_case)
+    features = _one_day(features, use_case)
+    instant = features.column(AS_OF)[0].cast(_INSTANT)
+    scores = _scores(model, features, use_case, threads, chunk_rows)
+    # The rows are in the order of their keys, and equal scores leave them so.
+    order = np.argsort(-scores["score"], kind="stable")
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        name: pa.array(scores.pop(name)[order]) for name in use_case.target.score_columns
+    }
+    bands = _bands(columns["score"].to_numpy(), use_case)
+    inputs = features.select(list(model.inputs.names))
+    reasons = Reasons(model, use_case, threads=threads)
+
+    def explained() -> Iterator[pa.ListArray]:
+        for band, rows in bands.items():
+            if band in use_case.explained_bands:
+                for start in range(rows.start, rows.stop, chunk_rows):
+                    chunk = order[start : min(start + chunk_rows, rows.stop)]
+                    yield reasons.of(inputs.take(pa.array(chunk)))
+            else:
+                yield no_reasons(rows.stop - rows.start)
+
+    constants = {
+        AS_OF: instant,
+        "model_version": model.version,
+        "variant": variant,
+        "day": use_case.day_of(instant.as_py()),
+    }
+    columns |= {
+        key: features.column(key).take(pa.array(order)).cast(schema.field(key).type),
+        "rank": pa.array(np.arange(1, len(order) + 1)),
+        "band": pa.chunked_array(
+            [pa.repeat(band, rows.stop - rows.start) for band, rows in bands.items()]
+        ),
+        "reasons": pa.chunked_array(explained()),
+        **{
+            name: pa.repeat(pa.scalar(value, schema.field(name).type), len(order))
+            for name, value in constants.items()
+        },
+    }
+    return pa.table([columns[name] for name in schema.names], schema)
 
 
-def _require_one_day(features: pa.Table, use_case: UseCase) -> None:
+def _one_day(features: pa.Table, use_case: UseCase) -> pa.Table:
+    """Return the features in the order of their keys, as they are published."""
     key = use_case.entity.key
     for name in (key, AS_OF):
         if name not in features.column_names:
@@ -142,11 +150,12 @@ def _require_one_day(features: pa.Table, use_case: UseCase) -> None:
             "There are no features to score; expected one row per entity. Compute the day's "
             "features first, or check that anything happened before it."
         )
-    keys = features.column(key)
-    if keys.null_count:
-        raise ValidationError(f"{keys.null_count} rows of features have no {key}; expected none.")
-    distinct = pc.count_distinct(keys).as_py()
-    if distinct != features.num_rows:
+    if nulls := features.column(key).null_count:
+        raise ValidationError(f"{nulls} rows of features have no {key}; expected none.")
+    if not _all_neighbours(pc.less_equal, features.column(key)):
+        features = features.sort_by(key)
+    if not _all_neighbours(pc.less, features.column(key)):
+        distinct = pc.count_distinct(features.column(key)).as_py()
         raise ValidationError(
             f"The features have {features.num_rows} rows for {distinct} values of {key}; expected "
             "one row each. Check GROUP BY in features.sql."
@@ -163,66 +172,29 @@ def _require_one_day(features: pa.Table, use_case: UseCase) -> None:
         raise ValidationError(
             f"as_of is {found}; expected the end of a day in {use_case.zone}, such as {expected}."
         )
+    return features
 
 
-def _chunks(features: pa.Table, rows: int) -> Iterator[pa.Table]:
-    for start in range(0, features.num_rows, rows):
-        yield features.slice(start, rows)
+def _all_neighbours(compare: Callable[..., pa.ChunkedArray], keys: pa.ChunkedArray) -> bool:
+    found: bool = pc.all(compare(keys.slice(0, len(keys) - 1), keys.slice(1)), min_count=0).as_py()
+    return found
 
 
-def _bands(scores: np.ndarray[Any, Any], use_case: UseCase) -> pa.Array:
-    bands = use_case.bands
-    ascending = np.array(list(bands.values())[::-1])
-    # The number of lower bounds at or below the score; the lowest band takes all that is lower.
-    index = np.maximum(np.searchsorted(ascending, scores, side="right") - 1, 0)
-    return pa.array(list(bands)[::-1]).take(pa.array(index))
+def _scores(
+    model: LoadedModel, features: pa.Table, use_case: UseCase, threads: int, chunk_rows: int
+) -> dict[str, Vector]:
+    """Return the score columns, in the order of the features."""
+    scores = {name: np.empty(features.num_rows) for name in use_case.target.score_columns}
+    for start in range(0, features.num_rows, chunk_rows):
+        matrix = model.inputs.prepare(features.slice(start, chunk_rows))
+        predicted = model.model.predict(matrix, use_case.target, threads=threads)
+        for name, values in predicted.items():
+            scores[name][start : start + chunk_rows] = values
+    return scores
 
 
-def _reasons(model: LoadedModel, matrix: Matrix, use_case: UseCase, threads: int) -> pa.Array:
-    """Texts of the strongest contributions per row, list<string>."""
-    rows, width = matrix.shape
-    top = min(use_case.scoring.reasons, width)
-    if top == 0:
-        return pa.array([[]] * rows, pa.list_(pa.string()))
-    names = list(model.inputs.names)
-    contributions = np.round(model.model.explain(matrix, use_case.target, threads=threads), 2)
-    strongest = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :top]
-    moved = np.take_along_axis(contributions, strongest, axis=1)
-    keep = moved != 0.0
-    texts = pc.binary_join_element_wise(
-        pa.array(names).take(pa.array(strongest[keep])),
-        pc.binary_join_element_wise(
-            _value_texts(model, matrix, strongest, keep),
-            pc.if_else(pa.array(moved[keep] > 0), "raises", "lowers"),
-            pa.array(np.abs(moved[keep])).cast(pa.string()),
-            " ",
-        ),
-        "=",
-    )
-    offsets = np.concatenate([[0], np.cumsum(keep.sum(axis=1))]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), texts)
-
-
-def _value_texts(
-    model: LoadedModel, matrix: Matrix, columns: np.ndarray[Any, Any], keep: np.ndarray[Any, Any]
-) -> pa.Array:
-    """Texts of the values in the chosen columns of each row, where they are kept."""
-    places = columns[keep]
-    values = np.take_along_axis(matrix, columns, axis=1)[keep]
-    texts = _number_texts(values)
-    for index, name in enumerate(model.inputs.names):
-        if name in model.inputs.categories:
-            here = places == index
-            words = model.inputs.decode(index, values[here])
-            texts = pc.replace_with_mask(texts, pa.array(here), words)
-    return pc.fill_null(texts, "missing")
-
-
-def _number_texts(values: Matrix) -> pa.Array:
-    """Four significant digits at most, whole numbers in full; null for NaN."""
-    exact = values.astype(np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        magnitude = np.floor(np.log10(np.abs(exact)))
-    digits = np.where(np.isfinite(magnitude), np.clip(3 - magnitude, 0, 12), 0)
-    scale = 10.0**digits
-    return pa.array(np.round(exact * scale) / scale, from_pandas=True).cast(pa.string())
+def _bands(scores: Vector, use_case: UseCase) -> dict[str, slice]:
+    """Return the rows of each band, of scores that descend; the lowest takes all that is lower."""
+    bounds = np.array(list(use_case.bands.values()))
+    stops = [*np.searchsorted(-scores, -bounds[:-1], side="right").tolist(), len(scores)]
+    return dict(zip(use_case.bands, map(slice, [0, *stops[:-1]], stops), strict=True))

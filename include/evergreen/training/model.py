@@ -119,20 +119,15 @@ class Model:
         columns = target.to_columns(np.asarray(raw, dtype=np.float64))
         return columns | {"score": self.calibration.apply(columns["score"])}
 
-    def explain(self, matrix: Matrix, target: TargetModel, *, threads: int) -> Vector:
-        """Return what each feature adds to the score before calibration, float64 `[n, k]`.
+    def explain(self, matrix: Matrix, output: int = 0, *, threads: int) -> Matrix:
+        """Return what each feature adds to the score before calibration, float32 `[n, k]`.
 
         In what the model adds up: log-odds of a probability, the logarithm of a count or amount,
         else the score itself. Of trees SHAP values (Lundberg et al. 2018), of a linear model its
-        terms; both relative to a typical row.
+        terms; both relative to a typical row. Of several outputs one is explained.
         """
         self.booster.set_param({"nthread": threads})
-        data = self._data(matrix, threads)
-        added = np.asarray(self.booster.predict(data, pred_contribs=True), dtype=np.float64)
-        if added.ndim == 3:
-            added = added[:, target.explained_output]
-        # The last column is the bias, which is no feature's.
-        return self._by_feature(added[:, :-1])
+        return self._by_feature(added(self.booster, self._data(matrix, threads), output))
 
     @cached_property
     def importances(self) -> dict[str, float]:
@@ -144,19 +139,19 @@ class Model:
         kind = "total_gain" if self.design is None else "weight"
         found = self.booster.get_score(importance_type=kind)
         columns = self.booster.feature_names or []
-        values = np.abs(np.array([[found.get(name, 0.0) for name in columns]]))
-        shares = self._by_feature(values)[0]
+        values = np.array([[found.get(name, 0.0) for name in columns]], np.float32)
+        shares = self._by_feature(np.abs(values))[0].astype(np.float64)
         total = shares.sum()
         return {
             name: float(share / total) if total else 0.0
             for name, share in zip(self.inputs.names, shares, strict=True)
         }
 
-    def _by_feature(self, columns: Vector) -> Vector:
+    def _by_feature(self, columns: Matrix) -> Matrix:
         """Add up the columns of a design by feature."""
         if self.design is None:
             return columns
-        summed = np.zeros((len(columns), len(self.inputs.names)))
+        summed = np.zeros((len(columns), len(self.inputs.names)), np.float32)
         for column, place in enumerate(self.design.places):
             summed[:, place] += columns[:, column]
         return summed
@@ -200,6 +195,12 @@ class LoadedModel:
     def inputs(self) -> Inputs:
         """What it reads."""
         return self.model.inputs
+
+
+def added(booster: xgb.Booster, data: xgb.DMatrix, output: int) -> Matrix:
+    """Return what each column adds to one output; the bias, which is nobody's, is left out."""
+    found: Matrix = booster.predict(data, pred_contribs=True)
+    return (found[:, output] if found.ndim == 3 else found)[:, :-1]
 
 
 def to_data(

@@ -55,7 +55,8 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     declared["gate"]["min_d2"] = -1.0
     # To a linear model an unknown category is no reason at all.
     declared["training"]["models"] = ["trees"]
-    declared["scoring"] = {"bands": {"much": 30.0, "little": 0.0}}
+    bands = {"much": 30.0, "little": 0.0}
+    declared["scoring"] = {"bands": bands, "reasons_for": [*bands]}
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     write_labels(folder, LABELS)
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))

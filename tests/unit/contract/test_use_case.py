@@ -99,6 +99,11 @@ def nested(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("training.slices", {"orders_30d": [3, 1]}, r"slices\.orders_30d: found \[3\.0, 1\.0\]"),
         ("features.columns.total_orders.dtype", "string", r"total_orders\.dtype: found 'string'"),
         ("scoring.bands", {"low": 0.0, "high": 0.7}, r"scoring\.bands: .*descend"),
+        (
+            "scoring.reasons_for",
+            ["top"],
+            r"reasons_for: found 'top', expected .*high, med",
+        ),
         ("monitoring.persistence", [4, 3], r"monitoring\.persistence: .*m <= n"),
         (
             "events.orders.timestamp",
@@ -317,6 +322,23 @@ def test_nobody_builds_on_what_builds_on_another(tmp_path: Path) -> None:
     (third / "use_case.yaml").write_text(text)
     with pytest.raises(ConfigError, match="spend builds on churn itself; name churn"):
         load_use_case_file(third / "use_case.yaml")
+
+
+def test_reasons_are_for_the_highest_band_unless_others_are_named(tmp_path: Path) -> None:
+    churn = load_use_case("churn")
+    assert churn.explained_bands == ["high"]
+    digests = {churn.contract_digest("predictions")}
+    for number, (wanted, explained) in enumerate(
+        [(["low", "high"], ["high", "low"]), ([], []), (["high"], ["high"])]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path = write(folder, nested(declared(), "scoring.reasons_for", wanted))
+        use_case = load_use_case_file(path)
+        assert use_case.explained_bands == explained
+        digests.add(use_case.contract_digest("predictions"))
+    # What the default says may be written out, and is the same.
+    assert len(digests) == 3
 
 
 def test_words_and_demands_are_no_part_of_what_a_table_is() -> None:

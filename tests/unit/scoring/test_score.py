@@ -2,6 +2,7 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import xgboost as xgb
 
@@ -110,7 +111,7 @@ def test_everybody_is_scored_once_and_ranked(model, features, use_case):
 def test_score_belongs_to_its_own_row(model, features, use_case):
     predictions = score(model, features, use_case, threads=1)
     best = predictions["buyer"][0].as_py()
-    alone = features.filter(pa.compute.equal(features["buyer"], best))
+    alone = features.filter(pc.equal(features["buyer"], best))
     assert score(model, alone, use_case, threads=1)["score"][0] == predictions["score"][0]
 
 
@@ -180,6 +181,34 @@ def test_reasons_are_capped_and_may_be_turned_off(model, features, use_case):
     assert reasons(0) == [[]] * features.num_rows
 
 
+def asked_for(use_case, *bands, **changes):
+    scoring = use_case.scoring.model_copy(update={"reasons_for": bands, **changes})
+    return use_case.model_copy(update={"scoring": scoring})
+
+
+def test_reasons_are_given_to_the_bands_that_are_asked_for(model, features, use_case):
+    everybody = score(model, features, asked_for(use_case, *use_case.bands), threads=1)
+    assert min(map(len, everybody["reasons"].to_pylist())) > 0
+    for bands in ([], ["low"], ["high", "low"]):
+        told = score(model, features, asked_for(use_case, *bands), threads=1, chunk_rows=97)
+        assert told["reasons"].to_pylist() == [
+            row["reasons"] if row["band"] in bands else [] for row in everybody.to_pylist()
+        ]
+        assert told.drop_columns("reasons").equals(everybody.drop_columns("reasons"))
+    assert score(model, features, use_case, threads=1).equals(
+        score(model, features, asked_for(use_case, "high"), threads=1)
+    )
+
+
+def test_a_band_without_rows_and_a_band_of_all_rows(model, features, use_case):
+    bounds = {"never": 2.0, "all": 0.25, "low": 0.0}
+    few = features.filter(pc.equal(features["idle_days"], pc.max(features["idle_days"])))
+    told = score(model, few, asked_for(use_case, "never", bands=bounds), threads=1)
+    assert (told["band"].to_pylist(), told["reasons"].to_pylist()) == (["all"], [[]])
+    told = score(model, few, asked_for(use_case, "all", bands=bounds), threads=1)
+    assert len(told["reasons"][0]) > 1
+
+
 def test_integer_keys_stay_integers(model, features, use_case):
     numbered = features.set_column(0, "buyer", pa.array(range(features.num_rows), pa.int64()))
     predictions = score(model, numbered, declare("int64"), threads=1)
@@ -215,6 +244,7 @@ def test_the_day_is_the_one_that_ends_in_the_use_cases_zone(model, features):
 
 
 def test_a_category_is_a_reason_by_its_name(use_case):
+    use_case = asked_for(use_case, *use_case.bands)
     names, rng = ["country", "idle_days"], np.random.default_rng(2)
     matrix = np.column_stack([rng.integers(0, 2, 900), rng.normal(size=900)]).astype(np.float32)
     inputs = Inputs(tuple(names), {"country": ("DE", "FR")})

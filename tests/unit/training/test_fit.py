@@ -50,7 +50,7 @@ def test_reloaded_bytes_predict_and_explain_the_same(family, labelled, plan, fit
         lambda model, threads: model.predict(frame.matrix, use_case.target, threads=threads)[
             "score"
         ],
-        lambda model, threads: model.explain(frame.matrix, use_case.target, threads=threads),
+        lambda model, threads: model.explain(frame.matrix, threads=threads),
     ):
         np.testing.assert_array_equal(made(again, 1), made(model, 2))
 
@@ -59,7 +59,7 @@ def test_reloaded_bytes_predict_and_explain_the_same(family, labelled, plan, fit
 def test_explanations_add_up_to_the_log_odds(family, labelled, plan, fitter, use_case):
     frame = labelled.frame(plan.evaluation.fit)
     model = fitter.fit(declare_recipe(family, use_case), frame, "fit")
-    added = model.explain(frame.matrix, use_case.target, threads=2)
+    added = model.explain(frame.matrix, threads=2)
     assert added.shape == frame.matrix.shape
     scores = model.predict(frame.matrix, use_case.target, threads=2)["score"]
     rest = np.log(scores / (1 - scores)) - added.sum(axis=1)
