@@ -18,10 +18,16 @@ REASON = (
     "{% for events in triggering_asset_events.values() %}{{ events[-1].extra.reason }}"
     "{% else %}by hand{% endfor %}"
 )
+# Who has approved, if anybody had to.
+APPROVED_BY = (
+    "{% set answer = ti.xcom_pull('approve_promotion') or {} %}"
+    "{{ (answer.get('responded_by_user') or {}).get('name', '') }}"
+)
 
 
 def train(use_case: UseCase) -> None:
     """Build `<use_case>_train`."""
+    gate = use_case.gate
 
     @dag(
         **dag_arguments(use_case, "train", __doc__, timeout=timedelta(hours=12)),
@@ -46,13 +52,18 @@ def train(use_case: UseCase) -> None:
         # The run still ends as failed: the promotion, which cannot start, is a leaf as well.
         failure = task(steps.fail_request, trigger_rule="one_failed")(use_case.name, DAY, RUN)
         chain(verdict, failure)
+        if gate.mode == "shadow":
+            return
         passed = task.short_circuit(steps.is_promotable)(verdict)
-        promoted = task(steps.promote_challenger)(verdict)
-        if use_case.approval:
+        promoted = task(steps.promote_challenger)(verdict, APPROVED_BY)
+        if gate.mode == "approve":
             approval = ApprovalOperator(
                 task_id="approve_promotion",
                 subject=f"Promote the challenger of {use_case.name}?",
                 body="{{ ti.xcom_pull('judge_challenger')['summary'] }}",
+                defaults=ApprovalOperator.REJECT,
+                execution_timeout=None,
+                response_timeout=timedelta(hours=gate.approval_hours),
             )
             chain(passed, approval, promoted)
         else:

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from jinja2 import Template
 
 from evergreen.contract import list_use_cases, load_use_case
 from evergreen.settings import PROJECT_ROOT
+from small_shop import write_small_shop
 
 if TYPE_CHECKING:
     from airflow.dag_processing.dagbag import DagBag
@@ -22,6 +24,7 @@ COMMON = ("train", "score", "monitor", "release", "history")
 OF_TABLES = ("ingest", "features", *COMMON)
 # Of a use case that builds on the features of another.
 OF_FEATURES = ("labels", *COMMON)
+DAGS = PROJECT_ROOT / "dags"
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 HEAVY = (
     "pandas", "numpy", "pyarrow", "scipy", "xgboost", "mlflow", "feast", "great_expectations",
@@ -181,6 +184,33 @@ def test_before_the_first_training_nothing_is_scored(
         else:
             with pytest.raises(AirflowSkipException, match="Run spend_train, then clear this run"):
                 check({**context, "dag": dag})
+
+
+def test_a_mode_says_what_follows_a_yes(
+    dag_bag: DagBag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    modes = ("auto", "approve", "shadow")
+    for mode in modes:
+        write_small_shop(tmp_path, name=mode, gate={"mode": mode, "approval_hours": 12})
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path))
+    dags = type(dag_bag)(DAGS / "train.py").dags
+    tasks = {mode: set(dags[f"{mode}_train"].task_dict) for mode in modes}
+    assert tasks["approve"] - tasks["auto"] == {"approve_promotion"}
+    assert tasks["auto"] - tasks["shadow"] == {"is_promotable", "promote_challenger"}
+
+    # When nobody answers, that is a no; who says yes answers for it.
+    approval = dags["approve_train"].get_task("approve_promotion")
+    assert approval.defaults == ["Reject"]
+    assert approval.response_timeout.total_seconds() == 12 * 3600
+    assert approval.upstream_task_ids == {"is_promotable"}
+    assert "promote_challenger" in approval.downstream_task_ids
+    for mode, answer, name in (
+        ("approve", {"responded_by_user": {"id": "7", "name": "ann"}}, "ann"),
+        ("auto", None, ""),
+    ):
+        task = dags[f"{mode}_train"].get_task("promote_challenger")
+        ti = SimpleNamespace(xcom_pull=lambda task_id, found=answer: found)
+        assert Template(task.op_args[1]).render(ti=ti) == name
 
 
 def test_the_deadline_of_ingestion_calls_what_exists(dag_bag: DagBag) -> None:

@@ -26,6 +26,7 @@ _FORMER = {
     "orders": "moved: write events: and below it orders: with source, key, timestamp, columns",
     "events.*.time": "renamed: timestamp",
     "daily": "moved into its table: events.<table>.daily; the SQL reads it as <table>_daily",
+    "approval": "moved: gate, as mode: approve",
     "label": "renamed: target",
     "features.recency": "optional, and moved: training.baselines: [<feature>]",
     "gate.min_holdout_minority": "renamed: min_holdout_minority_rows",

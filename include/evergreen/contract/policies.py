@@ -78,6 +78,10 @@ class Gate(Model):
 
     model_config = ConfigDict(extra="allow")
 
+    # What follows a yes: the promotion, a person's approval, or nothing but the record.
+    mode: Literal["auto", "approve", "shadow"] = "auto"
+    # An approval that nobody has given after as many hours is refused.
+    approval_hours: Annotated[float, Field(gt=0)] = 48.0
     # Scoring latency, per 1,000 rows, in milliseconds of one core.
     max_latency_ms_per_1k: Annotated[float, Field(gt=0)] = 250.0
     # The challenger must surely exceed each baseline in the target's main metric by more than this.

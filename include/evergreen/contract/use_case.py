@@ -77,8 +77,6 @@ class UseCase(Model):
     gate: Gate = Gate()
     scoring: Scoring = Scoring()
     monitoring: Monitoring = Monitoring()
-    # Human approval between gate and promotion.
-    approval: bool = False
 
     _folder: Path = PrivateAttr()
     _base: str | None = PrivateAttr(default=None)

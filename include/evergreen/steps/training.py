@@ -135,6 +135,7 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
     is done, and could not be repeated without it.
     """
     from evergreen.decisions import gate
+    from evergreen.provenance import commands
     from evergreen.training.tracking import tag_version
 
     declared = load_use_case(challenger["use_case"])
@@ -151,6 +152,9 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
     )
     tag_version(declared, evidence.version, {"decision": verdict.decision})
     summary = gate.render_promotion(evidence, verdict)
+    if declared.gate.mode == "shadow" and verdict.decision == "promote":
+        promote = commands.put_in_charge(declared.name, "promote", evidence.version, "the reason")
+        summary += f"\n\ngate.mode is shadow, so nothing follows. To promote it: {promote}"
     logger.info("%s", summary)
     drop_staging(Path(challenger["staged"]))
     return {
@@ -167,8 +171,8 @@ def is_promotable(judged: dict[str, Any]) -> bool:
     return bool(judged["decision"] == "promote")
 
 
-def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
-    """Append the promotion to the ledger; the registry's alias follows."""
+def promote_challenger(judged: dict[str, Any], approved_by: str = "") -> dict[str, Any]:
+    """Append the promotion to the ledger, in the approver's name; the registry's alias follows."""
     from evergreen.decisions.gate import PromotionEvidence, PromotionVerdict
     from evergreen.release.ledger import engine
     from evergreen.release.promote import promote
@@ -181,7 +185,7 @@ def promote_challenger(judged: dict[str, Any]) -> dict[str, Any]:
             engine(),
             declared.name,
             evidence.version,
-            actor=f"{declared.name}_train",
+            actor=approved_by or f"{declared.name}_train",
             reason=judged["reason"],
             set_alias=lambda version: set_champion(declared, version),
             expected_sequence=evidence.ledger_sequence,

@@ -24,10 +24,10 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     """A shop whose second champion has scored a day."""
     open_shop(tmp_path, monkeypatch)
     label(compute())
-    first = train(reason="the first")
+    first = train(DAYS[-3], reason="the first")
     assert tags(NAME, "lifecycle") == {1: "challenger"}
     steps.promote_challenger(first)
-    steps.promote_challenger(train(reason="the second"))
+    steps.promote_challenger(train(DAYS[-2], reason="the second"))
     assert tags(NAME, "lifecycle") == {1: "former", 2: "champion"}
     assert score(SCORED)["version"] == 2
 

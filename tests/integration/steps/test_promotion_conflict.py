@@ -10,7 +10,7 @@ from evergreen import steps
 from evergreen.errors import LedgerConflictError, PermanentError
 from evergreen.release import ledger
 from evergreen.settings import Settings
-from tiny_shop import NAME, compute, label, open_shop, train
+from tiny_shop import DAYS, NAME, compute, label, open_shop, train
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -23,9 +23,10 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 def test_a_verdict_about_a_former_champion_is_reached_again(shop: None) -> None:
-    steps.promote_challenger(train(reason="the first"))
+    steps.promote_challenger(train(DAYS[-3], reason="the first"))
     waiting = train(reason="a challenger that waits for approval")
-    steps.promote_challenger(train(reason="another challenger"))
+    steps.promote_challenger(train(DAYS[-2], reason="another challenger"), "ben")
+    assert [entry.actor for entry in ledger.entries(ledger.engine(), NAME)] == ["shop_train", "ben"]
     steps.release_version(NAME, "roll_back", "1", "worse on Mondays", "ann")
     with pytest.raises(LedgerConflictError) as conflict:
         steps.promote_challenger(waiting)

@@ -23,6 +23,7 @@ from evergreen.provenance.replay import replay, replay_receipt
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale
 from evergreen.settings import Settings, load_settings
+from evergreen.training.split import SplitPlan
 from evergreen.training.tracking import describe_version
 from small_shop import FIRST_DAY, write_small_shop
 
@@ -92,21 +93,29 @@ def test_training_sees_what_was_known_and_not_what_was_corrected_later(shop: Pat
 
 
 def test_a_training_run_is_made_again_byte_for_byte(shop: Path) -> None:
+    path = shop / "use_case.yaml"
+    searching = "training:\n  models: [trees]\n  tuning: {trials: 3}"
+    declared = path.read_text().replace("training:", searching)
+    path.write_text(declared.replace("min_history_days: 20", "min_history_days: 6"))
     request = steps.accept_request("shop", str(KNOWN), "by hand")
     trained = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
-    run_id = describe_version(load_use_case("shop"), trained["version"]).run_id
+    version = describe_version(load_use_case("shop"), trained["version"])
+    # Searching and calibrating are made again, too.
+    assert version.tags["trials"] == '{"trees": 3}'
+    assert SplitPlan.from_json(version.tags["plan"]).calibration
+    run_id = version.run_id
     outcome = replay(run_id)
     assert outcome.equal, outcome
     assert outcome.notes == ()
     assert [item.what for item in outcome.compared][-1] == "model file"
-    assert {"rows of refit", "rows of holdout"} <= {item.what for item in outcome.compared}
+    assert {"rows of final", "rows of holdout"} <= {item.what for item in outcome.compared}
 
-    path = shop / "use_case.yaml"
-    path.write_text(path.read_text().replace("training:", "training:\n  booster: {max_depth: 2}"))
+    path.write_text(path.read_text().replace("models: [trees]", "models: [linear]"))
     different = replay(run_id)
     assert not different.equal
-    assert [item.what for item in different.compared if not item.equal] == ["model file"]
-    assert any("max_depth" in note for note in different.notes)
+    changed = [item.what for item in different.compared if not item.equal]
+    assert changed == ["family", "measured model", "model file"]
+    assert any("another booster" in note for note in different.notes)
     assert any("code has changed" in note for note in different.notes)
 
 

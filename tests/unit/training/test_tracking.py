@@ -104,6 +104,18 @@ def test_run_states_its_datasets_with_snapshots(trained, plan, settings):
     assert run.data.params["family"] == "linear"
 
 
+def test_recipes_that_were_tried_are_nested_runs(trained, record, settings):
+    client = connect(settings)
+    experiment = client.get_experiment_by_name("tiny").experiment_id
+    nested = client.search_runs(
+        [experiment], f"tags.`mlflow.parentRunId` = '{trained.run_id}'", order_by=["start_time"]
+    )
+    tried = record.choice.tried
+    assert [run.data.params["family"] for run in nested] == [one.recipe.family for one in tried]
+    assert [run.data.metrics["loss"] for run in nested] == [one.loss for one in tried]
+    assert {run.info.status for run in nested} == {"FINISHED"}
+
+
 def test_retry_returns_the_same_version(trained, record, use_case, settings):
     assert tracking.log_training_run(record, use_case, settings) == trained
     other = dataclasses.replace(record, request_key="another")

@@ -19,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 import evergreen
 from evergreen.contract import UseCase
@@ -177,6 +178,7 @@ def log_training_run(
                 params=[Param(key, str(value)) for key, value in run_parameters(record).items()],
             )
             client.log_inputs(run_id, datasets=_datasets(record, use_case))
+            _log_tried(client, experiment_id, run_id, record)
             with scratch("training") as folder:
                 write_artifacts(record, use_case.target, Path(folder))
                 client.log_artifacts(run_id, folder)
@@ -328,6 +330,23 @@ def _ensure_registered_model(client: MlflowClient, use_case: UseCase) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _log_tried(
+    client: MlflowClient, experiment_id: str, run_id: str, record: TrainingRecord
+) -> None:
+    """Log every recipe that was tried as a nested run: its settings, and its loss if it has one."""
+    for number, tried in enumerate(record.choice.tried):
+        recipe = tried.recipe
+        how = "declared" if tried.declared else "searched"
+        tags = {MLFLOW_PARENT_RUN_ID: run_id, "model_digest": record.model.digest, "recipe": how}
+        name = f"{number} {recipe.family} {how}"
+        nested = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+        params = {"family": recipe.family, "rounds": recipe.rounds, **recipe.settings}
+        loss = [] if tried.loss is None else [Metric("loss", tried.loss, timestamp=0, step=0)]
+        client.log_batch(nested, loss, [Param(key, str(value)) for key, value in params.items()])
+        # Those that were given up early have no loss.
+        client.set_terminated(nested, "FINISHED" if loss else "KILLED")
 
 
 def _fail_unfinished(client: MlflowClient, experiment_id: str, digest: str) -> None:
