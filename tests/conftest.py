@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from evergreen.settings import PROJECT_ROOT
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("evergreen", deadline=None)
+hypothesis.settings.load_profile("evergreen")
 
 REAL_DATA = PROJECT_ROOT.parent / "shared" / "data" / "online_retail"
 

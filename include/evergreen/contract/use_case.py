@@ -175,10 +175,10 @@ class UseCase(Model):
                     f"training.slices.{name}: found {list(bounds)}; expected "
                     + ("[], as each value is a slice" if has_values else "ascending bounds")
                 )
-        known = {f"{bound}_{name}" for bound in ("min", "max") for name in self.target.metrics}
+        known = {f"{bound}_{name}" for bound in ("min", "max") for name in self.target.all_metrics}
         found += [
             f"gate.{name}: unknown key; expected a bound of a metric of the target "
-            f"({some(self.target.metrics)}), as in min_{self.target.main_metric}"
+            f"({some(self.target.all_metrics)}), as in min_{self.target.main_metric}"
             for name in sorted(self.gate.limits.keys() - known)
         ]
         found += [
@@ -232,6 +232,11 @@ class UseCase(Model):
         bands = list(self.bands)
         wanted = bands[:1] if self.scoring.reasons_for is None else self.scoring.reasons_for
         return [band for band in bands if band in wanted]
+
+    @property
+    def acted_from(self) -> float:
+        """The score from which somebody is acted on: the bound of the lowest band with reasons."""
+        return self.bands[(self.explained_bands or list(self.bands)[:1])[-1]]
 
     @property
     def limits(self) -> dict[str, float]:

@@ -150,7 +150,7 @@ def _measured(
     labels = target.read_labels(labelled["label"])
     scores = labelled["score"].to_numpy()
     values: dict[str, float | None] = {
-        **dict.fromkeys(target.metrics),
+        **dict.fromkeys(target.all_metrics),
         **target.measure(labels, scores),
         "mean_label": float(labels.mean()) if len(labels) else None,
         "mean_score": float(scores.mean()) if len(labels) else None,

@@ -53,6 +53,11 @@ class TargetModel(Model):
     is_probability: ClassVar[bool] = False
 
     @property
+    def all_metrics(self) -> Mapping[str, tuple[float, float]]:
+        """The metrics, and those that exist because something is declared."""
+        return self.metrics
+
+    @property
     def main_metric(self) -> str:
         """The metric by which models are compared."""
         return next(iter(self.metrics))
@@ -161,6 +166,21 @@ class TargetModel(Model):
             name: float(value) for name, (value,) in self.resampled(labels, scores)(once).items()
         }
         return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def rates(
+        self, labels: Vector, scores: Vector, acted: Vector
+    ) -> dict[str, tuple[Vector, Vector]]:
+        """Say what groups of rows are compared by: per rate, what is summed over what, `[n]` each.
+
+        Parameters
+        ----------
+        acted
+            1 where a score is acted on, else 0.
+        """
+        import numpy as np
+
+        everybody = np.ones(len(labels))
+        return {"selection_rate": (acted, everybody), "mean_error": (scores - labels, everybody)}
 
     def difference(
         self, labels: Vector, first: Vector, second: Vector, *, level: float

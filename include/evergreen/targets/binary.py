@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from pydantic import model_validator
+
+from evergreen.contract.base import Model, raise_if
 from evergreen.contract.dtypes import Dtype
 from evergreen.targets.base import TargetModel
 
@@ -18,10 +21,59 @@ if TYPE_CHECKING:
 _BINS = 10
 
 
+class Values(Model):
+    """What each outcome is worth, in any unit: acted on or not, on one it happens to or not.
+
+    Acting pays from the probability on at which both decisions are worth the same (Elkan 2001).
+    """
+
+    true_positive: float
+    false_positive: float
+    true_negative: float = 0.0
+    false_negative: float = 0.0
+
+    @model_validator(mode="after")
+    def _a_decision(self) -> Self:
+        if not (self._gain > 0 and self._loss > 0):
+            raise_if(
+                [
+                    "found values by which acting is always right or always wrong; expected "
+                    "true_positive above false_negative, and false_positive below true_negative"
+                ]
+            )
+        return self
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which acting pays."""
+        return self._loss / (self._gain + self._loss)
+
+    @property
+    def _gain(self) -> float:
+        return self.true_positive - self.false_negative
+
+    @property
+    def _loss(self) -> float:
+        return self.true_negative - self.false_positive
+
+    def of(self, labels: Vector, scores: Vector) -> Vector:
+        """Value of each row, `[n]`, where it is acted on from the threshold on."""
+        import numpy as np
+
+        happened = labels == 1
+        return np.where(
+            scores >= self.threshold,
+            np.where(happened, self.true_positive, self.false_positive),
+            np.where(happened, self.false_negative, self.true_negative),
+        )
+
+
 class BinaryTarget(TargetModel):
     """A label that is true or false; the score is the probability that it is true."""
 
     kind: Literal["binary"] = "binary"
+    # What decisions are worth; with it, models are measured by `value` as well.
+    values: Values | None = None
 
     label_dtype: ClassVar[Dtype] = "bool"
     metrics: ClassVar[Mapping[str, tuple[float, float]]] = {
@@ -32,6 +84,8 @@ class BinaryTarget(TargetModel):
         "pr_auc": (0.0, 1.0),
         # Of what happens, the share among the tenth with the highest scores.
         "recall_10": (0.0, 1.0),
+        # How many times more of them happen there than among as many drawn at random.
+        "lift_10": (0.0, 10.0),
         # Mean distance of score and share over ten bins of equally many rows.
         "ece": (0.0, 1.0),
     }
@@ -41,6 +95,12 @@ class BinaryTarget(TargetModel):
     default_bands: ClassVar[Mapping[str, float]] = {"high": 0.7, "medium": 0.4, "low": 0.0}
 
     is_probability: ClassVar[bool] = True
+
+    @property
+    def all_metrics(self) -> Mapping[str, tuple[float, float]]:
+        """With `value`, the mean worth of a row, where values are declared."""
+        worth = {"value": (-math.inf, math.inf)} if self.values else {}
+        return {**self.metrics, **worth}
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -84,6 +144,7 @@ class BinaryTarget(TargetModel):
         ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
         losses, excess = self.losses(outcomes, ordered), outcomes - ordered
         bins = np.unique(np.arange(_BINS) * len(ordered) // _BINS)
+        worth = self.values.of(outcomes, ordered) if self.values else None
 
         def metrics(weights: Weights) -> dict[str, Vector]:
             drawn = weights[:, order].astype(np.float64)
@@ -96,16 +157,32 @@ class BinaryTarget(TargetModel):
             gaps = np.add.reduceat(drawn * excess, bins, axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 precision = np.nan_to_num(hits / called)
+                recall = _reached(called, hits, rows / 10) / positives
+                valued = {} if worth is None else {"value": drawn @ worth / rows}
                 return {
                     "auc": (missed * (hits - new / 2)).sum(axis=1) / (positives * negatives),
                     "logloss": drawn @ losses / rows,
                     "brier": drawn @ excess**2 / rows,
                     "pr_auc": (new * precision).sum(axis=1) / positives,
-                    "recall_10": _reached(called, hits, rows / 10) / positives,
+                    "recall_10": recall,
+                    "lift_10": 10 * recall,
                     "ece": np.abs(gaps).sum(axis=1) / rows,
+                    **valued,
                 }
 
         return metrics
+
+    def rates(
+        self, labels: Vector, scores: Vector, acted: Vector
+    ) -> dict[str, tuple[Vector, Vector]]:
+        """Recall, false positive rate and precision as well."""
+        hits = acted * labels
+        return {
+            **super().rates(labels, scores, acted),
+            "recall": (hits, labels),
+            "false_positive_rate": (acted - hits, 1 - labels),
+            "precision": (hits, acted),
+        }
 
     def difference(
         self, labels: Vector, first: Vector, second: Vector, *, level: float

@@ -23,9 +23,10 @@ from evergreen.training.compatibility import find_misfit
 from evergreen.training.evaluate import Holdout, compare, evaluate, score_features
 from evergreen.training.fit import Fitter
 from evergreen.training.frame import LabelledRows, label_rows
+from evergreen.training.leakage import measure_leakage
 from evergreen.training.record import TrainingRecord
 from evergreen.training.refit import Pair, fit_pair, measure_agreement
-from evergreen.training.slices import find_slices
+from evergreen.training.slices import find_slices, measure_bias
 from evergreen.training.split import SplitPlan, plan_training
 from evergreen.training.tracking import load_version, log_training_run
 from evergreen.training.tune import Choice
@@ -91,6 +92,8 @@ def train_challenger(
             fitter=fitter,
             evaluation=evaluation,
             holdout=holdout,
+            bias=measure_bias(use_case, holdout, scores),
+            leakage=measure_leakage(labelled, plan, choice.recipe, fitter, holdout, scores),
             inputs=inputs.to_dict(),
             left_out=left_out,
             reference=freeze_reference(labelled, plan, pair, scores).to_dict(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evergreen.contract import UseCase
+from evergreen.decisions.gate import Difference
 from evergreen.targets import TargetModel
 from evergreen.training.evaluate import Evaluation, Holdout
 from evergreen.training.fit import Fitter
@@ -17,6 +18,7 @@ from evergreen.training.frame import LabelledFrame, LabelledRows
 from evergreen.training.model import Model
 from evergreen.training.plots import draw_calibration, draw_importances
 from evergreen.training.refit import Pair
+from evergreen.training.slices import Bias
 from evergreen.training.split import SplitPlan
 from evergreen.training.tune import Choice
 
@@ -51,6 +53,10 @@ class TrainingRecord:
         How they were fitted.
     evaluation, holdout
         Measurements, and on what.
+    bias
+        What the slices of each feature get, beside each other.
+    leakage
+        What a random split would have promised beyond what the holdout shows.
     inputs
         Iceberg snapshot id of each table that was read; None for a table without snapshots.
     left_out
@@ -71,6 +77,8 @@ class TrainingRecord:
     fitter: Fitter
     evaluation: Evaluation
     holdout: Holdout
+    bias: Mapping[str, Bias]
+    leakage: Difference
     inputs: Mapping[str, int | None]
     left_out: Mapping[str, int]
     reference: Mapping[str, Any]
@@ -121,6 +129,9 @@ def run_metrics(record: TrainingRecord) -> dict[str, float]:
     `calibration_<kind>` is the log loss by kind on the calibration day.
     """
     numbers = {f"{HOLDOUT}{name}": value for name, value in record.evaluation.numbers().items()}
+    for end in ("estimate", "lower", "upper"):
+        if (gap := getattr(record.leakage, end)) is not None:
+            numbers["leakage_gap" if end == "estimate" else f"leakage_gap_{end}"] = gap
     numbers["left_out_rows"] = float(sum(record.left_out.values()))
     for baseline, metrics in record.evaluation.baselines.items():
         numbers |= {f"{baseline}_{name}": value for name, value in metrics.items()}
@@ -151,6 +162,7 @@ def write_artifacts(record: TrainingRecord, target: TargetModel, folder: Path) -
         REFERENCE_FILE: record.reference,
         IMPORTANCES_FILE: record.model.importances,
         "choice.json": record.choice.to_dict(),
+        "slices.json": {name: bias.to_dict() for name, bias in record.bias.items()},
         "left_out.json": dict(record.left_out),
         "calibration.json": [asdict(bin_) for bin_ in record.evaluation.calibration],
     }

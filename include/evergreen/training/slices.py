@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +12,120 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from evergreen.contract import UseCase
+from evergreen.decisions.gate import Difference
+from evergreen.decisions.stored import Stored
+from evergreen.statistics import interval, resample
+from evergreen.training.evaluate import LEVEL, RESAMPLES, Holdout
 
 Mask = NDArray[np.bool_]
+Vector = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Slice(Stored):
+    """How the entities of one slice fare.
+
+    Parameters
+    ----------
+    metrics
+        Of the target.
+    rates
+        Selection rate, mean error, and what else the target compares groups by.
+    beyond_rest
+        By rate, how far it lies above that of everybody else.
+    """
+
+    rows: int
+    metrics: dict[str, float]
+    rates: dict[str, float | None]
+    beyond_rest: dict[str, Difference]
+
+
+@dataclass(frozen=True)
+class Bias(Stored):
+    """The slices of one feature beside each other.
+
+    Parameters
+    ----------
+    difference, ratio
+        By rate, greatest minus least of all slices, and least over greatest; None where a slice has
+        no such rate. They grow with the number of slices by chance alone: whether one is treated
+        otherwise, `beyond_rest` says.
+    """
+
+    slices: dict[str, Slice]
+    difference: dict[str, float | None]
+    ratio: dict[str, float | None]
+
+
+def measure_bias(use_case: UseCase, holdout: Holdout, scores: Vector) -> dict[str, Bias]:
+    """Compare the slices of every feature of `training.slices` by what their entities get.
+
+    Somebody is selected whose score is acted on (`UseCase.acted_from`). Slices with too few rows to
+    judge a model by are left out.
+    """
+    target, labels = holdout.target, holdout.labels
+    acted = (scores >= use_case.acted_from).astype(np.float64)
+    rates = target.rates(labels, scores, acted)
+    found = {}
+    for feature, masks in _by_feature(use_case, holdout.features):
+        slices = {
+            name: Slice(
+                int(mask.sum()),
+                target.measure(labels[mask], scores[mask]),
+                {
+                    rate: _ratio(top[mask].sum(), of[mask].sum())
+                    for rate, (top, of) in rates.items()
+                },
+                {rate: _beyond_rest(*rates[rate], mask, holdout.seed) for rate in rates},
+            )
+            for name, mask in masks.items()
+            if not target.too_few(target.count(labels[mask]))
+        }
+        spans = {rate: _span([one.rates[rate] for one in slices.values()]) for rate in rates}
+        found[feature] = Bias(
+            slices,
+            {rate: span and span[1] - span[0] for rate, span in spans.items()},
+            {rate: span and _ratio(*span) for rate, span in spans.items()},
+        )
+    return found
+
+
+def _beyond_rest(top: Vector, of: Vector, mask: Mask, seed: int) -> Difference:
+    """Compare a rate inside and outside of a slice."""
+
+    def differences(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
+        drawn = weights.astype(np.float64)
+        inside = [drawn[:, mask] @ part[mask] for part in (top, of)]
+        outside = [drawn[:, ~mask] @ part[~mask] for part in (top, of)]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {"beyond": inside[0] / inside[1] - outside[0] / outside[1]}
+
+    once = differences(np.ones((1, len(top)), np.uint8))["beyond"][0]
+    if not math.isfinite(once):
+        return Difference(None, None, None)
+    samples = resample(differences, len(top), resamples=RESAMPLES, seed=seed)["beyond"]
+    samples[~np.isfinite(samples)] = np.nan
+    return Difference(float(once), *interval(samples, level=LEVEL), float(np.nanstd(samples)))
+
+
+def _span(rates: list[float | None]) -> tuple[float, float] | None:
+    known = [rate for rate in rates if rate is not None]
+    return (min(known), max(known)) if len(known) == len(rates) > 1 else None
+
+
+def _ratio(top: float, of: float) -> float | None:
+    return float(top / of) if of else None
 
 
 def find_slices(use_case: UseCase, features: pa.Table) -> Iterator[tuple[str, Mask]]:
-    """Give each slice of `training.slices` that has rows: its name, and which rows it has.
+    """Give each slice of `training.slices` that has rows: its name, and which rows it has."""
+    for _, masks in _by_feature(use_case, features):
+        yield from masks.items()
+
+
+def _by_feature(use_case: UseCase, features: pa.Table) -> Iterator[tuple[str, dict[str, Mask]]]:
+    """Give the slices of each feature.
 
     Categories and booleans are sliced by value (`country=DE`), numbers between the declared bounds
     (`tenure_days<90`, `90<=tenure_days`). Rows without a value are a slice of their own.
@@ -33,7 +143,7 @@ def find_slices(use_case: UseCase, features: pa.Table) -> Iterator[tuple[str, Ma
             named = {i: f"{name}={value}" for i, value in enumerate(encoded.dictionary.to_pylist())}
         found = {named[place]: (places == place) & ~missing for place in named}
         found[f"{name} missing"] = missing
-        yield from sorted((label, mask) for label, mask in found.items() if mask.any())
+        yield name, {label: mask for label, mask in sorted(found.items()) if mask.any()}
 
 
 def _between(name: str, bounds: tuple[float, ...], place: int) -> str:

@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError as PydanticError
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
 from evergreen.errors import NotReadyError, ValidationError
@@ -24,6 +25,7 @@ def test_metrics_by_hand():
     assert found["pr_auc"] == pytest.approx((1 + 2 / 3) / 2)
     # A tenth of four rows is less than half of the first.
     assert found["recall_10"] == pytest.approx(0.4 / 2)
+    assert found["lift_10"] == pytest.approx(0.4 / 0.4 / 0.5)
 
 
 @given(
@@ -56,8 +58,39 @@ def test_calibration_error_is_the_distance_in_bins():
 
 
 def test_one_class_has_no_auc_and_no_rows_have_nothing():
-    assert set(measure([0.9, 0.6], [1, 1])) == {"pr_auc", "recall_10", "logloss", "brier", "ece"}
+    assert set(measure([0.9, 0.6], [1, 1])) == {*TARGET.metrics} - {"auc"}
     assert measure([], []) == {}
+
+
+def test_a_decision_is_worth_what_is_declared():
+    worth = {"true_positive": 8.0, "false_positive": -2.0, "false_negative": -1.0}
+    target = BinaryTarget(name="gone", description="Gone.", horizon_days=30, values=worth)
+    # 2 are lost by acting in vain, 9 are gained by acting rightly.
+    assert target.values.threshold == pytest.approx(2 / 11)
+    assert [*target.all_metrics] == [*TARGET.metrics, "value"]
+    labels = np.array([1.0, 0.0, 1.0, 0.0])
+    scores = np.array([0.9, 0.2, 0.1, 0.1])
+    assert target.measure(labels, scores)["value"] == (8 - 2 - 1 + 0) / 4
+    # Acting from the threshold on is the best that calibrated scores allow.
+    rng = np.random.default_rng(2)
+    likely = rng.random(100_000)
+    happened = (rng.random(100_000) < likely).astype(float)
+    best = target.measure(happened, likely)["value"]
+    for bound in (0.1, 0.3, 0.5):
+        elsewhere = np.where(likely >= bound, 1.0, 0.0)
+        assert target.measure(happened, elsewhere)["value"] < best
+
+
+@pytest.mark.parametrize(
+    "worth",
+    [
+        {"true_positive": 0.0, "false_positive": -2.0},
+        {"true_positive": 8.0, "false_positive": 0.0},
+    ],
+)
+def test_values_must_leave_something_to_decide(worth):
+    with pytest.raises(PydanticError, match="always right or always wrong"):
+        BinaryTarget(name="gone", description="Gone.", horizon_days=30, values=worth)
 
 
 def test_labels_are_true_or_false():

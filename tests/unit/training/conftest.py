@@ -15,7 +15,9 @@ from tiny_people import DAY, FEATURES, declare, population
 @pytest.fixture(scope="session")
 def use_case():
     declared = declare({"name": "gone"}, FEATURES)
-    training = declared.training.model_copy(update={"baselines": ("idle_days",)})
+    training = declared.training.model_copy(
+        update={"baselines": ("idle_days",), "slices": {"vip": ()}}
+    )
     return declared.model_copy(update={"training": training})
 
 

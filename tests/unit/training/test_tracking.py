@@ -9,10 +9,12 @@ import mlflow
 import numpy as np
 import pytest
 
+from evergreen.decisions.gate import Difference
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import load_settings
 from evergreen.training import tracking
 from evergreen.training.record import TrainingRecord
+from evergreen.training.slices import measure_bias
 from evergreen.training.tracking.client import connect
 
 
@@ -30,7 +32,7 @@ def settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def record(pair, labelled, plan, choice, fitter, evaluation, holdout):
+def record(use_case, pair, labelled, plan, choice, fitter, evaluation, holdout):
     return TrainingRecord(
         day=date(2025, 1, 1),
         request_key="2025-01-01 it's drift",
@@ -42,6 +44,8 @@ def record(pair, labelled, plan, choice, fitter, evaluation, holdout):
         fitter=fitter,
         evaluation=evaluation,
         holdout=holdout,
+        bias=measure_bias(use_case, holdout, holdout.score(pair.measured)),
+        leakage=Difference(0.02, 0.01, 0.03),
         inputs={"features": 123, "labels": None},
         left_out={"2025-01-01": 3},
         reference={"idle_days": {"quantiles": [1.0, 2.0]}},
@@ -68,6 +72,7 @@ def test_version_comes_back_as_it_was_trained(trained, record, use_case, setting
     assert facts.metrics["idle_days_auc"] == record.evaluation.baselines["idle_days"]["auc"]
     assert facts.holdout["auc_low"] < facts.holdout["auc"] < facts.holdout["auc_high"]
     assert facts.metrics["left_out_rows"] == 3
+    assert (facts.metrics["leakage_gap"], facts.metrics["leakage_gap_upper"]) == (0.02, 0.03)
     assert model.tags["day"] == "2025-01-01"
     assert model.tags["lifecycle"] == "challenger"
     assert model.tags["reason"] == "drift of idle_days"
@@ -79,9 +84,12 @@ def test_version_comes_back_as_it_was_trained(trained, record, use_case, setting
     ]
 
 
-def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, settings):
+def test_artifacts_hold_ubj_and_plots_but_no_pickle(trained, record, settings):
     files = [path for path in Path(settings.artifacts).rglob("*") if path.is_file()]
     names = {path.name for path in files}
+    assert json.loads(next(path for path in files if path.name == "slices.json").read_text()) == {
+        "vip": record.bias["vip"].to_dict()
+    }
     assert {"model.ubj", "MLmodel", "input_example.json", "roc.png", "calibration.png"} <= names
     assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".joblib")]
     # Protocol 2 and later begin with 0x80; no file of ours may.

@@ -1,0 +1,87 @@
+"""What a random split of the rows would have promised, and time does not keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evergreen.decisions.gate import Difference
+from evergreen.statistics import interval, resample
+from evergreen.training.evaluate import LEVEL, RESAMPLES, Holdout
+from evergreen.training.fit import Fitter, Recipe
+from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.split import SplitPlan
+
+Vector = NDArray[np.float64]
+
+# Of the rows, at most so many, are left for the test.
+_SHARE, _MOST = 0.2, 20_000
+
+
+def measure_leakage(
+    rows: LabelledRows,
+    plan: SplitPlan,
+    recipe: Recipe,
+    fitter: Fitter,
+    holdout: Holdout,
+    scores: Vector,
+) -> Difference:
+    """Measure a recipe on rows drawn at random from the days it is fitted on.
+
+    Parameters
+    ----------
+    scores
+        The measured model's, of the holdout.
+
+    Returns
+    -------
+    Difference
+        The main metric on the random rows minus that on the holdout; nothing where one of them does
+        not exist. Other rows of the same customers and days are among those that the model was
+        fitted on, so it is what a split by rows would wrongly have promised; what the world's
+        change takes away between the fit and the holdout is part of it.
+
+    Notes
+    -----
+    The interval is from resampled customers: rows of one customer are not independent.
+    """
+    frame = rows.frame(plan.evaluation.fit)
+    share = min(_SHARE, _MOST / frame.rows)
+    tested = np.random.default_rng(fitter.seed).random(frame.rows) < share
+    fitted, test = _part(frame, ~tested), _part(frame, tested)
+    model = fitter.fit(recipe.for_rows(fitted.rows), fitted, "random rows")
+    target, main = holdout.target, holdout.target.main_metric
+    promised = model.predict(test.matrix, target, threads=fitter.threads)["score"]
+    random, came = target.resampled(test.labels, promised), target.resampled(holdout.labels, scores)
+    customers = np.asarray(test.keys.dictionary_encode().indices)
+
+    def of_random(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
+        return {main: random(weights[:, customers])[main]}
+
+    def of_holdout(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
+        return {main: came(weights)[main]}
+
+    at_random = target.measure(test.labels, promised).get(main)
+    in_time = target.measure(holdout.labels, scores).get(main)
+    if at_random is None or in_time is None:
+        return Difference(None, None, None)
+    # Two samples, so two seeds.
+    samples = (
+        resample(of_random, int(customers.max()) + 1, resamples=RESAMPLES, seed=holdout.seed)[main]
+        - resample(of_holdout, len(scores), resamples=RESAMPLES, seed=holdout.seed + 1)[main]
+    )
+    gap, error = at_random - in_time, float(np.nanstd(samples))
+    return Difference(gap, *interval(samples, level=LEVEL), error)
+
+
+def _part(frame: LabelledFrame, wanted: NDArray[np.bool_]) -> LabelledFrame:
+    return replace(
+        frame,
+        keys=frame.keys.filter(wanted),
+        as_of=frame.as_of.filter(wanted),
+        matrix=frame.matrix[wanted],
+        labels=frame.labels[wanted],
+    )
