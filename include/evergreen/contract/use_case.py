@@ -177,10 +177,11 @@ class UseCase(Model):
                     f"training.slices.{name}: found {list(bounds)}; expected "
                     + ("[], as each value is a slice" if has_values else "ascending bounds")
                 )
-        known = {f"{bound}_{name}" for bound in ("min", "max") for name in self.target.metrics}
+        metrics = [*self.target.metrics, *self.target.interval_metrics]
+        known = {f"{bound}_{name}" for bound in ("min", "max") for name in metrics}
         found += [
             f"gate.{name}: unknown key; expected a bound of a metric of the target "
-            f"({some(self.target.metrics)}), as in min_{self.target.main_metric}"
+            f"({some(metrics)}), as in min_{self.target.main_metric}"
             for name in sorted(self.gate.limits.keys() - known)
         ]
         found += [

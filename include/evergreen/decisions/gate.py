@@ -190,7 +190,8 @@ class PromotionDemands(Stored):
         return cls(
             main_metric=target.main_metric,
             possible={
-                name: (_finite(low), _finite(high)) for name, (low, high) in target.metrics.items()
+                name: (_finite(low), _finite(high))
+                for name, (low, high) in {**target.metrics, **target.interval_metrics}.items()
             },
             limits=use_case.limits,
             counts={**target.enough, **gate.counts},
