@@ -74,8 +74,8 @@ def require_fit(use_case: UseCase, version: int, trained: Trained, instead: str 
     if misfit := find_misfit(use_case, trained):
         raise NotReadyError(
             f"{use_case.name}: version {version} {misfit}; it would score empty values. "
-            f"Train on what is declared now ({use_case.name}_train), or declare what it was "
-            f"trained on. {instead}".rstrip()
+            f"Train on what is declared now ({use_case.name}_train), or keep in use_case.yaml and "
+            f"features.sql what it was trained on. {instead}".rstrip()
         )
 
 
