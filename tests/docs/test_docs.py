@@ -348,9 +348,11 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.scoring.score import predictions_schema
 
     churn = load_use_case("churn")
+    interval = load_use_case("spend").target.model_copy(update={"interval": 0.9})
     expected = {
         "quarantine": set(quarantine_schema().names),
-        "predictions": set(predictions_schema(churn).names) - {churn.entity.key},
+        "predictions": {*predictions_schema(churn).names, *interval.score_columns}
+        - {churn.entity.key},
         "drift": set(DRIFT.names),
         "performance": set(PERFORMANCE.names),
         "freshness": set(FRESHNESS.names),

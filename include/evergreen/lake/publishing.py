@@ -284,7 +284,7 @@ def _ensure_table(namespace: str, table: str, schema: pa.Schema) -> Table:
         # A use case gained a column: old days keep null there until they are computed again.
         logger.info("%s.%s gains columns %s", namespace, table, [field.name for field in added])
         with found.update_schema() as update:
-            update.union_by_name(pa.schema(added))
+            update.union_by_name(pa.schema([field.with_nullable(True) for field in added]))
     return found
 
 

@@ -191,7 +191,7 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
     features = lake.read_day(owner, "features", night)
     if not features.num_rows:
         raise NotReadyError(f"{owner}.features has no rows for {night}.")
-    require_fit(use_case, model.version, model.reads)
+    require_fit(use_case, model.version, model)
     require_computed(use_case, [(night, features)], model.inputs.names)
     # Scored here with the champion, so that the score's drift is about the population and not
     # about which version happened to score the day.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,14 @@ import pyarrow.compute as pc
 from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError, ValidationError
+from evergreen.statistics import once
 from evergreen.targets import TargetModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Vector = NDArray[np.float64]
 
 PERFORMANCE = pa.schema(
     [
@@ -32,6 +40,9 @@ PERFORMANCE = pa.schema(
 
 ALL = "all"
 """The slice of all predictions of a version; the others are `band=<name>`."""
+
+# Of an interval.
+_ENDS = ("lower", "upper")
 
 MAX_UNLABELLED_RATIO = 0.01
 """Largest tolerable share of predictions without a label."""
@@ -77,7 +88,8 @@ def realised_performance(
     Parameters
     ----------
     predictions
-        Entity key, `score`, `model_version` and `band`; one row per key. Not modified.
+        Entity key, `score`, `model_version` and `band`, and where the target has intervals `lower`
+        and `upper`, absent or null where it was scored without; one row per key. Not modified.
     labels
         Entity key, `label` (null while unknown); one row per key. More keys than predictions are
         fine: events that arrived late brought new entities. Not modified.
@@ -125,7 +137,8 @@ def _joined(predictions: pa.Table, labels: pa.Table, use_case: UseCase) -> pa.Ta
         )
     for what, rows in (("predictions", predictions), ("labels", labels)):
         _require_unique(what, rows, key)
-    joined = predictions.select([key, "score", "model_version", "band"]).join(
+    ends = [name for name in _ENDS if name in predictions.column_names]
+    joined = predictions.select([key, "score", "model_version", "band", *ends]).join(
         labels.select([key, "label"]), keys=key, join_type="left outer"
     )
     if joined.num_rows != predictions.num_rows:
@@ -143,6 +156,15 @@ def _joined(predictions: pa.Table, labels: pa.Table, use_case: UseCase) -> pa.Ta
     return joined
 
 
+def _held(rows: pa.Table, labels: Vector, target: TargetModel) -> dict[str, float]:
+    """Measure the intervals, where the day was scored with any."""
+    scored = {*_ENDS} <= {*rows.column_names}
+    if target.level is None or not scored or rows["lower"].null_count:
+        return {}
+    ends = [rows[name].to_numpy() for name in _ENDS]
+    return once(target.resampled_intervals(labels, *ends), len(labels))
+
+
 def _measured(
     version: int, name: str, rows: pa.Table, target: TargetModel
 ) -> Iterator[PerformanceRow]:
@@ -152,6 +174,7 @@ def _measured(
     values: dict[str, float | None] = {
         **dict.fromkeys(target.all_metrics),
         **target.measure(labels, scores),
+        **_held(labelled, labels, target),
         "mean_label": float(labels.mean()) if len(labels) else None,
         "mean_score": float(scores.mean()) if len(labels) else None,
     }

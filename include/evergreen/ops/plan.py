@@ -114,11 +114,11 @@ def _champion(use_case: UseCase) -> tuple[str, bool]:
     if entry is None:
         return "", False
     try:
-        misfit = find_misfit(use_case, describe_version(use_case, entry.version).reads)
+        misfit = find_misfit(use_case, describe_version(use_case, entry.version))
     except EvergreenError as error:
         return f"champion {entry.version} cannot be looked at: {error}", False
     if misfit:
-        return f"champion {entry.version} reads {misfit}: train before days are scored", True
+        return f"champion {entry.version} {misfit}: train before days are scored", True
     return f"champion {entry.version} still fits", False
 
 

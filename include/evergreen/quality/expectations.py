@@ -105,8 +105,12 @@ def predictions_expectations(use_case: UseCase) -> list[Expectation]:
             for name in target.score_columns
             for expectation in _typed(name, "float64", target.score_range)
         ),
-        # Quantiles never cross.
-        *(_at_least(high, low) for low, high in pairwise(target.score_columns)),
+        # Quantiles never cross, and a score lies in its interval.
+        *(
+            _at_least(high, low)
+            for columns in target.ascending_columns
+            for low, high in pairwise(columns)
+        ),
         gxe.ExpectColumnValuesToBeOfType(column="rank", type_="int64"),
         gxe.ExpectColumnValuesToBeInSet(column="band", value_set=list(use_case.bands)),
         gxe.ExpectCompoundColumnsToBeUnique(column_list=[key, "as_of"]),

@@ -83,7 +83,7 @@ def score(
     Raises
     ------
     NotReadyError
-        There are no rows.
+        There are no rows, or the version has learned no interval.
     ConfigError
         A column is missing or has a wrong type.
     ValidationError
@@ -188,8 +188,13 @@ def _scores(
     for start in range(0, features.num_rows, chunk_rows):
         matrix = model.inputs.prepare(features.slice(start, chunk_rows))
         predicted = model.model.predict(matrix, use_case.target, threads=threads)
-        for name, values in predicted.items():
-            scores[name][start : start + chunk_rows] = values
+        if lacking := scores.keys() - predicted.keys():
+            raise NotReadyError(
+                f"Version {model.version} gives no {', '.join(sorted(lacking))}, which "
+                f"{use_case.name} declares: it was trained before. Train, and score by what comes."
+            )
+        for name in scores:
+            scores[name][start : start + chunk_rows] = predicted[name]
     return scores
 
 

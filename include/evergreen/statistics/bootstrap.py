@@ -60,6 +60,14 @@ def resample(metrics: Metrics, rows: int, *, resamples: int, seed: int) -> dict[
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
+def once(metrics: Metrics, rows: int) -> dict[str, float]:
+    """Compute metrics of the rows as they are; those that do not exist are absent."""
+    if not rows:
+        return {}
+    found = metrics(np.ones((1, rows), dtype=np.uint8))
+    return {name: float(value) for name, (value,) in found.items() if np.isfinite(value)}
+
+
 def interval(samples: Vector, *, level: float) -> tuple[float, float]:
     """Central percentile interval of resampled values; NaN are left out.
 

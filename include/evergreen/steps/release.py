@@ -22,7 +22,7 @@ def release_version(
         raise ConfigError("The release has no reason. Fill in the form's field `reason`.")
     if not (version.isascii() and version.isdigit()):
         raise ConfigError(f"The version is {version!r}; expected a number of the registry.")
-    require_fit(declared, int(version), describe_version(declared, int(version)).reads)
+    require_fit(declared, int(version), describe_version(declared, int(version)))
     entry = promote(
         engine(),
         use_case,

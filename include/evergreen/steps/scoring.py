@@ -39,7 +39,7 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
         require_fit(
             declared,
             version,
-            look_up(declared, version, wanted).reads,
+            look_up(declared, version, wanted),
             f"It has scored {day} before; {use_case}_release scores that day with another version.",
         )
         return {"use_case": use_case, "day": day, "version": version, "because": "recorded"}
@@ -49,7 +49,7 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
             f"{use_case} has no champion yet, so {day} cannot be scored. Trigger {use_case}_train "
             "with a day as its partition key; then clear this run."
         )
-    require_fit(declared, champion.version, look_up(declared, champion.version).reads)
+    require_fit(declared, champion.version, look_up(declared, champion.version))
     return {"use_case": use_case, "day": day, "version": champion.version, "because": "champion"}
 
 
@@ -76,7 +76,7 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
             "follows a backfill of the ingest DAG)."
         )
     model = load_version(declared, resolved["version"])
-    require_fit(declared, model.version, model.reads)
+    require_fit(declared, model.version, model)
     require_computed(declared, [(day, features)], model.inputs.names)
     staged = Staged(
         declared.name,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from evergreen.statistics.bootstrap import Metrics
+    from evergreen.statistics.bootstrap import Metrics, Weights
 
     Vector = NDArray[np.float64]
 
@@ -55,7 +54,7 @@ class TargetModel(Model):
     @property
     def all_metrics(self) -> Mapping[str, tuple[float, float]]:
         """The metrics, and those that exist because something is declared."""
-        return self.metrics
+        return {**self.metrics, **self.interval_metrics}
 
     @property
     def main_metric(self) -> str:
@@ -74,8 +73,23 @@ class TargetModel(Model):
 
     @property
     def score_columns(self) -> tuple[str, ...]:
-        """Columns of a prediction, ascending in value where there are several; one is `score`."""
+        """Columns of a prediction; one is `score`."""
         return ("score",)
+
+    @property
+    def ascending_columns(self) -> tuple[tuple[str, ...], ...]:
+        """Columns whose values ascend in every row, series by series."""
+        return (self.score_columns,)
+
+    @property
+    def level(self) -> float | None:
+        """Share of outcomes that intervals promise to hold; None where no interval is asked for."""
+        return None
+
+    @property
+    def interval_metrics(self) -> Mapping[str, tuple[float, float]]:
+        """Metrics of intervals, like `metrics`; none where no interval is asked for."""
+        return {}
 
     def read_labels(self, labels: pa.ChunkedArray) -> Vector:
         """Return labels without nulls as numbers, float64 `[n]`.
@@ -135,6 +149,13 @@ class TargetModel(Model):
         """Turn what the booster predicts, `[n]` or `[n, m]`, into the columns of a prediction."""
         return {"score": raw}
 
+    def ends(self, columns: Mapping[str, Vector]) -> tuple[Vector, Vector, Vector]:
+        """Return both ends that an interval is widened from, and the unit of widening, `[n]` each.
+
+        Only of targets with a `level`.
+        """
+        raise NotImplementedError
+
     @property
     def is_linear(self) -> bool:
         """Whether a linear model of it exists."""
@@ -155,17 +176,25 @@ class TargetModel(Model):
         The result takes weights `[b, n]`, and gives `[b]` per metric, NaN where one does not exist.
         """
 
+    def resampled_intervals(self, labels: Vector, lower: Vector, upper: Vector) -> Metrics:
+        """Prepare `interval_metrics` of intervals, as `resampled` does the metrics of scores.
+
+        Share of the labels that their intervals hold, and mean width.
+        """
+        held, width = (lower <= labels) & (labels <= upper), upper - lower
+
+        def metrics(weights: Weights) -> dict[str, Vector]:
+            drawn = weights.astype(float)
+            rows = drawn.sum(axis=1)
+            return {"coverage": drawn @ held / rows, "interval_width": drawn @ width / rows}
+
+        return metrics
+
     def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
         """Measure scores against labels, both `[n]`; metrics that do not exist are absent."""
-        import numpy as np
+        from evergreen.statistics import once
 
-        if not len(labels):
-            return {}
-        once = np.ones((1, len(labels)), dtype=np.uint8)
-        found = {
-            name: float(value) for name, (value,) in self.resampled(labels, scores)(once).items()
-        }
-        return {name: value for name, value in found.items() if math.isfinite(value)}
+        return once(self.resampled(labels, scores), len(labels)) if len(labels) else {}
 
     def rates(
         self, labels: Vector, scores: Vector, acted: Vector

@@ -100,7 +100,7 @@ class BinaryTarget(TargetModel):
     def all_metrics(self) -> Mapping[str, tuple[float, float]]:
         """With `value`, the mean worth of a row, where values are declared."""
         worth = {"value": (-math.inf, math.inf)} if self.values else {}
-        return {**self.metrics, **worth}
+        return {**super().all_metrics, **worth}
 
     @property
     def score_range(self) -> tuple[float, float]:

@@ -20,6 +20,8 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 # A mean of a count or an amount is positive; in single precision it may round to zero.
 _LEAST_MEAN = 1e-9
+# Shares that are closer are the same: (1 - 0.9) / 2 is not quite 0.05.
+_SAME = 1e-9
 
 
 class NumberTarget(TargetModel):
@@ -37,6 +39,8 @@ class NumberTarget(TargetModel):
     tweedie_power: Annotated[float, Field(gt=1, lt=2)] = 1.5
     # Published beside the score, as q<percent>; ascending, the median among them.
     quantiles: tuple[Share, ...] = ()
+    # Share of outcomes that lie between `lower` and `upper`, which are published beside the score.
+    interval: Share | None = None
 
     label_dtype: ClassVar[Dtype] = "float64"
     metrics: ClassVar[Mapping[str, tuple[float, float]]] = {
@@ -61,6 +65,12 @@ class NumberTarget(TargetModel):
             problems.append(f"quantiles: found {list(self.quantiles)}, expected them ascending")
         if self.quantiles and 0.5 not in self.quantiles:
             problems.append("quantiles: 0.5 is missing; the median is the score")
+        if self.quantiles and self.interval and not self._interval_quantiles:
+            tail = round((1 - self.interval) / 2, 6)
+            problems.append(
+                f"interval: found {self.interval:g} with quantiles {list(self.quantiles)}; "
+                f"expected {tail:g} and {1 - tail:g} among them, from which it is made"
+            )
         raise_if(problems)
         return self
 
@@ -71,9 +81,35 @@ class NumberTarget(TargetModel):
 
     @property
     def score_columns(self) -> tuple[str, ...]:
-        """One per quantile; the median is the score."""
-        names = tuple("score" if q == 0.5 else f"q{100 * q:g}" for q in self.quantiles)
-        return tuple(name.replace(".", "_") for name in names) or ("score",)
+        """One per quantile, of which the median is the score; and the interval."""
+        return self._means_or_quantiles + (("lower", "upper") if self.interval else ())
+
+    @property
+    def ascending_columns(self) -> tuple[tuple[str, ...], ...]:
+        """The quantiles; and the score in its interval."""
+        interval = (("lower", "score", "upper"),) if self.interval else ()
+        return (self._means_or_quantiles, *interval)
+
+    @property
+    def _means_or_quantiles(self) -> tuple[str, ...]:
+        return tuple(map(_column, self.quantiles)) or ("score",)
+
+    @property
+    def _interval_quantiles(self) -> tuple[str, ...]:
+        """Columns of the two quantiles between which the interval's share lies; or none."""
+        tail = (1 - (self.interval or 0.0)) / 2
+        wanted = [q for q in self.quantiles if min(abs(q - tail), abs(1 - q - tail)) < _SAME]
+        return tuple(map(_column, wanted)) if len(wanted) == 2 else ()
+
+    @property
+    def level(self) -> float | None:
+        """What `interval` declares."""
+        return self.interval
+
+    @property
+    def interval_metrics(self) -> Mapping[str, tuple[float, float]]:
+        """Coverage and mean width, where an interval is declared."""
+        return {"coverage": (0.0, 1.0), "interval_width": (0.0, math.inf)} if self.interval else {}
 
     def impossible_labels(self, labels: Vector) -> str | None:
         """Labels are finite, and not negative where the distribution is not."""
@@ -120,7 +156,7 @@ class NumberTarget(TargetModel):
     @property
     def explained_output(self) -> int:
         """The median."""
-        return self.score_columns.index("score")
+        return self._means_or_quantiles.index("score")
 
     def to_columns(self, raw: Vector) -> dict[str, Vector]:
         """Sort the quantiles of each row, because trees may let them cross."""
@@ -128,7 +164,22 @@ class NumberTarget(TargetModel):
 
         if raw.ndim == 1:
             return {"score": raw}
-        return dict(zip(self.score_columns, np.sort(raw, axis=1).T, strict=True))
+        return dict(zip(self._means_or_quantiles, np.sort(raw, axis=1).T, strict=True))
+
+    def ends(self, columns: Mapping[str, Vector]) -> tuple[Vector, Vector, Vector]:
+        """Of a mean, the score and its standard deviation but for a factor; else two quantiles.
+
+        The standard deviation is the root of the distribution's variance function: of the score
+        (Poisson), of its `tweedie_power` (Tweedie), or of 1.
+        """
+        import numpy as np
+
+        if self.quantiles:
+            low, high = (columns[name] for name in self._interval_quantiles)
+            return low, high, np.ones(len(low))
+        score = columns["score"]
+        power = {"poisson": 1.0, "tweedie": self.tweedie_power}.get(self.distribution, 0.0)
+        return score, score, np.maximum(score, _LEAST_MEAN) ** (power / 2)
 
     def resampled(self, labels: Vector, scores: Vector) -> Metrics:
         """Share of the deviance explained, mean deviance, mean absolute and root mean square error.
@@ -183,3 +234,7 @@ class NumberTarget(TargetModel):
                 + means ** (2 - p) / (2 - p)
             )
         )
+
+
+def _column(quantile: float) -> str:
+    return "score" if quantile == 0.5 else f"q{100 * quantile:g}".replace(".", "_")

@@ -140,8 +140,8 @@ def measure_champion(
     if entry is None:
         return None
     champion = load_version(use_case, entry.version)
-    if misfit := find_misfit(use_case, champion.reads):
-        return MeasuredChampion(entry.version, unfit=f"it reads {misfit}")
+    if misfit := find_misfit(use_case, champion):
+        return MeasuredChampion(entry.version, unfit=f"it {misfit}")
     scores = holdout.score(champion.measured)
     return MeasuredChampion(
         entry.version,

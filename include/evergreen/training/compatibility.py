@@ -1,4 +1,4 @@
-"""Whether a model can read what is declared, and whether what is declared was computed.
+"""Whether a model fits what is declared, and whether what is declared was computed.
 
 A table keeps the columns that are no longer computed, and its old days lack the ones that were
 added since; both read as null. To a model null is a value like any other, so it would score them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -16,19 +17,29 @@ from evergreen.contract.dtypes import NUMBER_DTYPES
 from evergreen.errors import NotReadyError
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import Stale, mend_commands
+from evergreen.training import conformal
 
 _ONE_DAY = timedelta(days=1)
 
 
-def find_misfit(use_case: UseCase, reads: Mapping[str, str]) -> str | None:
-    """Say why a model cannot read what the use case declares; None if it can.
+class Trained(Protocol):
+    """A registered version: the features it was trained on, with their dtypes, and its tags."""
 
-    Parameters
-    ----------
-    reads
-        The features the model was trained on, with the dtype that was declared for each. Whole
-        numbers and fractions are the same to a model.
+    @property
+    def reads(self) -> Mapping[str, str]:
+        """The dtype that was declared for each feature."""
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """As `run_tags` wrote them."""
+
+
+def find_misfit(use_case: UseCase, trained: Trained) -> str | None:
+    """Say why a version cannot score as the use case declares, as a predicate; None if it can.
+
+    To a model, whole numbers and fractions are the same.
     """
+    reads, level = trained.reads, use_case.target.level
     declared = {name: feature.dtype for name, feature in use_case.features.columns.items()}
     gone = [name for name in reads if name not in declared]
     retyped = [
@@ -36,35 +47,35 @@ def find_misfit(use_case: UseCase, reads: Mapping[str, str]) -> str | None:
         for name, dtype in reads.items()
         if name in declared and _kind(dtype) != _kind(declared[name])
     ]
+    lacks = level is not None and trained.tags.get(conformal.TAG) != f"{level:g}"
     parts = [
-        f"{', '.join(gone)}, which use_case.yaml does not declare any more" if gone else "",
-        f"{', '.join(retyped)}" if retyped else "",
+        f"reads {', '.join(gone)}, which use_case.yaml does not declare any more" if gone else "",
+        f"reads {', '.join(retyped)}" if retyped else "",
+        f"has learned no interval of {level:g}, which target.interval asks for" if lacks else "",
     ]
     return " and ".join(part for part in parts if part) or None
 
 
-def require_fit(
-    use_case: UseCase, version: int, reads: Mapping[str, str], instead: str = ""
-) -> None:
+def require_fit(use_case: UseCase, version: int, trained: Trained, instead: str = "") -> None:
     """Refuse a version that does not fit the declaration.
 
     Parameters
     ----------
-    version, reads
-        A registered version, and its features; see `find_misfit`.
+    version, trained
+        A registered version, and what it was trained on; see `find_misfit`.
     instead
         What else may be done, as one sentence.
 
     Raises
     ------
     NotReadyError
-        It reads features that are not computed any more.
+        It reads features that are not computed any more, or gives no such interval.
     """
-    if misfit := find_misfit(use_case, reads):
+    if misfit := find_misfit(use_case, trained):
         raise NotReadyError(
-            f"{use_case.name}: version {version} reads {misfit}; it would score empty values. "
-            f"Train on what is declared now ({use_case.name}_train), or keep the column in "
-            f"use_case.yaml and features.sql. {instead}".rstrip()
+            f"{use_case.name}: version {version} {misfit}; it would score empty values. "
+            f"Train on what is declared now ({use_case.name}_train), or keep in use_case.yaml and "
+            f"features.sql what it was trained on. {instead}".rstrip()
         )
 
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evergreen.decisions.gate import Difference
-from evergreen.statistics import interval, resample
+from evergreen.statistics import interval, once, resample
 from evergreen.targets import TargetModel
+from evergreen.training.conformal import LOWER, UPPER
 from evergreen.training.fit import Fitter
 from evergreen.training.frame import LABEL, LabelledRows
 from evergreen.training.model import Model
@@ -68,6 +69,11 @@ class Holdout:
             fitter.threads,
             fitter.seed,
         )
+
+    def predict(self, model: Model) -> dict[str, Vector]:
+        """Predict the columns that are published, by a model."""
+        matrix = model.inputs.prepare(self.features)
+        return model.predict(matrix, self.target, threads=self.threads)
 
     def score(self, model: Model) -> Vector:
         """Score everybody by a model."""
@@ -174,6 +180,12 @@ def evaluate(
         target.resampled(labels, scores), len(labels), resamples=RESAMPLES, seed=holdout.seed
     )
     metrics = target.measure(labels, scores)
+    if target.level is not None and model.interval is not None:
+        columns = holdout.predict(model)
+        # Of the rows that the score is measured on, drawn as often: the seed is the same.
+        held = target.resampled_intervals(labels, columns[LOWER], columns[UPPER])
+        samples |= resample(held, len(labels), resamples=RESAMPLES, seed=holdout.seed)
+        metrics |= once(held, len(labels))
     main = target.main_metric
     over = {name: holdout.compare(scores, other) for name, other in baselines.items()}
     return Evaluation(

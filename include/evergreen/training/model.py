@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evergreen.errors import PermanentError
 from evergreen.targets import TargetModel
 from evergreen.training.calibrate import Calibration
+from evergreen.training.conformal import Interval
 from evergreen.training.design import Design
 from evergreen.training.inputs import Inputs, Matrix
 
@@ -23,7 +24,7 @@ Vector = NDArray[np.float64]
 Family = Literal["linear", "trees"]
 
 # Where the booster's file keeps what is not XGBoost's.
-_DESIGN, _CALIBRATION = "design", "calibration"
+_DESIGN, _CALIBRATION, _INTERVAL = "design", "calibration", "interval"
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,16 @@ class Model:
         How a linear model sees the features; None for trees.
     calibration
         Applied to every score.
+    interval
+        What makes an interval of every prediction; None where none was asked for, or too few rows
+        were there to learn it from.
     """
 
     booster: xgb.Booster = field(repr=False, compare=False)
     inputs: Inputs
     design: Design | None = None
     calibration: Calibration = field(default_factory=Calibration)
+    interval: Interval | None = None
 
     @property
     def family(self) -> Family:
@@ -60,6 +65,9 @@ class Model:
         if self.design is not None:
             kept.set_attr(**{_DESIGN: json.dumps(self.design.to_dict())})
         kept.set_attr(**{_CALIBRATION: json.dumps(self.calibration.to_dict())})
+        # Absent, as in the files of before, so that those come out the same.
+        if self.interval is not None:
+            kept.set_attr(**{_INTERVAL: json.dumps(self.interval.to_dict())})
         return bytes(kept.save_raw("ubj"))
 
     def at(self, rounds: int) -> Model:
@@ -80,11 +88,13 @@ class Model:
         booster = xgb.Booster()
         booster.load_model(bytearray(ubj))
         design, calibration = booster.attr(_DESIGN), booster.attr(_CALIBRATION)
+        interval = booster.attr(_INTERVAL)
         return cls(
             booster,
             Inputs.of(booster),
             Design.from_dict(json.loads(design)) if design else None,
             Calibration.from_dict(json.loads(calibration)) if calibration else Calibration(),
+            Interval.from_dict(json.loads(interval)) if interval else None,
         )
 
     def predict(self, matrix: Matrix, target: TargetModel, *, threads: int) -> dict[str, Vector]:
@@ -102,7 +112,8 @@ class Model:
         Returns
         -------
         dict of numpy.ndarray
-            float64 `[n]` per column of `target.score_columns`.
+            float64 `[n]` per column of `target.score_columns`; without `lower` and `upper` if the
+            model has learned no interval.
         """
         if matrix.shape[1] != len(self.inputs.names):
             raise PermanentError(
@@ -117,7 +128,10 @@ class Model:
         else:
             raw = self.booster.predict(self._data(matrix, threads))
         columns = target.to_columns(np.asarray(raw, dtype=np.float64))
-        return columns | {"score": self.calibration.apply(columns["score"])}
+        columns |= {"score": self.calibration.apply(columns["score"])}
+        if target.level is None or self.interval is None:
+            return columns
+        return columns | self.interval.apply(columns, target)
 
     def explain(self, matrix: Matrix, output: int = 0, *, threads: int) -> Matrix:
         """Return what each feature adds to the score before calibration, float32 `[n, k]`.

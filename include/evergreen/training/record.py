@@ -119,6 +119,7 @@ def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
         "chosen": record.choice.reason,
         "trials": json.dumps(dict(record.choice.trials), sort_keys=True),
         "calibration": record.model.calibration.kind,
+        **(record.model.interval.tags if record.model.interval else {}),
     }
 
 

@@ -16,6 +16,7 @@ from scipy import stats
 
 from evergreen.decisions.gate import Agreement
 from evergreen.training.calibrate import calibrate, choose_kind, pool
+from evergreen.training.conformal import learn_interval
 from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.frame import LabelledRows
 from evergreen.training.model import Model
@@ -46,25 +47,33 @@ class Pair:
 def fit_pair(rows: LabelledRows, plan: SplitPlan, recipe: Recipe, fitter: Fitter) -> Pair:
     """Fit, calibrate, and fit again on everything known.
 
-    The calibration is learned from the scores of test days, each by a model of the recipe that had
-    not seen the day; for the model that serves, the holdout is one more of them.
+    Calibration and intervals are learned from the scores of test days, each by a model of the
+    recipe that had not seen the day; for the model that serves, the holdout is one more of them.
     """
     target = fitter.use_case.target
 
-    def test(fold: Fold) -> tuple[Model, tuple[Vector, Vector]]:
-        """Fit on a fold; the model, and labels and scores of the test day."""
+    def test(fold: Fold) -> tuple[Model, tuple[Vector, Mapping[str, Vector]]]:
+        """Fit on a fold; the model, and labels and predicted columns of the test day."""
         frame = rows.frame(fold.fit)
         model = fitter.fit(recipe.for_rows(frame.rows), frame, f"fit for {fold.test}")
         tested = rows.frame([fold.test], model.inputs)
-        scores = model.predict(tested.matrix, target, threads=fitter.threads)["score"]
-        return model, (tested.labels, scores)
+        columns = model.predict(tested.matrix, target, threads=fitter.threads)
+        return model, (tested.labels, columns)
 
-    measured, newest = test(plan.evaluation)
+    measured, held_out = test(plan.evaluation)
     everything = rows.frame(plan.final)
     final = fitter.fit(recipe.for_rows(everything.rows), everything, "final fit")
+    if target.level is not None:
+        before = [test(fold)[1] for fold in plan.folds[:-1]]
+        return Pair(
+            replace(measured, interval=learn_interval(target, before)),
+            replace(final, interval=learn_interval(target, [*before, held_out])),
+            {},
+        )
     if plan.calibration is None or not target.is_probability:
         return Pair(measured, final, {})
-    days = [test(fold)[1] for fold in (*plan.tuning, plan.calibration)]
+    tested = [test(fold)[1] for fold in (*plan.tuning, plan.calibration)]
+    *days, newest = [(labels, columns["score"]) for labels, columns in (*tested, held_out)]
     if any(target.too_few(target.count(labels)) for labels, _ in (*days, newest)):
         return Pair(measured, final, {})
     kind, losses = choose_kind(days)

@@ -9,6 +9,7 @@ import yaml
 
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
+from evergreen.errors import NotReadyError
 from evergreen.provenance import receipts
 from evergreen.provenance.replay import replay
 from evergreen.settings import Settings
@@ -49,10 +50,11 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     declare(folder, FEATURES | {"size": SIZE}, {"size": size})
     path = folder / "use_case.yaml"
     declared = yaml.safe_load(path.read_text())
-    declared["target"] |= {"kind": "number", "name": "spent", "distribution": "tweedie"}
+    spent = {"kind": "number", "name": "spent", "distribution": "tweedie", "interval": 0.8}
+    declared["target"] |= spent
     for limit in ("min_auc", "max_logloss"):
         del declared["gate"][limit]
-    declared["gate"]["min_d2"] = -1.0
+    declared["gate"] |= {"min_d2": -1.0, "min_coverage": 0.5}
     # To a linear model an unknown category is no reason at all.
     declared["training"]["models"] = ["trees"]
     bands = {"much": 30.0, "little": 0.0}
@@ -69,7 +71,10 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
 def test_a_number_and_a_category_go_all_the_way(shop: Path) -> None:
     judged = train()
     names = {check["name"] for check in judged["verdict"]["checks"]}
-    assert {"min_d2", "beats_naive", "not_below_linear", "champion"} <= names
+    assert {"min_d2", "min_coverage", "beats_naive", "not_below_linear", "champion"} <= names
+    measured = judged["evidence"]["challenger"]["coverage"]
+    low, high = judged["evidence"]["intervals"]["coverage"]
+    assert 0.6 < low < measured < high < 1
     steps.release_version(NAME, "promote", str(judged["version"]), "a test", "ann")
     model = load_version(load_use_case(NAME), judged["version"])
     assert model.inputs.categories == {"size": ("L", "S")}
@@ -82,7 +87,7 @@ def test_a_number_and_a_category_go_all_the_way(shop: Path) -> None:
     assert replay(str(receipt.sequence)).equal
     predictions = lake.read_day(NAME, "predictions", LAST).to_pylist()
     assert {row["band"] for row in predictions} == {"much", "little"}
-    assert all(row["score"] >= 0 for row in predictions)
+    assert all(0 <= row["lower"] <= row["score"] < row["upper"] for row in predictions)
     assert any(reason.startswith("size=") for row in predictions for reason in row["reasons"])
 
     verdict = night(LAST)
@@ -113,3 +118,25 @@ def test_a_category_nobody_has_seen_is_counted_and_drifts(shop: Path) -> None:
     assert "size=XS" not in told
     assert "size=missing" in told
     assert "size" in night(LAST)["drifted"]
+
+
+def test_a_version_of_before_gives_no_interval_and_is_replaced(shop: Path) -> None:
+    path = shop / "use_case.yaml"
+    declared = yaml.safe_load(path.read_text())
+    asked = declared["target"].pop("interval")
+    del declared["gate"]["min_coverage"]
+    path.write_text(yaml.safe_dump(declared, sort_keys=False))
+    before = train()
+    steps.release_version(NAME, "promote", str(before["version"]), "a test", "ann")
+    score(DAYS[-3])
+    assert "lower" not in lake.read_day(NAME, "predictions", DAYS[-3]).column_names
+    declared["target"]["interval"] = asked
+    path.write_text(yaml.safe_dump(declared, sort_keys=False))
+    with pytest.raises(NotReadyError, match=r"version 1 has learned no interval of 0\.8.* Train"):
+        score(LAST)
+    judged = train(reason="an interval")
+    assert "no interval" in judged["evidence"]["champion"]["unfit"]
+    steps.release_version(NAME, "promote", str(judged["version"]), "a test", "ann")
+    score(LAST)
+    rows = lake.read(NAME, "predictions").to_pylist()
+    assert {row["day"] for row in rows if row["upper"] is None} == {DAYS[-3]}

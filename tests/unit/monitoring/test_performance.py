@@ -67,6 +67,20 @@ def test_numbers_are_measured_by_the_same_table():
     assert (found["mae"], found["mean_label"], found["mean_score"]) == (1.0, 2.0, 2.0)
 
 
+def test_intervals_are_measured_where_a_day_was_scored_with_any():
+    spent = {"kind": "number", "name": "spent", "distribution": "poisson", "interval": 0.5}
+    asked = declare(spent, FEATURES)
+    scores, labels = [1.0, 2.0, 4.0, 1.0], [0.0, 2.0, 6.0, 1.0]
+    ends = {"lower": [0.0, 1.0, 3.0, 2.0], "upper": [2.0, 3.0, 5.0, 3.0]}
+    found = measure(scores, labels, asked, **ends)
+    assert (found["coverage"], found["interval_width"]) == (0.5, 7 / 4)
+    none = pa.nulls(4, pa.float64())
+    for without in ({}, {"lower": none, "upper": none}):
+        found = measure(scores, labels, asked, **without)
+        assert (found["coverage"], found["interval_width"]) == (None, None)
+    assert "coverage" not in measure(scores, labels, SPEND, **ends)
+
+
 def test_bands_are_slices_and_add_up():
     bands = ["high", "high", "low", "low"]
     rows = rows_of([0.9, 0.8, 0.3, 0.1], [1, 0, 0, 0], holdout={"auc": 0.9}, band=bands)
