@@ -72,7 +72,7 @@ def main() -> None:
             ),
             list(_shown(measured)),
             part=name,
-            **measured,
+            measured=measured,
         )
 
 

@@ -197,10 +197,11 @@ class BinaryTarget(TargetModel):
         return areas_under_curve(labels, np.vstack([first, second])).difference(level=level)
 
     def draw(self, labels: Vector, scores: Vector, folder: Path) -> None:
-        """Draw the ROC curve."""
+        """Draw the ROC curve, if there is one."""
         from evergreen.training.plots import draw_roc
 
-        draw_roc(labels, scores, folder / "roc.png")
+        if 0 < labels.sum() < len(labels):
+            draw_roc(labels, scores, folder / "roc.png")
 
 
 def _reached(called: Vector, hits: Vector, wanted: Vector) -> Vector:
