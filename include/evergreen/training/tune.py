@@ -31,7 +31,7 @@ from evergreen.training.split import SplitPlan
 Vector = NDArray[np.float64]
 
 # One-sided 95 %: how sure it must be that a less simple model has the lower loss.
-_SURE = 1.645
+SURE = 1.645
 # The linear model has one setting; more trials would find nothing new.
 _LINEAR_TRIALS = 8
 
@@ -195,8 +195,8 @@ def choose_simplest(
     reason = f"{chosen.name}: nothing else competed"
     for other in others:
         gain, error = clustered_mean(chosen.losses - other.losses, entities)
-        sure = gain - _SURE * error > 0
-        shown = f"loss lower by {gain:.5f} ± {_SURE * error:.5f}"
+        sure = gain - SURE * error > 0
+        shown = f"loss lower by {gain:.5f} ± {SURE * error:.5f}"
         reason = (
             f"{other.name}: {shown} than {chosen.name}"
             if sure

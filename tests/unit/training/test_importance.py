@@ -1,0 +1,69 @@
+"""Which features a recipe lives on, measured on later days of the tuning folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evergreen.training.importance import Importance, measure_importances, tell_importances
+from evergreen.training.tune import declare_recipe, prepare_folds
+
+
+def test_what_the_label_depends_on_helps_and_noise_does_not(importances, plan):
+    by_name = {one.feature: one for one in importances}
+    assert [one.feature for one in importances][:1] == ["idle_days"]
+    assert {name for name in ("idle_days", "orders") if by_name[name].helps} == {
+        "idle_days",
+        "orders",
+    }
+    assert by_name["idle_days"].helps_in == by_name["idle_days"].folds == len(plan.tuning)
+    # The label does not depend on it.
+    gap = by_name["gap_days"]
+    assert abs(gap.loss) < 0.1 * by_name["idle_days"].loss
+    assert [one.loss for one in importances] == sorted((o.loss for o in importances), reverse=True)
+
+
+def test_the_loss_rises_by_what_the_rows_say(importances, labelled, plan, fitter, choice):
+    """One fold and feature, by hand."""
+    fold = prepare_folds(labelled, plan)[0]
+    (one,) = [f for f in measure_importances(choice.recipe, [fold], fitter) if f.feature == "vip"]
+    model = fitter.fit(choice.recipe.for_rows(fold.fit.rows), fold.fit, "fit")
+    place = model.inputs.names.index("vip")
+    permuted = fold.test.matrix.copy()
+    order = np.random.default_rng([fitter.seed, 0, place]).permutation(len(permuted))
+    permuted[:, place] = permuted[order, place]
+    target = fitter.use_case.target
+    usual, other = (
+        target.losses(fold.test.labels, model.predict(m, target, threads=1)["score"])
+        for m in (fold.test.matrix, permuted)
+    )
+    rise = other - usual
+    assert one.loss == pytest.approx(rise.mean())
+    # One row per customer: the plain standard error.
+    assert one.error == pytest.approx(rise.std() / np.sqrt(len(rise)))
+    assert (one.helps_in, one.folds) == (int(rise.mean() > 0), 1)
+
+
+def test_the_holdout_is_never_looked_at(importances, rows, plan, use_case, fitter, choice):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from evergreen.training.frame import label_rows
+
+    held_out = pc.equal(rows["as_of"], pa.scalar(use_case.as_of(plan.holdout), rows["as_of"].type))
+    poisoned = pc.if_else(held_out, 1e6, rows["idle_days"])
+    place = rows.column_names.index("idle_days")
+    other = label_rows(rows.set_column(place, "idle_days", poisoned), plan, use_case)
+    assert measure_importances(choice.recipe, prepare_folds(other, plan), fitter) == importances
+
+
+def test_without_folds_nothing_is_known(fitter, use_case):
+    assert measure_importances(declare_recipe("linear", use_case), [], fitter) == ()
+    assert "too short" in tell_importances(())
+
+
+def test_one_line_names_what_does_not_help():
+    found = (Importance("a", 1.0, 0.1, 3, 3), Importance("b", 0.1, 0.1, 2, 3))
+    assert tell_importances(found) == (
+        "1 of 2 features help on later days; not to be told from useless: b"
+    )
