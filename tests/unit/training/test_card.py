@@ -103,8 +103,8 @@ def test_every_section_is_there_with_its_numbers(facts, evaluation, record):
     assert titles == SECTIONS
     assert all(section(page, title).strip() for title in SECTIONS)
     assert page.startswith("# tiny, version 3\n")
-    assert "within 60 days" in section(page, "What it is for")
-    assert "drift of idle\\_days" in page or "drift of idle_days" in page
+    assert "60 days after an as-of" in section(page, "What it is for")
+    assert "because: drift of idle_days" in section(page, "What it is for")
     assert "said refuse" in section(page, "Decision")
     data = section(page, "Data")
     assert "| features | 123 |" in data
@@ -152,13 +152,13 @@ def test_measurements_that_come_later_appear_by_themselves(facts):
         "| 1 | 1 | 2 |",
         "| value_eur | 4,321 |",
     ):
-        assert row.replace("4,321", "4321") in holdout
+        assert row in holdout
 
 
 class WellFormed(HTMLParser):
     """Fails on an end tag that does not close what was opened last."""
 
-    VOID = {"meta"}
+    VOID = frozenset({"meta"})
 
     def __init__(self) -> None:
         super().__init__()

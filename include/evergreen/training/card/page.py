@@ -22,6 +22,8 @@ Format = Literal["md", "html"]
 # Measurements that have a place of their own on the card.
 _PLACED = {"metrics", "intervals", "counts", "calibration", "baselines", "over_baselines"}
 _NONE = "-"
+# From here on, digits behind the point say nothing.
+_LARGE = 1_000.0
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,8 @@ def _purpose(facts: CardFacts) -> Iterator[Block]:
     unit = f", in {target['unit']}" if target.get("unit") else ""
     yield f"{facts.title}. {facts.description}".strip()
     yield (
-        f"Target: {target['name']} ({target['kind']}{unit}), within {target['horizon_days']} days "
-        f"of each {facts.entity}: {target['description']}"
+        f"Target: {target['name']} ({target['kind']}{unit}) of each {facts.entity}, in the "
+        f"{target['horizon_days']} days after an as-of: {target['description']}"
     )
     yield f"Trained for {facts.day}, because: {facts.reason}"
 
@@ -283,9 +285,8 @@ def _calibration(facts: CardFacts) -> Iterator[Block]:
         return
     predicted = [found["mean_score"] for found in bins]
     observed = [found["mean_label"] for found in bins]
-    draw = partial(
-        figures.draw_curve, predicted, observed, "mean score", "mean label", diagonal=True
-    )
+    labels = ("mean score", "mean label")
+    draw = partial(figures.draw_curve, predicted, observed, *labels, diagonal=True)
     yield Figure(draw, "What was predicted and what happened on the holdout, in equal bins")
     rows = [
         (found["rows"], score, label)
@@ -351,9 +352,8 @@ def _dependence(found: Dependence) -> Iterator[Block]:
         return
     caption = f"Mean score if {found.feature} were the same for everybody"
     if isinstance(found.values[0], str):
-        draw = partial(
-            figures.draw_bars, [str(value) for value in found.values], found.scores, "mean score"
-        )
+        names = [str(value) for value in found.values]
+        draw = partial(figures.draw_bars, names, found.scores, "mean score")
     else:
         numbers = [float(value) for value in found.values]
         draw = partial(figures.draw_curve, numbers, found.scores, found.feature, "mean score")
@@ -389,8 +389,8 @@ def _limits(facts: CardFacts) -> Iterator[Block]:
         "nothing about what an action would change."
     )
     yield (
-        f"The newest labels it has learned are those of {newest}. A change of habits after that "
-        f"shows in labels {horizon} days later at the earliest."
+        f"The newest labels it has learned are those of {newest}, which were known {horizon} days "
+        "later. What has changed since then it does not know."
     )
     yield (
         f"{facts.known_entities:.0%} of the holdout's rows are of entities it had learned from on "
@@ -492,7 +492,7 @@ def _show(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= _LARGE else f"{value:.4g}"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_show(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
