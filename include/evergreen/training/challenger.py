@@ -23,6 +23,7 @@ from evergreen.training.baselines import score_baselines
 from evergreen.training.compatibility import find_misfit
 from evergreen.training.evaluate import Holdout, compare, evaluate, score_features
 from evergreen.training.fit import Fitter
+from evergreen.training.folds import prepare_folds
 from evergreen.training.frame import LabelledRows, label_rows
 from evergreen.training.importance import measure_importances, tell_importances
 from evergreen.training.record import TrainingRecord
@@ -30,7 +31,7 @@ from evergreen.training.refit import Pair, fit_pair, measure_agreement
 from evergreen.training.slices import find_slices
 from evergreen.training.split import SplitPlan, plan_training
 from evergreen.training.tracking import load_version, log_training_run
-from evergreen.training.tune import Choice, prepare_folds
+from evergreen.training.tune import Choice
 
 if TYPE_CHECKING:
     from evergreen.release.ledger import Entry

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from evergreen.decisions.stored import Stored
 from evergreen.statistics import clustered_mean
 from evergreen.training.fit import Fitter, Recipe
+from evergreen.training.folds import SURE, FoldFrames, number_entities
 from evergreen.training.model import Model
-from evergreen.training.tune import SURE, FoldFrames, number_entities
 
 Vector = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ def measure_importances(
     Returns
     -------
     tuple of Importance
-        One per feature, the most important first; empty without folds.
+        One per feature that the recipe reads, the most important first; empty without folds.
 
     Notes
     -----
@@ -66,7 +66,7 @@ def measure_importances(
     if not folds:
         return ()
     rises: dict[str, list[Vector]] = {}
-    for number, fold in enumerate(folds):
+    for number, fold in enumerate(fold.without(recipe.left_out) for fold in folds):
         model = fitter.fit(recipe.for_rows(fold.fit.rows), fold.fit, "fit")
         usual = _losses(model, fold, fold.test.matrix, fitter)
         for place, feature in enumerate(model.inputs.names):

@@ -10,10 +10,13 @@ from click.testing import CliRunner, Result
 
 from evergreen import steps
 from evergreen.cli import cli
+from evergreen.contract import load_use_case
 from evergreen.errors import NotReadyError
+from evergreen.provenance.replay import replay
 from evergreen.settings import Settings
+from evergreen.training.tracking import load_version
 from registry import client
-from tiny_shop import DAYS, NAME, compute, label, open_shop
+from tiny_shop import DAYS, FEATURES, NAME, apply, compute, declare, label, open_shop, score
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,7 +28,12 @@ def card(*arguments: str) -> Result:
 def test_a_card_is_completed_by_the_gate_and_found_by_the_ledger(
     home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    open_shop(tmp_path, monkeypatch)
+    folder = open_shop(tmp_path, monkeypatch)
+    # One feature says nothing. Without sampling, the trees do not notice that it is gone.
+    booster = {"max_rounds": 20, "min_child_weight": 1.0, "subsample": 1.0, "colsample_bytree": 1.0}
+    training = {"drop_features": True, "models": ["trees"], "booster": booster}
+    declare(folder, FEATURES | {"nothing": "1.0::DOUBLE"}, training=training)
+    apply()
     label(compute())
     assert isinstance(card().exception, NotReadyError)
     request = steps.accept_request(NAME, str(DAYS[-1]), "somebody | asked")
@@ -46,12 +54,18 @@ def test_a_card_is_completed_by_the_gate_and_found_by_the_ledger(
         assert reason.replace("<", "\\<") in text
     for table, snapshot in staged["inputs"].items():
         assert f"| {table} | {snapshot or '-'} |" in text
+    assert "Declared, but left out of the model: " in text
+    assert judged["version"] == 1
+    assert "nothing" not in load_version(load_use_case(NAME), 1).inputs.names
     # Judged again, as by a retry: the same card.
     steps.judge_challenger(challenger)
     assert card("--version", "1").output == text
 
     steps.promote_challenger(judged)
     assert card().output == text
+    # What is left out is neither needed to score nor to make the model again.
+    assert score(DAYS[-1])["version"] == 1
+    assert replay(f"{NAME}/1").equal
     page = tmp_path / "card.html"
     assert card("--html", str(page)).exit_code == 0
     assert page.read_text().startswith("<!DOCTYPE html>")

@@ -5,12 +5,13 @@ import pytest
 from evergreen.training.baselines import score_baselines
 from evergreen.training.evaluate import Holdout, evaluate
 from evergreen.training.fit import Fitter
+from evergreen.training.folds import prepare_folds
 from evergreen.training.frame import label_rows
 from evergreen.training.importance import measure_importances
 from evergreen.training.record import TrainingRecord
 from evergreen.training.refit import fit_pair
 from evergreen.training.split import plan_training
-from evergreen.training.tune import choose_recipe, declare_recipe, prepare_folds
+from evergreen.training.tune import choose_recipe, declare_recipe
 from tiny_people import DAY, FEATURES, declare, population
 
 

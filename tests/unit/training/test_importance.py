@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from evergreen.training.evaluate import Holdout
+from evergreen.training.folds import prepare_folds
 from evergreen.training.importance import Importance, measure_importances, tell_importances
-from evergreen.training.tune import declare_recipe, prepare_folds
+from evergreen.training.refit import fit_pair
+from evergreen.training.tune import (
+    Choice,
+    choose_recipe,
+    declare_recipe,
+    drop_useless,
+    try_recipe,
+)
+from tiny_people import FEATURES
 
 
 def test_what_the_label_depends_on_helps_and_noise_does_not(importances, plan):
@@ -45,7 +59,6 @@ def test_the_loss_rises_by_what_the_rows_say(importances, labelled, plan, fitter
 
 
 def test_the_holdout_is_never_looked_at(importances, rows, plan, use_case, fitter, choice):
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     from evergreen.training.frame import label_rows
@@ -55,6 +68,56 @@ def test_the_holdout_is_never_looked_at(importances, rows, plan, use_case, fitte
     place = rows.column_names.index("idle_days")
     other = label_rows(rows.set_column(place, "idle_days", poisoned), plan, use_case)
     assert measure_importances(choice.recipe, prepare_folds(other, plan), fitter) == importances
+
+
+@pytest.fixture(scope="module")
+def dropping(fitter):
+    training = fitter.use_case.training.model_copy(update={"drop_features": True})
+    return replace(fitter, use_case=fitter.use_case.model_copy(update={"training": training}))
+
+
+@pytest.fixture(scope="module")
+def dropped(labelled, plan, dropping):
+    return choose_recipe(labelled, plan, dropping)
+
+
+def test_useless_features_are_left_out_of_every_model(dropped, choice, labelled, plan, dropping):
+    assert choice.recipe.left_out == ()
+    assert "gap_days" in dropped.recipe.left_out
+    assert "useless features are left out (loss higher by" in dropped.reason
+    assert Choice.from_dict(json.loads(json.dumps(dropped.to_dict()))) == dropped
+    pair = fit_pair(labelled, plan, dropped.recipe, dropping)
+    kept = tuple(name for name in FEATURES if name not in dropped.recipe.left_out)
+    assert pair.measured.inputs.names == pair.final.inputs.names == kept
+    assert fit_pair(labelled, plan, dropped.recipe, dropping).final.ubj == pair.final.ubj
+    # What is left out says nothing: poisoned, it changes no score.
+    holdout = Holdout.of(labelled, plan, dropping)
+    place = holdout.features.column_names.index("gap_days")
+    poison = pa.array([1e6] * holdout.features.num_rows)
+    poisoned = holdout.features.set_column(place, "gap_days", poison)
+    scores = holdout.score(pair.measured)
+    assert (replace(holdout, features=poisoned).score(pair.measured) == scores).all()
+    found = measure_importances(dropped.recipe, prepare_folds(labelled, plan), dropping)
+    assert {one.feature for one in found} == {*kept}
+
+
+def test_nothing_is_left_out_if_that_is_surely_worse(labelled, plan, dropping, choice):
+    folds = prepare_folds(labelled, plan)
+    declared = try_recipe("as declared", choice.recipe, folds, dropping)
+    assert drop_useless(declared, folds, dropping)[0].left_out
+    better = replace(declared, losses=declared.losses - 0.1)
+    recipe, told = drop_useless(better, folds, dropping)
+    assert recipe == choice.recipe
+    assert told.startswith("no feature is left out (loss higher by 0.")
+
+
+def test_a_frame_without_features_keeps_the_others(labelled, plan):
+    frame = labelled.frame([plan.holdout])
+    less = frame.without(["idle_days", "unknown"])
+    assert less.inputs.names == ("orders", "gap_days", "vip")
+    assert np.array_equal(less.matrix, frame.matrix[:, [0, 2, 3]], equal_nan=True)
+    assert less.matrix.flags.c_contiguous
+    assert frame.without([]) is frame
 
 
 def test_without_folds_nothing_is_known(fitter, use_case):

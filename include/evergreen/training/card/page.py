@@ -180,6 +180,8 @@ def _recipe(facts: CardFacts) -> Iterator[Block]:
     grown = f", found on {recipe['rows']:,} rows" if recipe.get("rows") else ""
     yield f"Family: {recipe['family']}, {recipe['rounds']} rounds{grown}. {_settings(recipe)}"
     yield f"Chosen on the tuning folds: {facts.chosen}."
+    if recipe["left_out"]:
+        yield f"Declared, but left out of the model: {', '.join(recipe['left_out'])}."
     tried = [
         (
             each["recipe"]["family"],

@@ -399,7 +399,7 @@ def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
     inputs = record.model.inputs
     # Doubles, so that a caller may send whole numbers and nulls alike.
     columns = [ColSpec("string" if n in inputs.categories else "double", n) for n in inputs.names]
-    example = record.holdout.features.slice(0, 5).to_pandas()
+    example = record.holdout.features.select(inputs.names).slice(0, 5).to_pandas()
     example = example.astype({n: "float64" for n in inputs.names if n not in inputs.categories})
     with warnings.catch_warnings(), scratch("model") as folder:
         # MLflow warns about a type hint of its own classes when it first loads them.
