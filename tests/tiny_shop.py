@@ -58,7 +58,10 @@ def write_shop(root: Path) -> Path:
 
 
 def declare(
-    folder: Path, features: Mapping[str, str], dtypes: Mapping[str, Any] | None = None
+    folder: Path,
+    features: Mapping[str, str],
+    dtypes: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> None:
     """Declare these features (name to SQL), as float64 unless said otherwise, and apply them."""
     declared: dict[str, Any] = {
@@ -97,6 +100,7 @@ def declare(
                 "min_child_weight": 1.0,
                 "learning_rate": 0.3,
             },
+            **(training or {}),
         },
         "gate": {
             "min_auc": 0.5,

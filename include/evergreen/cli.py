@@ -159,6 +159,27 @@ def champions(use_case: str, instant: str | None) -> None:
 
 
 @cli.command()
+@click.argument("use_case")
+@click.option("--version", type=int, help="By default the champion.")
+@click.option(
+    "--html", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a page instead."
+)
+def card(use_case: str, version: int | None, file: Path | None) -> None:
+    """Print the card of a version of USE_CASE, in Markdown.
+
+    It says what it is for, what it was made of, how good it is, what was decided and why, and
+    where its limits are.
+    """
+    from evergreen.ops.champions import find_card
+
+    text = find_card(use_case, version, "html" if file else "md")
+    if file is None:
+        click.echo(text, nl=False)
+    else:
+        file.write_text(text, encoding="utf-8")
+
+
+@cli.command()
 @click.argument("target")
 def replay(target: str) -> None:
     """Make an output again from what was recorded of it, and compare.

@@ -63,6 +63,8 @@ class Training(Model):
         "trees",
     )
     tuning: Tuning = Tuning()
+    # Whether features that cannot be told from useless on the tuning days are left out.
+    drop_features: bool = False
     # Features by whose values groups are watched; numbers with the bounds between groups.
     slices: dict[Identifier, tuple[float, ...]] = Field(default_factory=dict)
     # Features that each alone, as a rule of thumb, must be beaten; for churn, recency.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
@@ -12,9 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from evergreen.contract import UseCase, load_use_case, parse_instant
-from evergreen.errors import LedgerDamagedError
+from evergreen.errors import LedgerDamagedError, NotReadyError
 from evergreen.release import ledger
 from evergreen.release.ledger import Entry
+
+if TYPE_CHECKING:
+    from evergreen.training.card.page import Format
 
 
 def show_champions(name: str) -> None:
@@ -76,6 +80,27 @@ def show_champion_at(name: str, text: str) -> None:
         ]
     for line in lines:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def find_card(name: str, version: int | None, format_: Format) -> str:
+    """Find the card of a version; of the champion if none is named.
+
+    Raises
+    ------
+    NotReadyError
+        There is no champion, no such version, or it has no card.
+    """
+    from evergreen.training.tracking import fetch_card
+
+    if version is None:
+        entry = ledger.champion(ledger.engine(), name)
+        if entry is None:
+            raise NotReadyError(
+                f"{name} has no champion yet. Name a version with --version, or train and promote "
+                "one."
+            )
+        version = entry.version
+    return fetch_card(load_use_case(name), version, format_)
 
 
 def _terms(use_case: UseCase, found: Sequence[Entry]) -> list[tuple[Entry, str]]:

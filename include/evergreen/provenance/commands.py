@@ -56,5 +56,15 @@ def put_in_charge(
     return f"evergreen trigger {use_case}_release {conf}{again}"
 
 
+def show_card(use_case: str, version: int | None = None) -> str:
+    """Print the card of a version, by default the champion's."""
+    return f"evergreen card {use_case}{f' --version {version}' if version else ''}"
+
+
+def replay(target: str) -> str:
+    """Make an output again from what was recorded of it, and compare."""
+    return f"evergreen replay {target}"
+
+
 MAINTAIN = "evergreen trigger maintenance"
 """Start the weekly house-keeping now."""

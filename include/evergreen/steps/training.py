@@ -129,14 +129,15 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
-    """Let the gate decide, and keep evidence and verdict in `decisions`.
+    """Let the gate decide, keep evidence and verdict in `decisions`, and complete the card.
 
     The training set is removed here, not by the task that reads it: that one may be killed when it
     is done, and could not be repeated without it.
     """
     from evergreen.decisions import gate
     from evergreen.provenance import commands
-    from evergreen.training.tracking import tag_version
+    from evergreen.training.card import Decision, render_essence
+    from evergreen.training.tracking import complete_card, tag_version
 
     declared = load_use_case(challenger["use_case"])
     evidence = gate.PromotionEvidence.from_dict(challenger["evidence"])
@@ -151,7 +152,10 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
         part={"kind": "gate", "version": evidence.version},
     )
     tag_version(declared, evidence.version, {"decision": verdict.decision})
+    card = complete_card(declared, Decision(declared.gate.mode, evidence, verdict))
     summary = gate.render_promotion(evidence, verdict)
+    if card:
+        summary += f"\n\n{render_essence(card)}"
     if declared.gate.mode == "shadow" and verdict.decision == "promote":
         promote = commands.put_in_charge(declared.name, "promote", evidence.version, "the reason")
         summary += f"\n\ngate.mode is shadow, so nothing follows. To promote it: {promote}"

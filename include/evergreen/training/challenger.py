@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, datetime
@@ -22,7 +23,9 @@ from evergreen.training.baselines import score_baselines
 from evergreen.training.compatibility import find_misfit
 from evergreen.training.evaluate import Holdout, compare, evaluate, score_features
 from evergreen.training.fit import Fitter
+from evergreen.training.folds import prepare_folds
 from evergreen.training.frame import LabelledRows, label_rows
+from evergreen.training.importance import measure_importances, tell_importances
 from evergreen.training.leakage import measure_leakage
 from evergreen.training.record import TrainingRecord
 from evergreen.training.refit import Pair, fit_pair, measure_agreement
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from evergreen.release.ledger import Entry
 
 Vector = NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
 
 
 def train_challenger(
@@ -77,6 +82,8 @@ def train_challenger(
     scores = holdout.score(pair.measured)
     baselines = score_baselines(labelled, plan.evaluation, fitter)
     evaluation = evaluate(pair.measured, scores, holdout, baselines)
+    importances = measure_importances(choice.recipe, prepare_folds(labelled, plan), fitter)
+    logger.info("%s", tell_importances(importances))
     # Before the version is registered: what fails until then can be repeated as if never begun.
     entry = ledger.champion(ledger.engine(), use_case.name)
     champion = measure_champion(use_case, entry, holdout, scores, day)
@@ -90,6 +97,7 @@ def train_challenger(
             choice=choice,
             pair=pair,
             fitter=fitter,
+            importances=importances,
             evaluation=evaluation,
             holdout=holdout,
             bias=measure_bias(use_case, holdout, scores),

@@ -31,12 +31,15 @@ class Recipe(Stored):
         Number of boosting rounds for `rows` rows.
     rows
         Of the rows the number was found on; None where it was not searched for.
+    left_out
+        Features that the model does not read.
     """
 
     family: Family
     settings: dict[str, float | int]
     rounds: int
     rows: int | None = None
+    left_out: tuple[str, ...] = ()
 
     def for_rows(self, rows: int) -> Recipe:
         """Return the recipe for another number of rows: more of them bear more rounds."""
@@ -86,7 +89,7 @@ class Fitter:
             All labels are equal.
         """
         self.use_case.target.require_learnable(frame.labels, part)
-        learner = LEARNERS[recipe.family]
+        learner, frame = LEARNERS[recipe.family], frame.without(recipe.left_out)
         design = learner.design(frame)
         booster = xgb.train(
             self.parameters(recipe, frame.inputs),

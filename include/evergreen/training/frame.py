@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 
 import numpy as np
@@ -55,6 +55,15 @@ class LabelledFrame:
     def rows(self) -> int:
         """Number of rows."""
         return len(self.labels)
+
+    def without(self, features: Collection[str]) -> LabelledFrame:
+        """Return the same rows without some features; those it does not have are no matter."""
+        kept = [place for place, name in enumerate(self.inputs.names) if name not in features]
+        if len(kept) == len(self.inputs.names):
+            return self
+        names = tuple(self.inputs.names[place] for place in kept)
+        known = {name: values for name, values in self.inputs.categories.items() if name in names}
+        return replace(self, matrix=self.matrix.take(kept, axis=1), inputs=Inputs(names, known))
 
     @property
     def digest(self) -> str:

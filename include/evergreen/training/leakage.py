@@ -48,7 +48,7 @@ def measure_leakage(
     -----
     The interval is from resampled customers: rows of one customer are not independent.
     """
-    frame = rows.frame(plan.evaluation.fit)
+    frame = rows.frame(plan.evaluation.fit).without(recipe.left_out)
     share = min(_SHARE, _MOST / frame.rows)
     tested = np.random.default_rng(fitter.seed).random(frame.rows) < share
     fitted, test = _part(frame, ~tested), _part(frame, tested)

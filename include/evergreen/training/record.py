@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -15,6 +15,7 @@ from evergreen.targets import TargetModel
 from evergreen.training.evaluate import Evaluation, Holdout
 from evergreen.training.fit import Fitter
 from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.importance import Importance
 from evergreen.training.model import Model
 from evergreen.training.plots import draw_calibration, draw_importances
 from evergreen.training.refit import Pair
@@ -24,6 +25,7 @@ from evergreen.training.tune import Choice
 
 REFERENCE_FILE = "reference.json"
 IMPORTANCES_FILE = "importances.json"
+PERMUTATION_FILE = "permutation_importances.json"
 # The model that was measured; the one that serves is the version's own.
 MEASURED_FILE = "measured.ubj"
 
@@ -51,6 +53,8 @@ class TrainingRecord:
         The models that were made of it.
     fitter
         How they were fitted.
+    importances
+        What each feature is worth to the recipe on the tuning days.
     evaluation, holdout
         Measurements, and on what.
     bias
@@ -75,6 +79,7 @@ class TrainingRecord:
     choice: Choice
     pair: Pair
     fitter: Fitter
+    importances: Sequence[Importance]
     evaluation: Evaluation
     holdout: Holdout
     bias: Mapping[str, Bias]
@@ -162,6 +167,7 @@ def write_artifacts(record: TrainingRecord, target: TargetModel, folder: Path) -
     documents: dict[str, Any] = {
         REFERENCE_FILE: record.reference,
         IMPORTANCES_FILE: record.model.importances,
+        PERMUTATION_FILE: [one.to_dict() for one in record.importances],
         "choice.json": record.choice.to_dict(),
         "slices.json": {name: bias.to_dict() for name, bias in record.bias.items()},
         "left_out.json": dict(record.left_out),

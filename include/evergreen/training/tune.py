@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import pyarrow as pa
 from numpy.typing import NDArray
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
@@ -24,14 +23,14 @@ from evergreen.decisions.stored import Stored
 from evergreen.statistics import clustered_mean
 from evergreen.training.families import LEARNERS
 from evergreen.training.fit import Fitter, Recipe
-from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.folds import SURE, FoldFrames, number_entities, prepare_folds
+from evergreen.training.frame import LabelledRows
+from evergreen.training.importance import measure_importances
 from evergreen.training.model import Family, Model
 from evergreen.training.split import SplitPlan
 
 Vector = NDArray[np.float64]
 
-# One-sided 95 %: how sure it must be that a less simple model has the lower loss.
-_SURE = 1.645
 # The linear model has one setting; more trials would find nothing new.
 _LINEAR_TRIALS = 8
 
@@ -103,30 +102,43 @@ def choose_recipe(
         if best := min(found, key=lambda t: math.inf if t.loss is None else t.loss, default=None):
             contenders.append(try_recipe(f"{family} as tuned", best.recipe, folds, fitter))
     chosen, reason = choose_simplest(contenders, number_entities(folds))
-    return Choice(chosen.recipe, reason, tuple(tried), made)
+    recipe = chosen.recipe
+    if use_case.training.drop_features:
+        recipe, told = drop_useless(chosen, folds, fitter)
+        reason = f"{reason}; {told}"
+    return Choice(recipe, reason, tuple(tried), made)
+
+
+def drop_useless(
+    chosen: Contender, folds: Sequence[FoldFrames], fitter: Fitter
+) -> tuple[Recipe, str]:
+    """Leave out the features that cannot be told from useless, if that makes nothing worse.
+
+    One by one, of two that say the same both look useless. So the recipe without all of them is
+    tried on the same days, and counts unless its loss is higher with 95 % confidence.
+
+    Returns
+    -------
+    tuple
+        The recipe to go on with, and what was done, for people.
+    """
+    found = measure_importances(chosen.recipe, folds, fitter)
+    useless = tuple(sorted(one.feature for one in found if not one.helps))
+    if not useless or len(useless) == len(found):
+        return chosen.recipe, "no feature is left out"
+    without = try_recipe("without", replace(chosen.recipe, left_out=useless), folds, fitter)
+    rise, error = clustered_mean(without.losses - chosen.losses, number_entities(folds))
+    worse = rise - SURE * error > 0
+    shown = f"loss higher by {rise:.5f} ± {SURE * error:.5f} without {', '.join(useless)}"
+    if worse:
+        return chosen.recipe, f"no feature is left out ({shown})"
+    return without.recipe, f"useless features are left out ({shown})"
 
 
 def declare_recipe(family: Family, use_case: UseCase) -> Recipe:
     """Return the recipe of a family as the use case declares it."""
     learner = LEARNERS[family]
     return Recipe(family, dict(learner.settings(use_case)), learner.rounds(use_case))
-
-
-@dataclass(frozen=True)
-class FoldFrames:
-    """Rows to fit on and rows to test on, newest fold first."""
-
-    fit: LabelledFrame
-    test: LabelledFrame
-
-
-def prepare_folds(rows: LabelledRows, plan: SplitPlan) -> list[FoldFrames]:
-    """Prepare the rows of the tuning folds; a bad recipe shows on the newest, which comes first."""
-    folds = []
-    for fold in reversed(plan.tuning):
-        fit = rows.frame(fold.fit)
-        folds.append(FoldFrames(fit, rows.frame([fold.test], fit.inputs)))
-    return folds
 
 
 @dataclass(frozen=True)
@@ -158,6 +170,7 @@ def try_recipe(
         Called with the mean loss after each fold, and the fold's number; may raise to give up.
     """
     target, threads = fitter.use_case.target, fitter.threads
+    folds = [fold.without(recipe.left_out) for fold in folds]
 
     def losses(model: Model, fold: FoldFrames) -> Vector:
         scores = model.predict(fold.test.matrix, target, threads=threads)["score"]
@@ -195,8 +208,8 @@ def choose_simplest(
     reason = f"{chosen.name}: nothing else competed"
     for other in others:
         gain, error = clustered_mean(chosen.losses - other.losses, entities)
-        sure = gain - _SURE * error > 0
-        shown = f"loss lower by {gain:.5f} ± {_SURE * error:.5f}"
+        sure = gain - SURE * error > 0
+        shown = f"loss lower by {gain:.5f} ± {SURE * error:.5f}"
         reason = (
             f"{other.name}: {shown} than {chosen.name}"
             if sure
@@ -204,12 +217,6 @@ def choose_simplest(
         )
         chosen = other if sure else chosen
     return chosen, reason
-
-
-def number_entities(folds: Sequence[FoldFrames]) -> NDArray[np.intp]:
-    """Return the number, from 0, of the entity of every test row."""
-    keys = pa.concat_arrays([fold.test.keys for fold in folds])
-    return np.asarray(keys.dictionary_encode().indices.to_numpy(), dtype=np.intp)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,10 @@ def test_a_number_and_a_category_go_all_the_way(shop: Path) -> None:
     assert drift == {**dict.fromkeys(FEATURES, "ks"), "size": "chi2", "score": "ks"}
     performance = lake.read_day(NAME, "performance", DAYS[-3]).to_pylist()
     whole = {row["metric"]: row for row in performance if row["slice"] == "all"}
-    assert list(whole) == ["d2", "deviance", "mae", "rmse", "mean_label", "mean_score"]
+    of_intervals = ["coverage", "interval_width"]
+    means = ["mean_label", "mean_score"]
+    assert list(whole) == ["d2", "deviance", "mae", "rmse", *of_intervals, *means]
+    assert all(whole[name]["value"] > 0 for name in of_intervals)
     assert whole["d2"]["holdout"] == judged["evidence"]["challenger"]["d2"]
     # Fewer rows than say anything.
     assert "too little to judge" in whole["d2"]["reason"]

@@ -2,19 +2,15 @@ import dataclasses
 import json
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 
-from evergreen.decisions.gate import Difference
 from evergreen.errors import NotReadyError, PermanentError, ServiceDownError
 from evergreen.settings import load_settings
 from evergreen.training import tracking
-from evergreen.training.record import TrainingRecord
-from evergreen.training.slices import measure_bias
 from evergreen.training.tracking.client import connect
 
 
@@ -29,29 +25,6 @@ def settings(tmp_path_factory):
     )
     tracking.initialise(settings)
     return settings
-
-
-@pytest.fixture(scope="module")
-def record(use_case, pair, labelled, plan, choice, fitter, evaluation, holdout):
-    return TrainingRecord(
-        day=date(2025, 1, 1),
-        request_key="2025-01-01 it's drift",
-        reason="drift of idle_days",
-        plan=plan,
-        rows=labelled,
-        choice=choice,
-        pair=pair,
-        fitter=fitter,
-        evaluation=evaluation,
-        holdout=holdout,
-        bias=measure_bias(use_case, holdout, holdout.score(pair.measured)),
-        leakage=Difference(0.02, 0.01, 0.03),
-        inputs={"features": 123, "labels": None},
-        left_out={"2025-01-01": 3},
-        reference={"idle_days": {"quantiles": [1.0, 2.0]}},
-        code_digest="c0de",
-        lock_digest="10c4",
-    )
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from evergreen.training.fit import Fitter, Recipe
+from evergreen.training.folds import prepare_folds
 from evergreen.training.tune import (
     Choice,
     Contender,
     choose_recipe,
     choose_simplest,
-    prepare_folds,
     try_recipe,
 )
 

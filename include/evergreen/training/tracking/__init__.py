@@ -1,5 +1,6 @@
 """All of MLflow: runs, registered versions, and what it shows of who is in charge."""
 
+from evergreen.training.tracking.cards import complete_card, fetch_card
 from evergreen.training.tracking.dead_runs import fail_dead_runs
 from evergreen.training.tracking.runs import (
     RunFacts,
@@ -23,10 +24,12 @@ __all__ = [
     "RunFacts",
     "TrainedVersion",
     "VersionFacts",
+    "complete_card",
     "describe_registry",
     "describe_run",
     "describe_version",
     "fail_dead_runs",
+    "fetch_card",
     "initialise",
     "load_version",
     "log_training_run",

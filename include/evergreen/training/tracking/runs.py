@@ -27,6 +27,7 @@ from evergreen.disk import scratch
 from evergreen.errors import PermanentError
 from evergreen.settings import Settings, load_settings
 from evergreen.targets import TargetModel
+from evergreen.training.card import gather_card
 from evergreen.training.model import LoadedModel, Model
 from evergreen.training.record import (
     HOLDOUT,
@@ -44,6 +45,9 @@ from evergreen.training.split import SplitPlan
 from evergreen.training.tracking.client import connect, explained, uri
 from evergreen.training.tracking.dead_runs import fail_unfinished
 from evergreen.training.tracking.standing import LIFECYCLE
+
+# What training knows of a version's card, until the gate has judged; see `tracking.cards`.
+CARD_FACTS_FILE = "card.json"
 
 # Versions are 32-bit integers; this is the greatest.
 _NO_VERSION = 2**31 - 1
@@ -181,6 +185,8 @@ def log_training_run(
             _log_tried(client, experiment_id, run_id, record)
             with scratch("training") as folder:
                 write_artifacts(record, use_case.target, Path(folder))
+                facts = json.dumps(gather_card(record).to_dict(), allow_nan=False)
+                (Path(folder) / CARD_FACTS_FILE).write_text(facts, encoding="utf-8")
                 client.log_artifacts(run_id, folder)
             source, model_id = _log_model(record, use_case.target)
         _ensure_registered_model(client, use_case)
@@ -393,7 +399,7 @@ def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
     inputs = record.model.inputs
     # Doubles, so that a caller may send whole numbers and nulls alike.
     columns = [ColSpec("string" if n in inputs.categories else "double", n) for n in inputs.names]
-    example = record.holdout.features.slice(0, 5).to_pandas()
+    example = record.holdout.features.select(inputs.names).slice(0, 5).to_pandas()
     example = example.astype({n: "float64" for n in inputs.names if n not in inputs.categories})
     with warnings.catch_warnings(), scratch("model") as folder:
         # MLflow warns about a type hint of its own classes when it first loads them.
