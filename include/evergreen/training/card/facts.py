@@ -113,7 +113,7 @@ class CardFacts(Stored):
     Parameters
     ----------
     target
-        Name, kind, description, horizon in days and unit.
+        As it is declared: name, kind, description, horizon in days, and what else its kind has.
     parts
         Rows by what they were used for.
     snapshots
@@ -134,7 +134,7 @@ class CardFacts(Stored):
     title: str
     description: str
     entity: str
-    target: dict[str, str | int]
+    target: dict[str, Any]
     zone: str
     day: date
     reason: str
