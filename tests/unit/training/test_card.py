@@ -24,6 +24,7 @@ from evergreen.training.card import (
     render_card,
     render_essence,
 )
+from evergreen.training.card.facts import Dependence
 from tiny_people import DAY, FEATURES
 
 SECTIONS = [
@@ -206,6 +207,17 @@ def test_names_are_texts_and_nothing_else(facts):
     text = render_card(hostile)
     assert "a\\|b \\*c\\* \\<img src=x\\> # not a heading" in text
     assert "\n# not a heading" not in text
+
+
+def test_any_text_may_be_a_category(facts):
+    values = ("$5 to $10", "a" * 90, "a" * 91, "<b>&", "$\\frac{")
+    dependence = Dependence("plan", values, (0.1, 0.2, 0.3, 0.4, 0.5))
+    parser = WellFormed()
+    page = render_card(replace(facts, dependences=(dependence,)), "html")
+    parser.feed(page)
+    assert parser.open == []
+    assert ">$5 to $10</text>" in page
+    assert "&lt;b&gt;&amp;</text>" in page
 
 
 def test_the_essence_fits_an_approval(facts, evaluation):

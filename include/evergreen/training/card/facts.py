@@ -102,7 +102,7 @@ class CardFacts(Stored):
     Parameters
     ----------
     target
-        As declared.
+        As it is declared: name, kind, description, horizon in days, and what else its kind has.
     parts
         Rows by what they were used for.
     snapshots

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 # Drawn in this colour is what shall have that of the text around it, in light and in dark.
 _TEXT = "#010203"
 _MARK = "#3b82c4"
+# Names of bars are cut to so many characters.
+_LONG = 40
 _NOTHING = {"Creator": None, "Date": None, "Format": None, "Type": None}
 
 
@@ -34,8 +36,15 @@ def draw_bars(
     names: Sequence[str], lengths: Sequence[float], x_label: str, errors: Sequence[float] = ()
 ) -> str:
     """Draw one bar per name, the first on top, with error bars where there are errors."""
-    figure, axes = _figure(3.4, 0.3 + 0.26 * len(names), left=0.3 + 0.085 * max(map(len, names)))
-    axes.barh(names, lengths, color=_MARK, xerr=list(errors) or None, ecolor=_TEXT)
+    shown = [name if len(name) <= _LONG else f"{name[: _LONG - 1]}…" for name in names]
+    left = 0.3 + 0.085 * max(map(len, shown))
+    figure, axes = _figure(3.4, 0.3 + 0.26 * len(names), left)
+    places = range(len(names))
+    axes.barh(places, lengths, color=_MARK, xerr=list(errors) or None, ecolor=_TEXT)
+    axes.set_yticks(places, shown)
+    for tick in axes.get_yticklabels():
+        # A category may be any text, such as one in dollars.
+        tick.set_parse_math(False)
     axes.invert_yaxis()
     axes.axvline(0, color=_TEXT, linewidth=0.8)
     axes.set_xlabel(x_label)
