@@ -87,6 +87,7 @@ def test_bad_periods_say_what_was_expected(text: str, message: str) -> None:
 
 
 ZONES = sorted(set(available_timezones()) - {"localtime", "Factory"})
+NONE = timedelta(0)
 INSTANTS = st.integers(0, 42 * 366 * 86_400).map(
     lambda seconds: datetime(1995, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
 )
@@ -111,14 +112,21 @@ def test_every_instant_belongs_to_the_one_local_day_that_holds_it(
 
 
 @settings(max_examples=500, deadline=None)
+@example("America/Havana", date(1997, 4, 5))
+@example("Pacific/Apia", date(2011, 12, 29))
 @given(zone=st.sampled_from(ZONES), day=st.dates(date(1995, 1, 1), date(2036, 12, 31)))
 def test_days_are_as_long_as_the_clocks_say(zone: str, day: date) -> None:
     length = as_of(day, zone) - as_of(day - timedelta(days=1), zone)
-    offsets = [
-        as_of(day - timedelta(days=n), zone).astimezone(ZoneInfo(zone)).utcoffset() or timedelta(0)
-        for n in (1, 0)
+    start, end = (as_of(day - timedelta(days=n), zone).astimezone(ZoneInfo(zone)) for n in (1, 0))
+    changed = (start.utcoffset() or NONE) - (end.utcoffset() or NONE)
+    # Clocks that are set forward at midnight skip it, and at the date line a whole day.
+    skipped = [
+        at.replace(tzinfo=None) - datetime.combine(day + timedelta(days=n), datetime.min.time())
+        for n, at in enumerate((start, end))
     ]
-    assert length == timedelta(days=1) + offsets[0] - offsets[1]
+    assert min(skipped) >= NONE
+    assert max(skipped) <= timedelta(days=1)
+    assert length == timedelta(days=1) + changed + skipped[1] - skipped[0]
 
 
 def test_the_days_on_which_clocks_change() -> None:
