@@ -306,6 +306,11 @@ def _declaration(data: Path) -> dict[str, Any]:
             "min_auc": 0.5,
             "max_logloss": 5.0,
             "max_latency_ms_per_1k": 100_000.0,
+            # Five dozen customers can make nothing sure.
+            "min_baseline_margin": -1.0,
+            "promote": ["better", "equivalent", "unclear"],
+            "min_refit_correlation": -1.0,
+            "max_refit_shift": 100.0,
             "min_holdout_rows": 10,
             "min_holdout_minority_rows": 5,
         },
