@@ -63,7 +63,7 @@ def test_a_night_from_end_to_end():
     assert table[0].startswith("| moved | ")
     assert table[0].endswith("| 0.600 | **drifted** |")
     assert "| predictions | none |  | **stale** |" in lines
-    metrics = "auc | logloss | brier | pr auc | recall 10 | ece | mean label | mean score"
+    metrics = "auc | logloss | brier | pr auc | recall 10 | lift 10 | ece | mean label | mean score"
     assert f"| version | slice | rows | {metrics} |  |" in lines
     assert any(line.startswith("| 3 | all | 400 |") and "degraded" in line for line in lines)
     assert any(line.startswith("| 3 | band=high | ") for line in lines)

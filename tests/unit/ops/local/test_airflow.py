@@ -267,6 +267,7 @@ def test_a_killed_component_comes_back_without_the_worker_that_it_left(fake_airf
     settings = fake_airflow
     instance = airflow.start(settings)
     scheduler = psutil.Process(instance.pids["scheduler"])
+    _until(scheduler.children)
     [worker] = scheduler.children()
     scheduler.kill()
 
