@@ -10,11 +10,14 @@ whatever is at least as good there.
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +26,13 @@ from scipy.optimize import brentq
 from benchmarks.bench import report
 from evergreen.contract import load_use_case
 from evergreen.decisions.gate import (
+    Difference,
     MeasuredChampion,
     PromotionDemands,
     PromotionEvidence,
     compare_with_champion,
 )
+from evergreen.statistics import bootstrap
 from evergreen.targets import TargetModel
 from evergreen.training.evaluate import RESAMPLES, compare
 
@@ -40,6 +45,8 @@ HOLDOUTS = 400
 HOLDOUTS_OF_SPEND, SIZES_OF_SPEND, AMOUNTS_OF_SPEND = 100, (1_000, 5_000), (-0.02, 0.0, 0.02)
 NOISE = 0.8
 _MANY = 1_000_000
+# Of the comparison's cost; beyond so many customers, samples of all of them take minutes.
+COMPARED, MOST_WHOLE, COSTLY_RESAMPLES = (20_000, 100_000, 1_000_000), 100_000, 2_000
 
 # Labels of customers whose habit is the vector; and the score by a noisy view of it.
 Draw = Callable[[np.random.Generator, Vector], Vector]
@@ -71,8 +78,50 @@ def main() -> None:
             part=name,
             rates=rows,
         )
+    costs = [
+        (name, rows, *_cost(load_use_case(name).target, draw, score, rows))
+        for name, draw, score in (
+            ("churn", _draw_churn, _score_churn),
+            ("spend", _draw_spend, _score_spend),
+        )
+        for rows in COMPARED
+    ]
+    report(
+        "gate",
+        f"CPU seconds of comparing all metrics of two models, {COSTLY_RESAMPLES:,} resamples",
+        ("target", "customers", "all in each sample", "parts", "errors of parts / of all"),
+        [
+            (name, f"{rows:,}", every or "", parts, ratio and f"{ratio:.2f}")
+            for name, rows, every, parts, ratio in costs
+        ],
+        part="cost",
+        rates=costs,
+    )
     if sys.argv[1:]:
         _draw(found["churn"], Path(sys.argv[1]))
+
+
+def _cost(
+    target: TargetModel, draw: Draw, score: Score, rows: int
+) -> tuple[float | None, float, float | None]:
+    """CPU seconds with all rows in every sample and as it is done; how far their errors differ."""
+    random = np.random.default_rng(5)
+    habits = random.normal(size=rows)
+    labels = draw(random, habits)
+    scores = [score(habits + random.normal(0, NOISE, rows)) for _ in range(2)]
+
+    def timed() -> tuple[float, dict[str, Difference]]:
+        begun = time.process_time()
+        found = compare(target, labels, *scores, seed=3, resamples=COSTLY_RESAMPLES)
+        return time.process_time() - begun, found
+
+    seconds, parts = timed()
+    if rows > MOST_WHOLE:
+        return None, seconds, None
+    with mock.patch.object(bootstrap, "_PART", rows):
+        whole, every = timed()
+    ratios = [(parts[name].error or 0.0) / (every[name].error or math.nan) for name in every]
+    return whole, seconds, max(ratios, key=lambda ratio: abs(math.log(ratio)))
 
 
 def _rates(

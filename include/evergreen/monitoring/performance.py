@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError, ValidationError
-from evergreen.statistics import once
+from evergreen.statistics import of_rows, once
 from evergreen.targets import TargetModel
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _held(rows: pa.Table, labels: Vector, target: TargetModel) -> dict[str, floa
     if target.level is None or not scored or rows["lower"].null_count:
         return {}
     ends = [rows[name].to_numpy() for name in _ENDS]
-    return once(target.resampled_intervals(labels, *ends), len(labels))
+    return once(of_rows(target.resampled_intervals, labels, *ends), len(labels))
 
 
 def _measured(

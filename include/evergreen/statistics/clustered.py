@@ -1,4 +1,4 @@
-"""The mean of rows that are not independent: several of one customer say less than as many."""
+"""Means of rows, and what they would scatter by: several of one customer say less than as many."""
 
 from __future__ import annotations
 
@@ -25,3 +25,20 @@ def clustered_mean(values: Vector, clusters: NDArray[np.intp]) -> tuple[float, f
     mean = float(values.mean())
     totals = np.bincount(clusters, weights=values - mean)
     return mean, float(np.sqrt((totals**2).sum()) / len(values))
+
+
+def ratio(top: Vector, of: Vector) -> tuple[float, float]:
+    """One sum over another of the same independent rows, and its standard error.
+
+    Parameters
+    ----------
+    top, of
+        `[n]`; `of` does not sum to zero.
+
+    Notes
+    -----
+    Linearised (the delta method).
+    """
+    whole = float(of.sum())
+    value = float(top.sum()) / whole
+    return value, float(np.sqrt(((top - value * of) ** 2).sum())) / whole

@@ -181,20 +181,26 @@ class TargetModel(Model):
 
         Share of the labels that their intervals hold, and mean width.
         """
-        held, width = (lower <= labels) & (labels <= upper), upper - lower
+        from evergreen.statistics import weigh
+
+        held = ((lower <= labels) & (labels <= upper)).astype(float)
+        width = upper - lower
 
         def metrics(weights: Weights) -> dict[str, Vector]:
             drawn = weights.astype(float)
             rows = drawn.sum(axis=1)
-            return {"coverage": drawn @ held / rows, "interval_width": drawn @ width / rows}
+            return {
+                "coverage": weigh(drawn, held) / rows,
+                "interval_width": weigh(drawn, width) / rows,
+            }
 
         return metrics
 
     def measure(self, labels: Vector, scores: Vector) -> dict[str, float]:
         """Measure scores against labels, both `[n]`; metrics that do not exist are absent."""
-        from evergreen.statistics import once
+        from evergreen.statistics import of_rows, once
 
-        return once(self.resampled(labels, scores), len(labels)) if len(labels) else {}
+        return once(of_rows(self.resampled, labels, scores), len(labels))
 
     def rates(
         self, labels: Vector, scores: Vector, acted: Vector

@@ -139,31 +139,33 @@ class BinaryTarget(TargetModel):
         """
         import numpy as np
 
+        from evergreen.statistics import weigh
+
         order = np.argsort(-scores, kind="stable")
         outcomes, ordered = labels[order], scores[order]
-        ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+        starts = np.append(0, np.flatnonzero(np.diff(ordered)) + 1)
         losses, excess = self.losses(outcomes, ordered), outcomes - ordered
         bins = np.unique(np.arange(_BINS) * len(ordered) // _BINS)
         worth = self.values.of(outcomes, ordered) if self.values else None
 
         def metrics(weights: Weights) -> dict[str, Vector]:
-            drawn = weights[:, order].astype(np.float64)
-            rows = drawn.sum(axis=1)
-            hits = np.cumsum(drawn * outcomes, axis=1)[:, ends]
-            called = np.cumsum(drawn, axis=1)[:, ends]
-            positives, negatives = hits[:, -1], rows - hits[:, -1]
-            new = np.diff(hits, axis=1, prepend=0)
-            missed = np.diff(called, axis=1, prepend=0) - new
+            drawn = np.take(weights, order, axis=1).astype(np.float64)
             gaps = np.add.reduceat(drawn * excess, bins, axis=1)
+            rows, new, tied = drawn.sum(axis=1), drawn * outcomes, drawn
+            if len(starts) < len(order):
+                new, tied = (np.add.reduceat(each, starts, axis=1) for each in (new, drawn))
+            hits, called = np.cumsum(new, axis=1), np.cumsum(tied, axis=1)
+            positives, negatives = hits[:, -1], rows - hits[:, -1]
+            before = _products(tied, hits) - _products(new, hits)
             with np.errstate(divide="ignore", invalid="ignore"):
-                precision = np.nan_to_num(hits / called)
                 recall = _reached(called, hits, rows / 10) / positives
-                valued = {} if worth is None else {"value": drawn @ worth / rows}
+                valued = {} if worth is None else {"value": weigh(drawn, worth) / rows}
                 return {
-                    "auc": (missed * (hits - new / 2)).sum(axis=1) / (positives * negatives),
-                    "logloss": drawn @ losses / rows,
-                    "brier": drawn @ excess**2 / rows,
-                    "pr_auc": (new * precision).sum(axis=1) / positives,
+                    "auc": (before - _products(tied - new, new) / 2) / (positives * negatives),
+                    "logloss": weigh(drawn, losses) / rows,
+                    "brier": weigh(drawn, excess**2) / rows,
+                    # Where nobody is called yet, nobody is hit.
+                    "pr_auc": _products(new, hits / np.maximum(called, 1)) / positives,
                     "recall_10": recall,
                     "lift_10": 10 * recall,
                     "ece": np.abs(gaps).sum(axis=1) / rows,
@@ -208,9 +210,17 @@ def _reached(called: Vector, hits: Vector, wanted: Vector) -> Vector:
     """Of every sample, the hits among the first `wanted` rows; within ties in proportion."""
     import numpy as np
 
-    return np.array(
-        [
-            np.interp(least, np.append(0, x), np.append(0, y))
-            for least, x, y in zip(wanted, called, hits, strict=True)
-        ]
-    )
+    samples = np.arange(len(called))
+    place = np.count_nonzero(called < wanted[:, None], axis=1)
+    x, y = called[samples, place], hits[samples, place]
+    before = samples, np.maximum(place - 1, 0)
+    x0, y0 = (np.where(place > 0, each[before], 0.0) for each in (called, hits))
+    share = (wanted - x0) / np.maximum(x - x0, 1)
+    return np.asarray(y0 + share * (y - y0))
+
+
+def _products(first: Vector, second: Vector) -> Vector:
+    """Of two `[b, n]`, the inner product of each row, `[b]`."""
+    import numpy as np
+
+    return np.asarray(np.einsum("ij,ij->i", first, second))

@@ -190,6 +190,8 @@ class NumberTarget(TargetModel):
         """
         import numpy as np
 
+        from evergreen.statistics import weigh
+
         losses, errors = self.losses(labels, scores), scores - labels
         constant = self.losses(labels, np.full(len(labels), self.constant(labels)))
         # Rounding keeps the mean of equal labels from being exact.
@@ -199,12 +201,12 @@ class NumberTarget(TargetModel):
             drawn = weights.astype(np.float64)
             rows = drawn.sum(axis=1)
             with np.errstate(divide="ignore", invalid="ignore"):
-                explained = 1 - (drawn @ losses) / (drawn @ constant)
+                explained = 1 - weigh(drawn, losses) / weigh(drawn, constant)
                 return {
                     "d2": np.where(differ, explained, np.nan),
-                    "deviance": drawn @ losses / rows,
-                    "mae": drawn @ np.abs(errors) / rows,
-                    "rmse": np.sqrt(drawn @ errors**2 / rows),
+                    "deviance": weigh(drawn, losses) / rows,
+                    "mae": weigh(drawn, np.abs(errors)) / rows,
+                    "rmse": np.sqrt(weigh(drawn, errors**2) / rows),
                 }
 
         return metrics

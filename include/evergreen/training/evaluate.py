@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from evergreen.decisions.gate import Difference
-from evergreen.statistics import interval, once, resample
+from evergreen.statistics import Metrics, Weights, interval, of_rows, once, resample
 from evergreen.targets import TargetModel
 from evergreen.training.conformal import LOWER, UPPER
 from evergreen.training.fit import Fitter
@@ -104,22 +104,23 @@ def compare(
     By the paired bootstrap: both are measured on the same samples. The main metric of a target
     that knows better (DeLong's, for areas under the ROC curve) is compared its way.
     """
-    ours, theirs = target.resampled(labels, first), target.resampled(labels, second)
 
-    def differences(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
-        other = theirs(weights)
-        return {name: values - other[name] for name, values in ours(weights).items()}
+    def differences(labels: Vector, first: Vector, second: Vector) -> Metrics:
+        ours, theirs = target.resampled(labels, first), target.resampled(labels, second)
 
-    samples = resample(differences, len(labels), resamples=resamples, seed=seed)
-    once, other = target.measure(labels, first), target.measure(labels, second)
+        def metrics(weights: Weights) -> Mapping[str, Vector]:
+            other = theirs(weights)
+            return {name: values - other[name] for name, values in ours(weights).items()}
+
+        return metrics
+
+    measure = of_rows(differences, labels, first, second)
+    samples = resample(measure, len(labels), resamples=resamples, seed=seed)
     found = {
         name: Difference(
-            once[name] - other[name],
-            *interval(samples[name], level=level),
-            float(np.nanstd(samples[name])),
+            value, *interval(samples[name], level=level), float(np.nanstd(samples[name]))
         )
-        for name in once
-        if name in other
+        for name, value in once(measure, len(labels)).items()
     }
     if exact := target.difference(labels, first, second, level=level):
         found[target.main_metric] = Difference(*exact)
@@ -176,14 +177,13 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model by its scores of the holdout, beside those of baselines."""
     target, labels = holdout.target, holdout.labels
-    samples = resample(
-        target.resampled(labels, scores), len(labels), resamples=RESAMPLES, seed=holdout.seed
-    )
-    metrics = target.measure(labels, scores)
+    of_scores = of_rows(target.resampled, labels, scores)
+    samples = resample(of_scores, len(labels), resamples=RESAMPLES, seed=holdout.seed)
+    metrics = once(of_scores, len(labels))
     if target.level is not None and model.interval is not None:
         columns = holdout.predict(model)
         # Of the rows that the score is measured on, drawn as often: the seed is the same.
-        held = target.resampled_intervals(labels, columns[LOWER], columns[UPPER])
+        held = of_rows(target.resampled_intervals, labels, columns[LOWER], columns[UPPER])
         samples |= resample(held, len(labels), resamples=RESAMPLES, seed=holdout.seed)
         metrics |= once(held, len(labels))
     main = target.main_metric

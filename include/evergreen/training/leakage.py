@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evergreen.decisions.gate import Difference
-from evergreen.statistics import interval, resample
+from evergreen.statistics import Metrics, Rows, interval, of_rows, once, resample
 from evergreen.training.evaluate import LEVEL, RESAMPLES, Holdout
 from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.frame import LabelledFrame, LabelledRows
@@ -55,22 +54,22 @@ def measure_leakage(
     model = fitter.fit(recipe.for_rows(fitted.rows), fitted, "random rows")
     target, main = holdout.target, holdout.target.main_metric
     promised = model.predict(test.matrix, target, threads=fitter.threads)["score"]
-    random, came = target.resampled(test.labels, promised), target.resampled(holdout.labels, scores)
     customers = np.asarray(test.keys.dictionary_encode().indices)
 
-    def of_random(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
-        return {main: random(weights[:, customers])[main]}
+    def of_random(part: Rows) -> Metrics:
+        chosen = np.isin(customers, part)
+        places = np.searchsorted(part, customers[chosen])
+        metrics = target.resampled(test.labels[chosen], promised[chosen])
+        return lambda weights: metrics(weights[:, places])
 
-    def of_holdout(weights: NDArray[np.uint8]) -> Mapping[str, Vector]:
-        return {main: came(weights)[main]}
-
-    at_random = target.measure(test.labels, promised).get(main)
-    in_time = target.measure(holdout.labels, scores).get(main)
+    of_holdout = of_rows(target.resampled, holdout.labels, scores)
+    count = int(customers.max()) + 1
+    at_random, in_time = once(of_random, count).get(main), once(of_holdout, len(scores)).get(main)
     if at_random is None or in_time is None:
         return Difference(None, None, None)
     # Two samples, so two seeds.
     samples = (
-        resample(of_random, int(customers.max()) + 1, resamples=RESAMPLES, seed=holdout.seed)[main]
+        resample(of_random, count, resamples=RESAMPLES, seed=holdout.seed)[main]
         - resample(of_holdout, len(scores), resamples=RESAMPLES, seed=holdout.seed + 1)[main]
     )
     gap, error = at_random - in_time, float(np.nanstd(samples))

@@ -35,7 +35,7 @@ def test_metrics_by_hand():
 def test_metrics_are_scikit_learns_also_under_weights_and_ties(rows, seed):
     labels = np.array([float(label) for label, _ in rows])
     scores = np.array([score / 10 + 0.1 for _, score in rows])
-    weights = np.random.default_rng(seed).poisson(1.0, (3, len(rows))).astype(np.uint8)
+    weights = np.random.default_rng(seed).poisson(1.0, (3, len(rows))).astype(np.uint16)
     found = TARGET.resampled(labels, scores)(weights)
     for sample, drawn in enumerate(weights):
         taken = np.repeat(np.arange(len(rows)), drawn)

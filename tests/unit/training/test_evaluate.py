@@ -3,7 +3,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from evergreen.statistics import interval, resample
+from evergreen.statistics import interval, of_rows, resample
 from evergreen.training.baselines import score_baselines
 from evergreen.training.evaluate import Holdout, calibration_table, compare
 from evergreen.training.frame import label_rows
@@ -54,7 +54,9 @@ def test_a_comparison_is_paired(use_case):
     found = compare(use_case.target, labels, first, second, seed=1)
     assert set(found) == set(use_case.target.metrics)
     low, high = interval(
-        resample(use_case.target.resampled(labels, first), 800, resamples=500, seed=1)["brier"],
+        resample(of_rows(use_case.target.resampled, labels, first), 800, resamples=500, seed=1)[
+            "brier"
+        ],
         level=0.95,
     )
     brier = found["brier"]
