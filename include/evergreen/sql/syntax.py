@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import duckdb
+
 from evergreen.sql.connection import opened
 
 # Of several rows they take the first that comes, list them as they come, or settle ties that way.
@@ -34,6 +36,20 @@ def walk(tree: Any) -> Iterator[dict[str, Any]]:
     if isinstance(tree, list):
         for child in tree:
             yield from walk(child)
+
+
+def without_end(select: str) -> str:
+    """Return a statement without the semicolons, and what is remarked after them, at its end.
+
+    Behind a semicolon DuckDB allows nothing in a relation, not even a remark.
+    """
+    text = select.encode()
+    for place, kind in reversed(duckdb.tokenize(select)):
+        if text[place : place + 1] == b";":
+            text = text[:place]
+        elif kind != duckdb.token_type.comment:
+            break
+    return text.decode()
 
 
 @cache

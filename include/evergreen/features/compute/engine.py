@@ -21,7 +21,7 @@ import duckdb
 from evergreen.errors import ConfigError
 from evergreen.features.compute.past import Boundaries, Past
 from evergreen.sql.connection import opened
-from evergreen.sql.syntax import order_dependence, unstable_functions, walk
+from evergreen.sql.syntax import order_dependence, unstable_functions, walk, without_end
 
 _PURE_TABLE_FUNCTIONS = {"unnest", "range", "generate_series"}
 # The parser reads these SQL keywords as columns; they become functions when they are bound.
@@ -129,7 +129,7 @@ class Engine:
         kinds = [statement.type.name for statement in statements]
         if kinds != ["SELECT"]:
             raise ConfigError(f"{path} holds {kinds or 'no statement'}; expected one SELECT.")
-        select: str = statements[0].query
+        select = without_end(statements[0].query)
         asked = self.connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [select])
         # All rows, though there is one: a result that is not read to its end blocks the connection.
         tree = json.loads(asked.fetchall()[0][0])

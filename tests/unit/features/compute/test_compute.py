@@ -300,6 +300,16 @@ def test_sql_that_breaks_the_contract_is_refused(make_use_case, write_orders, sq
         compute.compute_features(make_use_case(sql), write_orders(ROWS), DAYS)
 
 
+@pytest.mark.parametrize("end", [";", "; -- so be it; 'ü'", ";\n/* a;b */ ;\n", " -- as it is;"])
+def test_a_statement_may_end_in_semicolons_and_remarks(make_use_case, write_orders, end):
+    given = write_orders(ROWS)
+    plain, ended = (
+        compute.compute_features(make_use_case(GOOD + ONE_EACH + last), given, DAYS)
+        for last in ("", end)
+    )
+    assert ended.equals(plain)
+
+
 @pytest.mark.parametrize(
     "aggregate",
     [
