@@ -126,7 +126,7 @@ def replay_training(run: RunFacts) -> Replay:
     from evergreen.training.assemble import TrainingInputs, assemble
     from evergreen.training.fit import Fitter
     from evergreen.training.frame import label_rows
-    from evergreen.training.record import frames_of
+    from evergreen.training.record import frames_of, told_parameters
     from evergreen.training.refit import fit_pair
     from evergreen.training.tune import choose_recipe
 
@@ -136,9 +136,9 @@ def replay_training(run: RunFacts) -> Replay:
             f"Run {run.run_id} does not say what it was trained on; it was made before runs did."
         )
     _require_same_lock(f"run {run.run_id}", run.tags["lock_digest"])
-    if run.reads and list(run.reads) != use_case.feature_names:
+    if run.declared and [*run.declared] != use_case.feature_names:
         raise PermanentError(
-            f"Run {run.run_id} was trained on the features {', '.join(run.reads)}; declared are "
+            f"Run {run.run_id} was trained on the features {', '.join(run.declared)}; declared are "
             f"now {', '.join(use_case.feature_names)}. Check out the commit it was trained with "
             f"(its tag code_digest is {run.tags['code_digest']}), and replay there."
         )
@@ -158,9 +158,7 @@ def replay_training(run: RunFacts) -> Replay:
         Compared("measured model", run.tags["measured_digest"], pair.measured.digest),
         Compared("model file", run.tags["model_digest"], pair.final.digest),
     )
-    told = {
-        name: str(value) for name, value in fitter.parameters(recipe, pair.final.inputs).items()
-    }
+    told = {name: str(value) for name, value in told_parameters(fitter, recipe, pair.final).items()}
     differing = sorted(name for name in told if run.parameters.get(name) != told[name])
     notes = [f"use_case.yaml now trains with another {name}" for name in differing]
     return Replay(

@@ -23,7 +23,7 @@ _ONE_DAY = timedelta(days=1)
 
 
 class Trained(Protocol):
-    """A registered version: the features it was trained on, with their dtypes, and its tags."""
+    """A registered version: the features its model reads, with their dtypes, and its tags."""
 
     @property
     def reads(self) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from evergreen.contract import UseCase
 from evergreen.decisions.gate import Difference
 from evergreen.targets import TargetModel
 from evergreen.training.evaluate import Evaluation, Holdout
-from evergreen.training.fit import Fitter
+from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.frame import LabelledFrame, LabelledRows
 from evergreen.training.importance import Importance
 from evergreen.training.model import Model
@@ -148,11 +148,21 @@ def run_metrics(record: TrainingRecord) -> dict[str, float]:
     return numbers
 
 
+def told_parameters(fitter: Fitter, recipe: Recipe, model: Model) -> dict[str, Any]:
+    """Return what the use case declares of training, and what XGBoost is told."""
+    training = fitter.use_case.training
+    return {
+        **fitter.parameters(recipe, model.inputs),
+        "models": " ".join(training.models),
+        "drop_features": training.drop_features,
+    }
+
+
 def run_parameters(record: TrainingRecord) -> dict[str, Any]:
-    """Parameters: what XGBoost was told, the rounds, and the days of every part."""
+    """Parameters: what was told, the rounds, and the days of every part."""
     recipe = record.choice.recipe
     return {
-        **record.fitter.parameters(recipe, record.model.inputs),
+        **told_parameters(record.fitter, recipe, record.model),
         "family": recipe.family,
         "rounds": recipe.rounds,
         "rounds_measured": record.pair.measured.booster.num_boosted_rounds(),

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from evergreen import steps
 from evergreen.cli import cli
 from evergreen.contract import load_use_case
-from evergreen.errors import NotReadyError
+from evergreen.errors import NotReadyError, PermanentError
 from evergreen.provenance.replay import replay
 from evergreen.settings import Settings
 from evergreen.training.tracking import load_version
@@ -66,6 +66,11 @@ def test_a_card_is_completed_by_the_gate_and_found_by_the_ledger(
     # What is left out is neither needed to score nor to make the model again.
     assert score(DAYS[-1])["version"] == 1
     assert replay(f"{NAME}/1").equal
+    # Nor need it be declared any more, to score; the search that left it out would be another.
+    declare(folder, FEATURES, training=training)
+    assert score(DAYS[-1])["version"] == 1
+    with pytest.raises(PermanentError, match=r"nothing.*Check out the commit"):
+        replay(f"{NAME}/1")
     page = tmp_path / "card.html"
     assert card("--html", str(page)).exit_code == 0
     assert page.read_text().startswith("<!DOCTYPE html>")

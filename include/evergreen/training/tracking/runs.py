@@ -76,7 +76,7 @@ class VersionFacts:
     tags
         Tags of the version (`day`, `request_key`, ...).
     reads
-        The features it was trained on, in order, with the dtype that was declared for each.
+        The features that the model reads, in order, with the dtype that was declared for each.
     """
 
     run_id: str
@@ -106,8 +106,8 @@ class RunFacts:
         The days of every part.
     frame_digests
         Per part, the digest of its rows (the first 36 hexadecimal digits).
-    reads
-        As in `VersionFacts`.
+    declared
+        The features that were declared, in order; the model may have left some of them out.
     """
 
     run_id: str
@@ -115,7 +115,7 @@ class RunFacts:
     parameters: dict[str, str]
     plan: SplitPlan
     frame_digests: dict[str, str]
-    reads: dict[str, str]
+    declared: tuple[str, ...]
 
 
 def initialise(settings: Settings | None = None) -> None:
@@ -243,7 +243,7 @@ def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
         if tag.key == "mlflow.data.context"
     }
     plan = SplitPlan.from_json(tags["plan"])
-    return RunFacts(run_id, tags, dict(found.data.params), plan, digests, _reads(found))
+    return RunFacts(run_id, tags, dict(found.data.params), plan, digests, (*_declared(found),))
 
 
 def load_version(use_case: UseCase, version: int, settings: Settings | None = None) -> LoadedModel:
@@ -389,10 +389,19 @@ def _datasets(record: TrainingRecord, use_case: UseCase) -> list[DatasetInput]:
     return datasets
 
 
-def _reads(run: Run) -> dict[str, str]:
-    """Read which features a run's model was trained on from what `_datasets` recorded."""
+def _declared(run: Run) -> dict[str, str]:
+    """Read which features were declared, and as what, from what `_datasets` recorded."""
     given = run.inputs.dataset_inputs
     return dict(json.loads(given[0].dataset.profile)["features"]) if given else {}
+
+
+def _reads(run: Run) -> dict[str, str]:
+    """Read which of the declared features a run's model reads."""
+    declared = _declared(run)
+    if not declared:
+        return {}
+    columns = json.loads(run.inputs.dataset_inputs[0].dataset.schema)["mlflow_colspec"]
+    return {column["name"]: declared[column["name"]] for column in columns}
 
 
 def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
