@@ -72,6 +72,10 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 test: $(READY) ## Run the tests, with the embedded services and no network
 	TZ=UTC $(BIN)/pytest -n 2 --dist loadfile
 
+.PHONY: test-airflow
+test-airflow: $(READY) ## Run a small chain through a real Airflow: keys, backfills, failures, an approval
+	TZ=UTC $(BIN)/pytest -m 'airflow and not e2e'
+
 .PHONY: test-faults
 test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside ours
 	TZ=UTC $(BIN)/pytest -m faults

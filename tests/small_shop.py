@@ -13,6 +13,12 @@ from evergreen.settings import PROJECT_ROOT
 
 FIRST_DAY = date(2025, 1, 1)
 LAST_DAY = date(2025, 6, 30)
+GATE = {
+    "min_auc": 0.5,
+    "max_logloss": 1.0,
+    "min_holdout_rows": 50,
+    "min_baseline_margin": 0.0,
+}
 
 
 def write_small_shop(root: Path, **changes: Any) -> Path:
@@ -31,14 +37,13 @@ def write_small_shop(root: Path, **changes: Any) -> Path:
             "max_cutoffs": 6,
             "min_history_days": 20,
         },
-        "gate": {"min_auc": 0.5, "max_logloss": 1.0, "min_holdout_rows": 50},
+        "gate": GATE,
     }
     orders = declared["events"]["orders"]
     orders["source"] |= {"customers": 900, "acquisition_days": 60}
     orders["source"].pop("regime_change")
     orders["source"] = changes.pop("source", orders["source"])
     declared["target"]["horizon_days"] = 21
-    declared["gate"]["min_baseline_margin"] = 0.0
     declared |= changes
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
     return folder

@@ -21,15 +21,17 @@ from evergreen.contract import Period, load_use_case
 from evergreen.errors import ConfigError
 from evergreen.ops import deploy
 from evergreen.ops.local import airflow, postgres
-from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
+from evergreen.ops.local.airflow_client import AirflowClient, Json, Run, connect
+from evergreen.ops.local.airflow_environment import USERNAME
 from evergreen.ops.local.airflow_processes import component, owned
 from evergreen.ops.local.runs import find_failed, follow, start_backfill, start_run
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import find_stale
+from evergreen.release import ledger
 from evergreen.settings import Settings, load_settings
-from small_shop import FIRST_DAY, write_small_shop
+from small_shop import FIRST_DAY, GATE, write_small_shop
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 
 HISTORY_END = FIRST_DAY + timedelta(days=89)
 NEW_DAYS = [HISTORY_END + timedelta(days=n) for n in (1, 2, 3)]
@@ -43,7 +45,7 @@ def chain() -> Iterator[tuple[Settings, AirflowClient]]:
     folder = tempfile.TemporaryDirectory(prefix="evergreen-chain-")
     before = dict(os.environ)
     use_cases = Path(folder.name) / "use_cases"
-    write_small_shop(use_cases)
+    write_small_shop(use_cases, gate={**GATE, "mode": "approve"})
     club.write_club(Path(folder.name))
     os.environ["EVERGREEN_HOME"] = str(Path(folder.name) / "home")
     os.environ["EVERGREEN_USE_CASES"] = str(use_cases)
@@ -86,6 +88,26 @@ def runs_by_key(client: AirflowClient, stage: str) -> dict[str | None, list[Run]
     return found
 
 
+def question_of(run: Run) -> str:
+    """Path of what a training asks of a person."""
+    task = "taskInstances/approve_promotion/-1/hitlDetails"
+    return f"/dags/{run.dag_id}/dagRuns/{run.run_id}/{task}"
+
+
+def wait_for_question(client: AirflowClient, run: Run) -> Json:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        if client.tasks(run.dag_id, run.run_id, state="awaiting_input"):
+            return client._call("GET", question_of(run))
+        assert client.run(run.dag_id, run.run_id).state != "failed"
+        time.sleep(0.5)
+    pytest.fail("nobody was asked")
+
+
+def answer(client: AirflowClient, run: Run, option: str) -> None:
+    client._call("PATCH", question_of(run), json={"chosen_options": [option]})
+
+
 def test_the_chain_runs_by_assets_with_one_key_per_day(
     chain: tuple[Settings, AirflowClient],
 ) -> None:
@@ -98,9 +120,17 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
     assert runs_by_key(client, "features") == {}
 
     training = start_run(client, "shop_train", day=str(HISTORY_END), tell=told.append).runs
+    asked = wait_for_question(client, training[0])
+    assert "Promote the challenger of shop?" in asked["subject"]
+    assert "beats_naive" in asked["body"]
+    assert ledger.champion(ledger.engine(), "shop") is None
+    answer(client, training[0], "Approve")
     finish(client, training)
     judged = client.xcom("shop_train", training[0].run_id, "judge_challenger")
     assert judged["decision"] == "promote", judged["reasons"]
+    entry = ledger.champion(ledger.engine(), "shop")
+    assert entry is not None
+    assert (entry.version, entry.actor) == (judged["version"], USERNAME)
 
     period = Period(NEW_DAYS[0], NEW_DAYS[-1] + timedelta(days=1))
     started = start_backfill(client, "shop", period, unpause=True, tell=told.append)
