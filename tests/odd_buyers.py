@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -112,10 +113,11 @@ def declare(root: Path, *, daily: bool = False, zone: str = "UTC") -> UseCase:
     return load_use_case_file(folder / "use_case.yaml")
 
 
-def write(root: Path, rows: list[tuple[Any, ...]]) -> dict[str, Given]:
+def write(root: Path, rows: list[tuple[Any, ...]], zone: str = "UTC") -> dict[str, Given]:
     """Write (customer, instant, amount, items, gift, kind) as the lake has orders."""
+    clock = ZoneInfo(zone)
     listed = [
-        (f"O{number:06}", customer, instant, *values, instant.date())
+        (f"O{number:06}", customer, instant, *values, instant.astimezone(clock).date())
         for number, (customer, instant, *values) in enumerate(rows)
     ]
     columns = zip(*listed, strict=True)

@@ -27,7 +27,7 @@ from evergreen.errors import NotReadyError
 from evergreen.statistics import clustered_mean
 from evergreen.statistics.multiple import holm
 from evergreen.training.fit import Fitter, Recipe
-from evergreen.training.folds import SURE, FoldFrames, number_entities
+from evergreen.training.folds import FoldFrames, number_entities
 from evergreen.training.frame import LabelledFrame, LabelledRows
 from evergreen.training.split import SplitPlan
 from evergreen.training.tune import declare_recipe, try_recipe
@@ -232,7 +232,7 @@ class _Judges:
         luck = float(shadows.mean(axis=1).var(ddof=1)) if finalists else 0.0
         losses = {name: self._losses(_with(self._recipe, name), self._folds) for name in finalists}
         judged = self._holm([self._hold(name, usual - losses[name], luck) for name in losses])
-        proposed, together = self._adopt(judged, losses)
+        proposed, together = self._adopt(judged, losses, luck)
         gain = None
         if proposed:
             whole = self._hold("", usual - together, luck)
@@ -284,18 +284,18 @@ class _Judges:
         return [replace(one, corrected=corrected[one.name]) for one in ordered]
 
     def _adopt(
-        self, judged: Sequence[Judged], alone: dict[str, Vector]
+        self, judged: Sequence[Judged], alone: dict[str, Vector], luck: float
     ) -> tuple[tuple[str, ...], Vector]:
-        """Take what passes, one by one, as long as it still helps beside those taken before."""
+        """Take what passes, one by one, if it surely helps beside those taken before."""
         taken: list[str] = []
         losses = np.empty(0)
-        for name in [one.name for one in judged if one.passes]:
+        passing = [one.name for one in judged if one.passes]
+        for name in passing:
             if not taken:
                 taken, losses = [name], alone[name]
                 continue
             others = self._losses(_with(self._recipe, *taken, name), self._folds)
-            gain, error = clustered_mean(losses - others, self._entities)
-            if gain - SURE * error > 0:
+            if self._hold(name, losses - others, luck).p * len(passing) <= ALPHA:
                 taken, losses = [*taken, name], others
         return tuple(taken), losses
 

@@ -1,0 +1,48 @@
+"""The command on a lake: it reads tables as they are, and writes none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import tiny_shop
+from evergreen import lake
+from evergreen.cli import cli
+from evergreen.contract import load_use_case
+from evergreen.discovery.rows import newest_day
+from evergreen.errors import NotReadyError
+from evergreen.provenance import receipts
+from evergreen.settings import Settings
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_features_are_proposed_of_what_is_in_the_lake(
+    home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    folder = tiny_shop.open_shop(tmp_path, monkeypatch)
+    # The only feature does not know what says who leaves.
+    tiny_shop.declare(folder, {"days_since_last_order": "0.0 * count(*)"})
+    with pytest.raises(
+        NotReadyError, match=r"has no labels.*trigger shop_history --from 2025-03-10"
+    ):
+        newest_day(load_use_case("shop"))
+    tiny_shop.label(tiny_shop.compute())
+    before = _state()
+    found = CliRunner().invoke(cli, ["discover", "shop", "--seed", "3"], catch_exceptions=False)
+    assert found.exit_code == 0
+    assert "Proposed: orders_amount_" in found.stdout
+    assert "shop on 2025-03-19: " in found.stderr
+    assert "computed" in found.stderr
+    assert _state() == before
+    again = CliRunner().invoke(cli, ["discover", "shop", "--seed", "3", "--day", "2025-03-19"])
+    assert again.stdout == found.stdout
+    early = CliRunner().invoke(cli, ["discover", "shop", "--day", "2025-03-15"])
+    assert isinstance(early.exception, NotReadyError)
+
+
+def _state() -> tuple[dict[str, int | None], int]:
+    tables = {table: lake.snapshot_id("shop", table) for table in lake.tables("shop")}
+    return tables, receipts.newest_sequence()
