@@ -132,8 +132,8 @@ def _search_quiet(settings: Settings, searches: int) -> Iterator[Outcome]:
         outcome = search(
             drawn, plan, use_case.feature_names, replace(fitter, seed=number), lambda text: None
         )
-        told = ", ".join(f"{one.p:.3f}" for one in outcome.judged)
-        click.echo(f"{number}: {outcome.proposed or 'nothing'} (p {told})")
+        shown = ", ".join(f"{one.p:.3f}" for one in outcome.judged)
+        click.echo(f"{number}: {outcome.proposed or 'nothing'} (p {shown})")
         yield outcome
 
 

@@ -95,10 +95,10 @@ def read_rows(
         Features or labels of a day are not there.
     """
     counts = lake.partitions(use_case.name, "labels")
-    total = sum(counts.get(day, 0) for day in plan.days)
+    total = sum(counts.get(cutoff, 0) for cutoff in plan.days)
     share = -(-total // MOST_ROWS) or 1
     told = f"{total:,} labelled rows of {len(plan.days)} days"
-    tell(f"{told}; of every {share}. entity" if share > 1 else told)
+    tell(f"{told}; a sample of them: one entity in {share}" if share > 1 else told)
     inputs = choose_inputs(use_case, day, plan.days, corrected=False)
 
     def sample(labels: pa.Table) -> pa.Table:

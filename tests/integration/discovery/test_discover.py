@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import tiny_shop
-from evergreen import lake
+from evergreen import lake, steps
 from evergreen.cli import cli
 from evergreen.contract import load_use_case
 from evergreen.discovery.rows import newest_day
@@ -22,14 +22,18 @@ pytestmark = pytest.mark.timeout(300)
 def test_features_are_proposed_of_what_is_in_the_lake(
     home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    folder = tiny_shop.open_shop(tmp_path, monkeypatch)
+    folder = tiny_shop.write_shop(tmp_path)
     # The only feature does not know what says who leaves.
     tiny_shop.declare(folder, {"days_since_last_order": "0.0 * count(*)"})
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    tiny_shop.apply()
+    tiny_shop.ingest()
     with pytest.raises(
         NotReadyError, match=r"has no labels.*trigger shop_history --from 2025-03-10"
     ):
         newest_day(load_use_case("shop"))
-    tiny_shop.label(tiny_shop.compute())
+    published = steps.validate_features(steps.compute_features("shop", tiny_shop.WHOLE))
+    steps.publish_labels(steps.publish_features(published))
     before = _state()
     found = CliRunner().invoke(cli, ["discover", "shop", "--seed", "3"], catch_exceptions=False)
     assert found.exit_code == 0
