@@ -28,7 +28,7 @@ from benchmarks.bench import report, workspace
 from benchmarks.models import RETAIL, RETAIL_DAY, Case, load_history
 from evergreen.contract import UseCase
 from evergreen.discovery.candidates import Candidate, propose_candidates
-from evergreen.discovery.discover import discover_features
+from evergreen.discovery.report import tell_outcome
 from evergreen.discovery.rows import (
     iter_candidates,
     join_candidates,
@@ -142,13 +142,13 @@ def _adopt_retail(folder: Path) -> dict[str, Any]:
     os.environ[RETAIL] = str(folder)
     list(deploy.initialise(load_settings()))
     case = load_history("retail", "online_retail", RETAIL_DAY)
-    click.echo(discover_features("online_retail", click.echo))
     use_case = case.use_case
     plan = plan_search(use_case, case.day)
     candidates, _ = propose_candidates(use_case)
     rows = read_rows(use_case, case.day, plan, candidates, click.echo)
     fitter = Fitter(rows.use_case, load_settings().threads, use_case.training.seed)
     outcome = search(rows, plan, use_case.feature_names, fitter, click.echo)
+    click.echo(tell_outcome(use_case, candidates, outcome))
     named = {
         "proposed": list(outcome.proposed),
         "best, whether proposed or not": [one.name for one in outcome.judged[:1]],
