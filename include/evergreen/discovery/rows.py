@@ -114,6 +114,8 @@ def read_rows(
         chunks.append(chunk)
         tell(f"computed {len(candidates)} candidates up to {days[-1]}")
     joined, declared = join_candidates(use_case, rows, pa.concat_tables(chunks), candidates)
+    if many := [one.name for one in candidates if one.name not in declared.features.columns]:
+        tell(f"left out, for more than {_MOST_VALUES} values: {', '.join(many)}")
     return label_rows(joined, plan, declared)
 
 
