@@ -86,7 +86,7 @@ def main() -> None:
         report(
             "discovery",
             "Online Retail, adopted and measured on the holdout",
-            ("metric", "gain", "lower", "upper"),
+            ("metric", "change", "lower", "upper"),
             [(name, g["estimate"], g["lower"], g["upper"]) for name, g in adopted["gains"].items()],
             part="online_retail",
             **adopted,
