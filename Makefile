@@ -85,7 +85,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-models ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-models bench-discovery ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -118,6 +118,10 @@ bench-score: $(READY) ## What scores and their reasons cost beside prediction al
 .PHONY: bench-models
 bench-models: $(READY) ## How good the models are, and what searching and calibrating add
 	@$(BIN)/python -W ignore -m benchmarks.models
+
+.PHONY: bench-discovery
+bench-discovery: $(READY) ## How often features are proposed where there is nothing to find, and what they are worth
+	@$(BIN)/python -W ignore -m benchmarks.discovery
 
 .PHONY: demo
 demo: $(READY) ## Watch every stage work on generated customers; ends by itself

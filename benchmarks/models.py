@@ -78,15 +78,15 @@ def main() -> None:
 
 def _cases(settings: Settings, retail: Path | None) -> Iterator[Case]:
     list(deploy.initialise(settings))
-    yield _load("churn", "churn", CHURN_DAY)
+    yield load_history("churn", "churn", CHURN_DAY)
     if retail is None:
         return
     os.environ[RETAIL] = str(retail)
-    yield _load("one year of Online Retail", "online_retail", RETAIL_DAY)
+    yield load_history("one year of Online Retail", "online_retail", RETAIL_DAY)
     if (retail / EARLIER).exists():
         _join_years(retail, settings.home / "two_years")
         list(deploy.initialise(load_settings()))
-        yield _load("two years of Online Retail", "two_years", RETAIL_DAY)
+        yield load_history("two years of Online Retail", "two_years", RETAIL_DAY)
 
 
 def _join_years(retail: Path, folder: Path) -> None:
@@ -111,7 +111,8 @@ def _join_years(retail: Path, folder: Path) -> None:
     os.environ[RETAIL], os.environ["EVERGREEN_USE_CASES"] = str(folder), str(mine.parent)
 
 
-def _load(name: str, use_case: str, day: date) -> Case:
+def load_history(name: str, use_case: str, day: date) -> Case:
+    """Ingest the orders of a use case up to a day, and compute their features and labels."""
     declared = load_use_case(use_case)
     period = f"{declared.first_day}..{day}"
     for table in declared.events:

@@ -98,6 +98,26 @@ def plan(use_case: str) -> None:
 
 
 @cli.command()
+@click.argument("use_case")
+@click.option("--day", metavar="DAY", help="By default the newest whose trainings know all labels.")
+@click.option("--seed", type=int, help="By default the use case's.")
+def discover(use_case: str, day: str | None, seed: int | None) -> None:
+    """Propose features of USE_CASE that it does not declare yet, with the SQL and YAML of each.
+
+    Candidates follow from the declared tables of events. They are judged on days before the
+    holdout that the gate decides by. Nothing is used, and nothing is written, until it is pasted.
+    """
+    from evergreen.discovery.discover import discover_features
+
+    begun = time.monotonic()
+
+    def tell(text: str) -> None:
+        click.echo(f"{time.monotonic() - begun:5.0f} s  {text}", err=True)
+
+    click.echo(discover_features(use_case, tell, day, seed), nl=False)
+
+
+@cli.command()
 @click.argument("name")
 @click.option(
     "--from",

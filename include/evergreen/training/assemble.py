@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import accumulate
@@ -112,8 +112,19 @@ def keep(use_case: UseCase, version: int, inputs: TrainingInputs) -> None:
             lake.tag(use_case.owner_of(table), table, snapshot, f"{label}-{day}" if day else label)
 
 
-def assemble(use_case: UseCase, plan: SplitPlan, inputs: TrainingInputs) -> TrainingSet:
+def assemble(
+    use_case: UseCase,
+    plan: SplitPlan,
+    inputs: TrainingInputs,
+    *,
+    sample: Callable[[pa.Table], pa.Table] = lambda labels: labels,
+) -> TrainingSet:
     """Join the labels of the plan's days with the features known at their `as_of`.
+
+    Parameters
+    ----------
+    sample
+        Takes the labels of one day and returns those to go on with; by default all.
 
     Raises
     ------
@@ -123,7 +134,7 @@ def assemble(use_case: UseCase, plan: SplitPlan, inputs: TrainingInputs) -> Trai
     ValidationError
         More labelled entities of a day have no features than `MIN_COVERAGE_RATIO` allows.
     """
-    labels = _labels(use_case, plan.days, inputs)
+    labels = {day: sample(rows) for day, rows in _labels(use_case, plan.days, inputs)}
     covered = _with_features(use_case, labels, inputs)
     left_out = {
         day: missing
@@ -199,7 +210,7 @@ def _with_features(
 
 def _labels(
     use_case: UseCase, days: Sequence[date], inputs: TrainingInputs
-) -> dict[date, pa.Table]:
+) -> Iterator[tuple[date, pa.Table]]:
     snapshot, pins = inputs.snapshots["labels"], inputs.pins.get("labels", {})
     published = lake.partitions(use_case.name, "labels", snapshot)
     missing = [day for day in days if day not in published and not pins.get(day)]
@@ -210,10 +221,7 @@ def _labels(
             f"{use_case.name}_history from {missing[0]} to "
             f"{missing[-1] + timedelta(days=use_case.target.horizon_days)}."
         )
-    return {
-        day: lake.read_day(use_case.name, "labels", day, pins.get(day, snapshot)).select(
-            [use_case.entity.key, "as_of", "label"]
-        )
-        for day in days
-        if pins.get(day, snapshot)
-    }
+    for day in days:
+        if pins.get(day, snapshot):
+            rows = lake.read_day(use_case.name, "labels", day, pins.get(day, snapshot))
+            yield day, rows.select([use_case.entity.key, "as_of", "label"])

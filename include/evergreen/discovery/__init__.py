@@ -1,0 +1,1 @@
+"""Features that nobody has declared yet: generated from the contract, tried, and proposed."""
