@@ -1,5 +1,6 @@
 """Training sets that are fitted on without being in memory."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,17 @@ import pytest
 
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
 from evergreen.training.external import StoredFrame, exceeds_budget, store_rows
+from evergreen.training.fit import Fitter
 from evergreen.training.folds import prepare_folds
-from evergreen.training.frame import LabelledFrame
-from evergreen.training.refit import fit_pair
+from evergreen.training.frame import LabelledFrame, label_rows
 from evergreen.training.tune import declare_recipe, try_recipe
-
-FAMILIES = ("linear", "trees")
+from tiny_people import FEATURES, declare
 
 
 @pytest.fixture
 def stored(rows, plan, use_case, tmp_path):
     shuffled = rows.take(np.random.default_rng(2).permutation(rows.num_rows))
     return store_rows(ds.dataset(shuffled), plan, use_case, tmp_path)
-
-
-@pytest.fixture
-def words(rows):
-    """Rows with a category, in another dictionary every day."""
-    named = pc.if_else(rows["vip"], pc.utf8_slice_codeunits(rows["customer_id"], 3, 5), None)
-    return named.dictionary_encode()
 
 
 def test_a_budget_says_what_is_kept_in_memory(use_case, monkeypatch):
@@ -61,16 +54,33 @@ def test_the_rows_are_those_in_memory(stored, labelled, plan):
     assert few.digest == inside.filter(np.arange(inside.rows) % 15 == 0).digest
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["linear", "trees"])
 def test_models_are_those_of_memory_byte_for_byte_twice(
     family, stored, labelled, plan, fitter, use_case
 ):
     recipe = declare_recipe(family, use_case)
-    inside = fit_pair(labelled, plan, recipe, fitter)
-    for _ in range(2):
-        outside = fit_pair(stored, plan, recipe, fitter)
-        assert outside.measured.ubj == inside.measured.ubj
-        assert outside.final.ubj == inside.final.ubj
+    inside, *outside = (
+        fitter.fit(recipe, rows.to_fit(plan.final), "fit") for rows in (labelled, stored, stored)
+    )
+    assert [model.ubj for model in outside] == [inside.ubj] * 2
+
+
+def test_categories_are_those_of_all_days(rows, plan, tmp_path):
+    towns = pc.utf8_slice_codeunits(rows["customer_id"], 4)
+    named = rows.append_column("town", pc.if_else(rows["vip"], towns, None))
+    shop = declare({"name": "gone"}, {**FEATURES, "town": {"dtype": "category", "nullable": True}})
+    fitter = Fitter(shop, threads=2, seed=3)
+    inside, outside = (
+        labelled.to_fit(plan.final)
+        for labelled in (
+            label_rows(named, plan, shop),
+            store_rows(ds.dataset(named), plan, shop, tmp_path),
+        )
+    )
+    assert outside.inputs == inside.inputs
+    assert len(inside.inputs.categories["town"]) == 100
+    recipe = replace(declare_recipe("trees", shop), rounds=10)
+    assert fitter.fit(recipe, outside, "fit").ubj == fitter.fit(recipe, inside, "fit").ubj
 
 
 def test_rounds_are_searched_alike_and_nothing_stays_behind(stored, labelled, plan, fitter, trees):
@@ -82,24 +92,15 @@ def test_rounds_are_searched_alike_and_nothing_stays_behind(stored, labelled, pl
     assert {path.suffix for path in stored.folder.iterdir()} == {".arrow"}
 
 
-def test_what_breaks_a_fit_leaves_nothing_behind(stored, plan, fitter, trees, rows, use_case):
-    day = plan.final[-1]
-    infinite = pa.array(np.full(len(stored.of([day])), np.inf))
-    broken = stored.of([day])
-    place = broken.column_names.index("idle_days")
-    part = rows.filter(pc.equal(rows["as_of"], broken["as_of"][0]))
-    poisoned = pa.concat_tables(
-        [
-            rows.filter(pc.not_equal(rows["as_of"], broken["as_of"][0])),
-            part.set_column(place, "idle_days", infinite),
-        ]
-    )
-    folder = stored.folder / "again"
-    folder.mkdir()
-    bad = store_rows(ds.dataset(poisoned), plan, use_case, folder)
+def test_a_fit_that_fails_leaves_nothing_behind(rows, plan, use_case, fitter, trees, tmp_path):
+    place = rows.column_names.index("idle_days")
+    newest = pc.equal(rows["as_of"], pa.scalar(use_case.as_of(plan.final[-1])))
+    infinite = pc.if_else(newest, np.inf, rows["idle_days"])
+    broken = rows.set_column(place, "idle_days", infinite)
+    stored = store_rows(ds.dataset(broken), plan, use_case, tmp_path)
     with pytest.raises(ValidationError, match="500 infinite values"):
-        fitter.fit(trees, bad.to_fit(plan.final), "fit")
-    assert {path.suffix for path in folder.iterdir()} == {".arrow"}
+        fitter.fit(trees, stored.to_fit(plan.final), "fit")
+    assert {path.suffix for path in tmp_path.iterdir()} == {".arrow"}
 
 
 def test_what_is_no_training_set_is_refused(rows, plan, use_case, tmp_path: Path):
