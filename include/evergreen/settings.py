@@ -58,7 +58,8 @@ class Settings:
         `EVERGREEN_SPILL_MB`, how much DuckDB may put on the disk beyond that. Default 20000.
     training_mb
         `EVERGREEN_TRAINING_MB`, up to which size of its matrix a training is fitted in memory;
-        beyond, XGBoost reads it from the disk. 0 for never in memory. Default 250.
+        beyond, XGBoost reads it from the disk. 0 for never in memory. A step takes about ten
+        times as much. Default 150.
     sql_timeout_seconds
         `EVERGREEN_SQL_TIMEOUT_SECONDS`, for one query of a use case's SQL: a day, or a month of
         days of a bulk load. Default 900.
@@ -162,7 +163,7 @@ def load_settings() -> Settings:
         threads=_whole_number("EVERGREEN_THREADS", 2),
         memory_mb=_whole_number("EVERGREEN_MEMORY_MB", 1500),
         spill_mb=_whole_number("EVERGREEN_SPILL_MB", 20_000),
-        training_mb=_whole_number("EVERGREEN_TRAINING_MB", 250, least=0),
+        training_mb=_whole_number("EVERGREEN_TRAINING_MB", 150, least=0),
         sql_timeout_seconds=_whole_number("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
     )
