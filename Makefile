@@ -85,7 +85,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-models bench-discovery ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -114,6 +114,10 @@ bench-gate: $(READY) ## How often the gate promotes challengers that are as good
 .PHONY: bench-score
 bench-score: $(READY) ## What scores and their reasons cost beside prediction alone: time, memory
 	@$(BIN)/python -W ignore -m benchmarks.score
+
+.PHONY: bench-train
+bench-train: $(READY) ## What a fit costs beside XGBoost's alone, in memory and from the disk
+	@$(BIN)/python -W ignore -m benchmarks.train
 
 .PHONY: bench-models
 bench-models: $(READY) ## How good the models are, and what searching and calibrating add

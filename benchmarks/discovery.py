@@ -42,7 +42,7 @@ from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 from evergreen.training.assemble import assemble, choose_inputs
 from evergreen.training.evaluate import Holdout
 from evergreen.training.fit import Fitter
-from evergreen.training.frame import LabelledRows, label_rows
+from evergreen.training.frame import RowsInMemory, label_rows
 from evergreen.training.refit import fit_pair
 from evergreen.training.split import plan_training
 from evergreen.training.tune import declare_recipe
@@ -128,7 +128,7 @@ def _search_quiet(settings: Settings, searches: int) -> Iterator[Outcome]:
         chance = np.random.default_rng(number)
         peculiar = _PECULIAR * chance.standard_normal(entities.max() + 1)[entities]
         labels = chance.random(frame.rows) < special.expit(told + peculiar)
-        drawn = LabelledRows(rows.rows.set_column(place, "label", pa.array(labels)), rows.use_case)
+        drawn = RowsInMemory(rows.rows.set_column(place, "label", pa.array(labels)), rows.use_case)
         outcome = search(
             drawn, plan, use_case.feature_names, replace(fitter, seed=number), lambda text: None
         )

@@ -56,6 +56,10 @@ class Settings:
         `EVERGREEN_MEMORY_MB`, DuckDB's memory limit for one step. Default 1500.
     spill_mb
         `EVERGREEN_SPILL_MB`, how much DuckDB may put on the disk beyond that. Default 20000.
+    training_mb
+        `EVERGREEN_TRAINING_MB`, up to which size of its matrix a training is fitted in memory;
+        beyond, XGBoost reads it from the disk. 0 for never in memory. A step takes about ten
+        times as much. Default 150.
     sql_timeout_seconds
         `EVERGREEN_SQL_TIMEOUT_SECONDS`, for one query of a use case's SQL: a day, or a month of
         days of a bulk load. Default 900.
@@ -73,6 +77,7 @@ class Settings:
     threads: int
     memory_mb: int
     spill_mb: int
+    training_mb: int
     sql_timeout_seconds: int
     urls: dict[Database, str]
 
@@ -155,10 +160,11 @@ def load_settings() -> Settings:
         backups=Path(_place("EVERGREEN_BACKUPS", home / "backups")),
         airflow_api=env.get("EVERGREEN_AIRFLOW_API") or None,
         tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
-        threads=_positive_int("EVERGREEN_THREADS", 2),
-        memory_mb=_positive_int("EVERGREEN_MEMORY_MB", 1500),
-        spill_mb=_positive_int("EVERGREEN_SPILL_MB", 20_000),
-        sql_timeout_seconds=_positive_int("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
+        threads=_whole_number("EVERGREEN_THREADS", 2),
+        memory_mb=_whole_number("EVERGREEN_MEMORY_MB", 1500),
+        spill_mb=_whole_number("EVERGREEN_SPILL_MB", 20_000),
+        training_mb=_whole_number("EVERGREEN_TRAINING_MB", 150, least=0),
+        sql_timeout_seconds=_whole_number("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
     )
 
@@ -215,10 +221,10 @@ def _place(variable: str, default: Path) -> str:
     return os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111
 
 
-def _positive_int(variable: str, default: int) -> int:
+def _whole_number(variable: str, default: int, least: int = 1) -> int:
     text = os.environ.get(variable)
     if not text:
         return default
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"{variable} is {text!r}; expected a whole number of at least 1.")
+    if not text.isdigit() or int(text) < least:
+        raise ConfigError(f"{variable} is {text!r}; expected a whole number of at least {least}.")
     return int(text)

@@ -24,7 +24,7 @@ from evergreen.features.compute.result import Task
 from evergreen.features.compute.run import DAYS_PER_CHUNK, iter_task
 from evergreen.provenance import commands
 from evergreen.training.assemble import assemble, choose_inputs
-from evergreen.training.frame import LabelledRows, label_rows
+from evergreen.training.frame import RowsInMemory, label_rows
 from evergreen.training.split import SplitPlan, plan_training
 
 MOST_ROWS = 200_000
@@ -80,12 +80,12 @@ def plan_search(use_case: UseCase, day: date) -> SplitPlan:
 
 def read_rows(
     use_case: UseCase, day: date, plan: SplitPlan, candidates: Sequence[Candidate], tell: Tell
-) -> LabelledRows:
+) -> RowsInMemory:
     """Read the labelled features of the plan's days and compute the candidates beside them.
 
     Returns
     -------
-    LabelledRows
+    RowsInMemory
         Of a use case that declares the candidates as well. Categories with very many values are
         neither declared nor there.
 

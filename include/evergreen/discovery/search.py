@@ -28,7 +28,7 @@ from evergreen.statistics import clustered_mean
 from evergreen.statistics.multiple import holm
 from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.folds import FoldFrames, number_entities
-from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.frame import LabelledFrame, RowsInMemory
 from evergreen.training.split import SplitPlan
 from evergreen.training.tune import declare_recipe, try_recipe
 
@@ -117,7 +117,7 @@ class Outcome:
 
 
 def search(
-    rows: LabelledRows, plan: SplitPlan, present: Sequence[str], fitter: Fitter, tell: Tell
+    rows: RowsInMemory, plan: SplitPlan, present: Sequence[str], fitter: Fitter, tell: Tell
 ) -> Outcome:
     """Rank candidates and judge the best.
 
@@ -145,7 +145,7 @@ def search(
     candidates = [name for name in rows.use_case.features.columns if name not in present]
     parts = number_parts(rows.rows[rows.use_case.entity.key], 4, fitter.seed)
     one, other, learning, judging = (
-        LabelledRows(rows.rows.filter(pa.array(chosen)), rows.use_case)
+        RowsInMemory(rows.rows.filter(pa.array(chosen)), rows.use_case)
         for chosen in (parts == 0, parts == 1, parts < 2, parts >= 2)
     )
     folds = [
@@ -160,7 +160,7 @@ def search(
     ]
     declared = replace(declare_recipe("trees", rows.use_case), left_out=tuple(candidates))
     ranked = _rank(candidates, declared, halves, fitter, tell)
-    finalists = _unlike(ranked, folds[-1].fit)
+    finalists = _unlike(ranked, folds[-1].fit.load())
     # As many rounds as are right where all are read: by the present features alone it may be one.
     recipe = try_recipe("all", _with(declared, *finalists), halves, fitter).recipe
     recipe = replace(recipe, left_out=declared.left_out)
@@ -258,7 +258,7 @@ class _Judges:
             FoldFrames(
                 *(
                     _permuted(f, name, [self._fitter.seed, number, n, m])
-                    for m, f in enumerate((fold.fit, fold.test))
+                    for m, f in enumerate((fold.fit.load(), fold.test))
                 )
             )
             for n, fold in enumerate(self._folds)

@@ -22,6 +22,7 @@ from itertools import groupby
 
 from evergreen.contract import Events, UseCase
 from evergreen.discovery.candidates import Candidate, lookback_days
+from evergreen.sql.syntax import without_end
 from evergreen.sql.text import quote
 
 _PRESENT = "present_features"
@@ -40,7 +41,7 @@ def write_candidates(use_case: UseCase, candidates: Sequence[Candidate], share: 
 
 
 def _write(use_case: UseCase, candidates: Sequence[Candidate], first: str, where: str) -> str:
-    present = use_case.features_sql.rstrip().removesuffix(";")
+    present = without_end(use_case.features_sql)
     parts = [f"{_PRESENT} AS (\n{present}\n)"]
     columns, joins = [first], []
     key = quote(use_case.entity.key)

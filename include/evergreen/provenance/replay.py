@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase, load_use_case
+from evergreen.disk import scratch
 from evergreen.errors import PermanentError
 from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
 from evergreen.provenance import receipts
@@ -123,7 +125,10 @@ def replay_receipt(receipt: Receipt) -> Replay:
 
 def replay_training(run: RunFacts) -> Replay:
     """Assemble a run's training set again, choose and fit again, and compare rows and models."""
+    import pyarrow.dataset as ds
+
     from evergreen.training.assemble import TrainingInputs, assemble
+    from evergreen.training.external import store_rows
     from evergreen.training.fit import Fitter
     from evergreen.training.frame import label_rows
     from evergreen.training.record import frames_of, told_parameters
@@ -144,20 +149,26 @@ def replay_training(run: RunFacts) -> Replay:
         )
     plan = run.plan
     inputs = TrainingInputs.from_dict(json.loads(run.tags["inputs"]))
-    rows = label_rows(assemble(use_case, plan, inputs).rows, plan, use_case)
     fitter = Fitter(use_case, int(run.parameters["nthread"]), int(run.tags["seed"]))
-    recipe = choose_recipe(rows, plan, fitter, trials=json.loads(run.tags["trials"])).recipe
-    pair = fit_pair(rows, plan, recipe, fitter)
-    frames = frames_of(rows, plan, pair.final)
-    compared = (
-        *(
-            Compared(f"rows of {part}", recorded, frames[part].digest[: len(recorded)])
-            for part, recorded in run.frame_digests.items()
-        ),
-        Compared("family", run.tags["family"], recipe.family),
-        Compared("measured model", run.tags["measured_digest"], pair.measured.digest),
-        Compared("model file", run.tags["model_digest"], pair.final.digest),
-    )
+    with scratch("replay") as folder:
+        assembled = assemble(use_case, plan, inputs).rows
+        rows = (
+            store_rows(ds.dataset(assembled), plan, use_case, Path(folder))
+            if run.parameters.get("external_memory") == str(True)
+            else label_rows(assembled, plan, use_case)
+        )
+        recipe = choose_recipe(rows, plan, fitter, trials=json.loads(run.tags["trials"])).recipe
+        pair = fit_pair(rows, plan, recipe, fitter)
+        frames = frames_of(rows, plan, pair.final)
+        compared = (
+            *(
+                Compared(f"rows of {part}", recorded, frames[part].digest[: len(recorded)])
+                for part, recorded in run.frame_digests.items()
+            ),
+            Compared("family", run.tags["family"], recipe.family),
+            Compared("measured model", run.tags["measured_digest"], pair.measured.digest),
+            Compared("model file", run.tags["model_digest"], pair.final.digest),
+        )
     told = {name: str(value) for name, value in told_parameters(fitter, recipe, pair.final).items()}
     differing = sorted(name for name in told if run.parameters.get(name) != told[name])
     notes = [f"use_case.yaml now trains with another {name}" for name in differing]

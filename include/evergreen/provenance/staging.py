@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from evergreen.lake import Published
 
 
+# So many that who reads a part of a chunk need not unpack the rest.
+_GROUP_ROWS = 131_072
+
+
 @dataclass(frozen=True)
 class Staged:
     """Output of a step that is not published yet.
@@ -93,7 +97,7 @@ class Staged:
         path = self._path(name, chunk)
         unfinished = path.with_suffix(".unfinished")
         written = io.BytesIO()
-        pq.write_table(rows, written, compression="zstd")
+        pq.write_table(rows, written, compression="zstd", row_group_size=_GROUP_ROWS)
         with room_on(self.folder):
             try:
                 unfinished.write_bytes(written.getbuffer())
@@ -120,7 +124,7 @@ class Staged:
         import pyarrow.dataset as ds
 
         path = self._path(name, chunk)
-        self._bytes(path)
+        self._verify(path)
         return ds.dataset(path, format="parquet")
 
     def require_unchanged(self) -> None:
@@ -133,7 +137,7 @@ class Staged:
         """
         for path in map(Path(self.folder).joinpath, self.digests):
             if path.exists():
-                self._bytes(path)
+                self._verify(path)
 
     def periods(self) -> Iterator[Period]:
         """Iterate over the chunks."""
@@ -147,14 +151,26 @@ class Staged:
             found = path.read_bytes()
         except FileNotFoundError as error:
             raise _not_as_written(path, "is missing") from error
-        digest, expected = hashlib.sha256(found).hexdigest(), self.digests.get(path.name)
+        self._compare(path, hashlib.sha256(found).hexdigest(), len(found))
+        return found
+
+    def _verify(self, path: Path) -> None:
+        """Compare a file with what was written, without holding it in memory."""
+        try:
+            with path.open("rb") as file:
+                digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+        except FileNotFoundError as error:
+            raise _not_as_written(path, "is missing") from error
+        self._compare(path, digest, size)
+
+    def _compare(self, path: Path, digest: str, size: int) -> None:
+        expected = self.digests.get(path.name)
         if digest != expected:
             raise _not_as_written(
                 path,
-                f"is not what was staged and validated: {len(found):,} bytes with SHA-256 "
+                f"is not what was staged and validated: {size:,} bytes with SHA-256 "
                 f"{digest[:16]}, expected {expected[:16] if expected else 'none on record'}",
             )
-        return found
 
 
 def _not_as_written(path: Path, found: str) -> StagingError:

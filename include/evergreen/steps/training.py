@@ -48,6 +48,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     """Join the labels of the split's days with point-in-time features, through Feast."""
     from evergreen.provenance import receipts
     from evergreen.training.assemble import assemble, choose_inputs
+    from evergreen.training.external import exceeds_budget
     from evergreen.training.split import plan_training
 
     started = time.monotonic()
@@ -67,6 +68,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
             "reason": request["reason"],
             "rows": assembled.rows.num_rows,
             "left_out": {str(day): rows for day, rows in assembled.left_out.items()},
+            "external_memory": exceeds_budget(assembled.rows.num_rows, declared),
         },
         basis=basis,
     )
@@ -77,8 +79,8 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
 def choose_recipe(staged: dict[str, Any]) -> dict[str, Any]:
     """Choose kind of model, settings and rounds on the folds before the holdout."""
     from evergreen.settings import load_settings
+    from evergreen.training.external import open_rows
     from evergreen.training.fit import Fitter
-    from evergreen.training.frame import label_rows
     from evergreen.training.split import plan_training
     from evergreen.training.tune import choose_recipe as choose
 
@@ -86,9 +88,9 @@ def choose_recipe(staged: dict[str, Any]) -> dict[str, Any]:
     batch = Staged.from_dict(staged)
     declared, period = batch.load_use_case(), Period.parse(batch.period)
     plan = plan_training(declared, period.last)
-    rows = label_rows(batch.read("training_set", period), plan, declared)
     fitter = Fitter(declared, load_settings().threads, declared.training.seed)
-    choice = choose(rows, plan, fitter, journal=Path(batch.folder) / "trials.log")
+    with open_rows(batch, plan) as rows:
+        choice = choose(rows, plan, fitter, journal=Path(batch.folder) / "trials.log")
     logger.info("%s", choice.reason)
     return batch.with_seconds(started, facts={**batch.facts, "choice": choice.to_dict()}).to_dict()
 
@@ -99,24 +101,28 @@ def train_challenger(staged: dict[str, Any]) -> dict[str, Any]:
     from evergreen.settings import load_settings
     from evergreen.training.assemble import TrainingInputs
     from evergreen.training.challenger import train_challenger as train
+    from evergreen.training.external import open_rows
+    from evergreen.training.split import plan_training
     from evergreen.training.tune import Choice
 
     batch = Staged.from_dict(staged)
     declared, period = batch.load_use_case(), Period.parse(batch.period)
     inputs = TrainingInputs.from_dict(batch.inputs)
-    evidence = train(
-        declared,
-        period.last,
-        batch.read("training_set", period),
-        inputs,
-        Choice.from_dict(batch.facts["choice"]),
-        lake.read_day(
-            declared.owner_of("features"), "features", period.last, inputs.snapshots["features"]
-        ),
-        reason=batch.facts["reason"],
-        left_out=batch.facts["left_out"],
-        threads=load_settings().threads,
+    newest = lake.read_day(
+        declared.owner_of("features"), "features", period.last, inputs.snapshots["features"]
     )
+    with open_rows(batch, plan_training(declared, period.last)) as rows:
+        evidence = train(
+            declared,
+            period.last,
+            rows,
+            inputs,
+            Choice.from_dict(batch.facts["choice"]),
+            newest,
+            reason=batch.facts["reason"],
+            left_out=batch.facts["left_out"],
+            threads=load_settings().threads,
+        )
     return {
         "use_case": batch.use_case,
         "day": batch.period,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from evergreen.training.fit import Fitter
-from evergreen.training.frame import LabelledFrame, LabelledRows
-from evergreen.training.inputs import Inputs
+from evergreen.training.frame import LabelledRows
 from evergreen.training.model import Family
 from evergreen.training.split import Fold
 from evergreen.training.tune import declare_recipe
@@ -32,25 +28,17 @@ def score_baselines(rows: LabelledRows, fold: Fold, fitter: Fitter) -> dict[str,
         `linear`, of all features.
     """
     use_case, target = fitter.use_case, fitter.use_case.target
-    fit = rows.frame(fold.fit)
+    fit = rows.to_fit(fold.fit)
     test = rows.frame([fold.test], fit.inputs)
     family: Family = "linear" if target.is_linear else "trees"
     recipe = declare_recipe(family, use_case)
 
     def scored(names: tuple[str, ...]) -> Vector:
-        model = fitter.fit(recipe, _only(fit, names), "fit")
-        matrix = _only(test, names).matrix
+        others = {*fit.inputs.names} - {*names}
+        model = fitter.fit(recipe, fit.without(others), "fit")
+        matrix = test.without(others).matrix
         return model.predict(matrix, target, threads=fitter.threads)["score"]
 
     scores = {NAIVE: np.full(test.rows, target.constant(fit.labels))}
     scores |= {name: scored((name,)) for name in use_case.training.baselines}
     return scores | ({LINEAR: scored(fit.inputs.names)} if target.is_linear else {})
-
-
-def _only(frame: LabelledFrame, names: tuple[str, ...]) -> LabelledFrame:
-    """Return the rows with some of their features."""
-    inputs = frame.inputs
-    places = [inputs.names.index(name) for name in names]
-    kept = {name: values for name, values in inputs.categories.items() if name in names}
-    matrix: Any = frame.matrix[:, places]
-    return replace(frame, matrix=matrix, inputs=Inputs(names, kept))

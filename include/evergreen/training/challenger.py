@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from evergreen.training.compatibility import find_misfit
 from evergreen.training.evaluate import Holdout, compare, evaluate, score_features
 from evergreen.training.fit import Fitter
 from evergreen.training.folds import prepare_folds
-from evergreen.training.frame import LabelledRows, label_rows
+from evergreen.training.frame import LabelledRows
 from evergreen.training.importance import measure_importances, tell_importances
 from evergreen.training.leakage import measure_leakage
 from evergreen.training.record import TrainingRecord
@@ -45,7 +44,7 @@ logger = logging.getLogger(__name__)
 def train_challenger(
     use_case: UseCase,
     day: date,
-    rows: pa.Table,
+    labelled: LabelledRows,
     inputs: TrainingInputs,
     choice: Choice,
     newest: pa.Table,
@@ -60,7 +59,7 @@ def train_challenger(
     ----------
     day
         Partition key of the run.
-    rows
+    labelled
         The training set of `plan_training(use_case, day)`; see `evergreen.training.assemble`.
     inputs
         The versions it is made of; their snapshots are kept for as long as the version is.
@@ -75,7 +74,6 @@ def train_challenger(
         Per day, labelled entities that are in no row.
     """
     plan = plan_training(use_case, day)
-    labelled = label_rows(rows, plan, use_case)
     fitter = Fitter(use_case, threads, use_case.training.seed)
     pair = fit_pair(labelled, plan, choice.recipe, fitter)
     holdout = Holdout.of(labelled, plan, fitter)
@@ -188,7 +186,12 @@ def find_promoted(use_case: UseCase, plan: SplitPlan, version: int) -> int | Non
 
 def freeze_reference(rows: LabelledRows, plan: SplitPlan, pair: Pair, scores: Vector) -> Reference:
     """Freeze the features the model was fitted on, and its score on rows it had not seen."""
-    fitted = rows.frame(plan.final, pair.final.inputs)
-    inputs = build_reference(fitted.inputs.as_table(fitted.matrix), fitted.inputs.names)
-    output = build_reference(pa.table({SCORE: scores}), [SCORE])
-    return replace(inputs, columns=inputs.columns + output.columns)
+    fitted = rows.to_fit(plan.final, pair.final.inputs)
+    parts = []
+    # One by one: all features of all rows need not fit into memory.
+    for name in fitted.inputs.names:
+        one = fitted.without({*fitted.inputs.names} - {name})
+        column = one.inputs.as_table(np.concatenate([*one.batches()]))
+        parts.append(build_reference(column, [name]))
+    parts.append(build_reference(pa.table({SCORE: scores}), [SCORE]))
+    return Reference(tuple(column for part in parts for column in part.columns))

@@ -9,7 +9,8 @@ import xgboost as xgb
 
 from evergreen.contract import UseCase
 from evergreen.training.design import Design, design
-from evergreen.training.frame import LabelledFrame
+from evergreen.training.external import StoredFrame
+from evergreen.training.frame import Frame
 from evergreen.training.inputs import Inputs
 from evergreen.training.model import Family, to_data
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     import optuna
 
 Settings = Mapping[str, float | int]
+
+# Of rows on disk, a linear model, which would hold them in memory several times over, is fitted on
+# so many values: its few dozen coefficients do not move with more.
+_LINEAR_VALUES = 5_000_000
 
 _DIRECTION = {"increasing": 1, "decreasing": -1, "none": 0}
 
@@ -40,12 +45,12 @@ class Learner(Protocol):
     def parameters(self, use_case: UseCase, inputs: Inputs, settings: Settings) -> dict[str, Any]:
         """Return what XGBoost is told, beside the target, threads and seed."""
 
-    def design(self, frame: LabelledFrame) -> Design | None:
+    def design(self, frame: Frame) -> Design | None:
         """Freeze how the model sees the features of the rows it is fitted on."""
 
     def data(
         self,
-        frame: LabelledFrame,
+        frame: Frame,
         design: Design | None,
         *,
         threads: int,
@@ -97,21 +102,23 @@ class Trees:
             "monotone_constraints": f"({','.join(directions)})",
         }
 
-    def design(self, frame: LabelledFrame) -> None:
+    def design(self, frame: Frame) -> None:
         """Trees read the features themselves."""
         return
 
     def data(
         self,
-        frame: LabelledFrame,
+        frame: Frame,
         design: Design | None,
         *,
         threads: int,
         reference: xgb.DMatrix | None = None,
     ) -> xgb.DMatrix:
         """Give XGBoost the features in quantiles."""
+        if isinstance(frame, StoredFrame):
+            return frame.to_data(threads=threads)
         return xgb.QuantileDMatrix(
-            frame.matrix,
+            frame.load().matrix,
             label=frame.labels,
             feature_names=list(frame.inputs.names),
             feature_types=frame.inputs.types,
@@ -151,20 +158,21 @@ class Linear:
             **settings,
         }
 
-    def design(self, frame: LabelledFrame) -> Design:
+    def design(self, frame: Frame) -> Design:
         """Freeze the scale of every feature."""
-        return design(frame.matrix, frame.inputs)
+        return design(frame.load(_LINEAR_VALUES).matrix, frame.inputs)
 
     def data(
         self,
-        frame: LabelledFrame,
+        frame: Frame,
         design: Design | None,
         *,
         threads: int,
         reference: xgb.DMatrix | None = None,
     ) -> xgb.DMatrix:
         """Give XGBoost the columns of the design."""
-        return to_data(frame.matrix, frame.inputs, design, threads=threads, labels=frame.labels)
+        known = frame.load(_LINEAR_VALUES)
+        return to_data(known.matrix, known.inputs, design, threads=threads, labels=known.labels)
 
 
 LEARNERS: dict[Family, Learner] = {"linear": Linear(), "trees": Trees()}

@@ -10,7 +10,7 @@ import xgboost as xgb
 from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored
 from evergreen.training.families import LEARNERS
-from evergreen.training.frame import LabelledFrame
+from evergreen.training.frame import Frame, LabelledFrame
 from evergreen.training.inputs import Inputs
 from evergreen.training.model import Family, Model
 
@@ -75,7 +75,7 @@ class Fitter:
             "verbosity": 0,
         }
 
-    def fit(self, recipe: Recipe, frame: LabelledFrame, part: str) -> Model:
+    def fit(self, recipe: Recipe, frame: Frame, part: str) -> Model:
         """Fit a recipe on rows.
 
         Parameters
@@ -99,9 +99,7 @@ class Fitter:
         )
         return Model.load(Model(booster, frame.inputs, design).ubj)
 
-    def search_rounds(
-        self, recipe: Recipe, frame: LabelledFrame, test: LabelledFrame
-    ) -> tuple[Model, int]:
+    def search_rounds(self, recipe: Recipe, frame: Frame, test: LabelledFrame) -> tuple[Model, int]:
         """Fit until more rounds do not make the test's loss less.
 
         Returns

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.frame import Frame, LabelledFrame, LabelledRows
 from evergreen.training.split import SplitPlan
 
 SURE = 1.645
@@ -20,7 +20,7 @@ SURE = 1.645
 class FoldFrames:
     """Rows to fit on and rows to test on."""
 
-    fit: LabelledFrame
+    fit: Frame
     test: LabelledFrame
 
     def without(self, features: Collection[str]) -> FoldFrames:
@@ -32,7 +32,7 @@ def prepare_folds(rows: LabelledRows, plan: SplitPlan) -> list[FoldFrames]:
     """Prepare the rows of the tuning folds; a bad recipe shows on the newest, which comes first."""
     folds = []
     for fold in reversed(plan.tuning):
-        fit = rows.frame(fold.fit)
+        fit = rows.to_fit(fold.fit)
         folds.append(FoldFrames(fit, rows.frame([fold.test], fit.inputs)))
     return folds
 

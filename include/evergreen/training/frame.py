@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +26,61 @@ AS_OF = "as_of"
 _INSTANT = pa.timestamp("us", "UTC")
 
 
-@dataclass(frozen=True)
-class LabelledFrame:
-    """Model inputs with known outcomes, ordered by (as-of, entity key).
+class Frame(ABC):
+    """Model inputs with known outcomes, ordered by (as-of, entity key), wherever they are.
 
     The order is canonical because boosting samples rows by position: the same rows in another
     order would give another model.
+
+    Parameters
+    ----------
+    labels
+        float64 `[n]`, as the target reads them.
+    inputs
+        What the columns are.
+    """
+
+    labels: npt.NDArray[np.float64]
+    inputs: Inputs
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.labels)
+
+    @abstractmethod
+    def batches(self) -> Iterator[Matrix]:
+        """Give the matrix in pieces of some rows each, float32 `[m, k]`."""
+
+    @abstractmethod
+    def without(self, features: Collection[str]) -> Self:
+        """Return the same rows without some features; those it does not have are no matter."""
+
+    @abstractmethod
+    def filter(self, wanted: npt.NDArray[np.bool_]) -> Self:
+        """Return some of the rows; `[n]`."""
+
+    @abstractmethod
+    def load(self, values: int | None = None) -> LabelledFrame:
+        """Return rows in memory: all, or evenly spaced ones if they have more than `values`.
+
+        What is in memory already is returned as it is.
+        """
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of inputs and outcomes, hexadecimal."""
+        read = [self.inputs.names, dict(self.inputs.categories)]
+        content = hashlib.sha256(json.dumps(read).encode())
+        for matrix in self.batches():
+            content.update(np.ascontiguousarray(matrix).data)
+        content.update(np.ascontiguousarray(self.labels).data)
+        return content.hexdigest()
+
+
+@dataclass(frozen=True)
+class LabelledFrame(Frame):
+    """Rows whose matrix is in memory.
 
     Parameters
     ----------
@@ -51,64 +102,99 @@ class LabelledFrame:
     labels: npt.NDArray[np.float64]
     inputs: Inputs
 
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.labels)
+    def batches(self) -> Iterator[Matrix]:
+        """Give the matrix, which is one piece."""
+        yield self.matrix
 
-    def without(self, features: Collection[str]) -> LabelledFrame:
+    def load(self, values: int | None = None) -> LabelledFrame:
+        """Return this frame."""
+        return self
+
+    def filter(self, wanted: npt.NDArray[np.bool_]) -> Self:
+        """Return some of the rows; `[n]`."""
+        return replace(
+            self,
+            keys=self.keys.filter(wanted),
+            as_of=self.as_of.filter(wanted),
+            matrix=self.matrix[wanted],
+            labels=self.labels[wanted],
+        )
+
+    def without(self, features: Collection[str]) -> Self:
         """Return the same rows without some features; those it does not have are no matter."""
         kept = [place for place, name in enumerate(self.inputs.names) if name not in features]
         if len(kept) == len(self.inputs.names):
             return self
-        names = tuple(self.inputs.names[place] for place in kept)
-        known = {name: values for name, values in self.inputs.categories.items() if name in names}
-        return replace(self, matrix=self.matrix.take(kept, axis=1), inputs=Inputs(names, known))
+        inputs = self.inputs.without(features)
+        return replace(self, matrix=self.matrix.take(kept, axis=1), inputs=inputs)
+
+
+class LabelledRows(ABC):
+    """The rows of a training set, ordered by (as-of, entity key), wherever they are.
+
+    Parameters
+    ----------
+    use_case
+        What they are declared as.
+    """
+
+    use_case: UseCase
 
     @property
-    def digest(self) -> str:
-        """SHA-256 of inputs and outcomes, hexadecimal."""
-        read = [self.inputs.names, dict(self.inputs.categories)]
-        content = hashlib.sha256(json.dumps(read).encode())
-        content.update(np.ascontiguousarray(self.matrix).tobytes())
-        content.update(np.ascontiguousarray(self.labels).tobytes())
-        return content.hexdigest()
+    @abstractmethod
+    def external(self) -> bool:
+        """Whether they are fitted on without being in memory."""
+
+    @abstractmethod
+    def of(self, days: Collection[date]) -> pa.Table:
+        """Return the rows of some days: entity key, `as_of`, the features and `label`."""
+
+    @abstractmethod
+    def to_fit(self, days: Collection[date], inputs: Inputs | None = None) -> Frame:
+        """Prepare many days to fit on, as `frame` does, where the rows are."""
+
+    def frame(self, days: Collection[date], inputs: Inputs | None = None) -> LabelledFrame:
+        """Prepare the rows of some days for a model that reads `inputs`; by default a new one."""
+        part = self.of(days)
+        return to_frame(part, inputs or Inputs.freeze(self.use_case, part), self.use_case)
 
 
 @dataclass(frozen=True)
-class LabelledRows:
-    """The rows of a training set, ordered by (as-of, entity key).
+class RowsInMemory(LabelledRows):
+    """A training set that fits into memory.
 
     Parameters
     ----------
     rows
         Entity key, `as_of`, the features and `label`.
-    use_case
-        What they are declared as.
     """
 
     rows: pa.Table
     use_case: UseCase
+    external = False
 
-    def of(self, days: Sequence[date]) -> pa.Table:
+    def of(self, days: Collection[date]) -> pa.Table:
         """Return the rows of some days."""
         wanted = pa.array([self.use_case.as_of(day) for day in days], _INSTANT)
         return self.rows.filter(pc.is_in(self.rows[AS_OF], wanted))
 
-    def frame(self, days: Sequence[date], inputs: Inputs | None = None) -> LabelledFrame:
-        """Prepare the rows of some days for a model that reads `inputs`; by default a new one."""
-        part = self.of(days)
-        inputs = inputs or Inputs.freeze(self.use_case, part)
-        return LabelledFrame(
-            keys=part[self.use_case.entity.key].combine_chunks(),
-            as_of=part[AS_OF].combine_chunks(),
-            matrix=inputs.prepare(part),
-            labels=self.use_case.target.read_labels(part[LABEL]),
-            inputs=inputs,
-        )
+    def to_fit(self, days: Collection[date], inputs: Inputs | None = None) -> LabelledFrame:
+        """Prepare the rows of some days."""
+        return self.frame(days, inputs)
 
 
-def label_rows(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledRows:
+def to_frame(rows: pa.Table, inputs: Inputs, use_case: UseCase) -> LabelledFrame:
+    """Prepare ordered rows."""
+    return LabelledFrame(
+        keys=rows[use_case.entity.key].combine_chunks(),
+        as_of=rows[AS_OF].combine_chunks(),
+        matrix=inputs.prepare(rows),
+        labels=use_case.target.read_labels(rows[LABEL]),
+        inputs=inputs,
+    )
+
+
+def label_rows(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> RowsInMemory:
     """Check and order a training set.
 
     Parameters
@@ -126,17 +212,22 @@ def label_rows(rows: pa.Table, plan: SplitPlan, use_case: UseCase) -> LabelledRo
     ValidationError
         A key, as-of or label is null, or a row appears twice.
     """
-    ordered = _ordered(rows, use_case)
+    ordered = order(rows, use_case)
     present = {*pc.unique(ordered[AS_OF]).to_pylist()}
-    if absent := [day for day in plan.days if use_case.as_of(day) not in present]:
+    require_all([day for day in plan.days if use_case.as_of(day) not in present])
+    return RowsInMemory(ordered, use_case)
+
+
+def require_all(absent: Sequence[date]) -> None:
+    """Refuse a training set that has no rows of some planned days."""
+    if absent:
         raise NotReadyError(
             f"The training set has no labelled rows for {', '.join(map(str, absent))}; expected "
             "features and labels of every planned day. Compute those days first."
         )
-    return LabelledRows(ordered, use_case)
 
 
-def _ordered(rows: pa.Table, use_case: UseCase) -> pa.Table:
+def order(rows: pa.Table, use_case: UseCase) -> pa.Table:
     """Return the rows by (as-of, key), if they are what a training set must be."""
     key = use_case.entity.key
     for name in (key, AS_OF, LABEL):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -64,6 +64,12 @@ class Inputs:
         """Write them into the model, so that no scorer can lack them."""
         kept = {"names": self.names, "categories": self.categories}
         booster.set_attr(**{_INPUTS: json.dumps(kept, ensure_ascii=False)})
+
+    def without(self, features: Collection[str]) -> Self:
+        """Return them without some features."""
+        names = tuple(name for name in self.names if name not in features)
+        known = {name: values for name, values in self.categories.items() if name in names}
+        return replace(self, names=names, categories=known)
 
     @property
     def types(self) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +9,7 @@ from evergreen.decisions.gate import Difference
 from evergreen.statistics import Metrics, Rows, interval, of_rows, once, resample
 from evergreen.training.evaluate import LEVEL, RESAMPLES, Holdout
 from evergreen.training.fit import Fitter, Recipe
-from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.frame import LabelledRows
 from evergreen.training.split import SplitPlan
 
 Vector = NDArray[np.float64]
@@ -47,10 +45,10 @@ def measure_leakage(
     -----
     The interval is from resampled customers: rows of one customer are not independent.
     """
-    frame = rows.frame(plan.evaluation.fit).without(recipe.left_out)
+    frame = rows.to_fit(plan.evaluation.fit).without(recipe.left_out)
     share = min(_SHARE, _MOST / frame.rows)
     tested = np.random.default_rng(fitter.seed).random(frame.rows) < share
-    fitted, test = _part(frame, ~tested), _part(frame, tested)
+    fitted, test = frame.filter(~tested), frame.filter(tested).load()
     model = fitter.fit(recipe.for_rows(fitted.rows), fitted, "random rows")
     target, main = holdout.target, holdout.target.main_metric
     promised = model.predict(test.matrix, target, threads=fitter.threads)["score"]
@@ -74,13 +72,3 @@ def measure_leakage(
     )
     gap, error = at_random - in_time, float(np.nanstd(samples))
     return Difference(gap, *interval(samples, level=LEVEL), error)
-
-
-def _part(frame: LabelledFrame, wanted: NDArray[np.bool_]) -> LabelledFrame:
-    return replace(
-        frame,
-        keys=frame.keys.filter(wanted),
-        as_of=frame.as_of.filter(wanted),
-        matrix=frame.matrix[wanted],
-        labels=frame.labels[wanted],
-    )

@@ -14,7 +14,7 @@ from evergreen.decisions.gate import Difference
 from evergreen.targets import TargetModel
 from evergreen.training.evaluate import Evaluation, Holdout
 from evergreen.training.fit import Fitter, Recipe
-from evergreen.training.frame import LabelledFrame, LabelledRows
+from evergreen.training.frame import Frame, LabelledRows
 from evergreen.training.importance import Importance
 from evergreen.training.model import Model
 from evergreen.training.plots import draw_calibration, draw_importances
@@ -96,14 +96,14 @@ class TrainingRecord:
         return self.pair.final
 
     @property
-    def frames(self) -> dict[str, LabelledFrame]:
+    def frames(self) -> dict[str, Frame]:
         """The rows by what they were used for, as the model that serves would read them."""
         return frames_of(self.rows, self.plan, self.model)
 
 
-def frames_of(rows: LabelledRows, plan: SplitPlan, model: Model) -> dict[str, LabelledFrame]:
+def frames_of(rows: LabelledRows, plan: SplitPlan, model: Model) -> dict[str, Frame]:
     """Prepare the rows of every part of a plan for one model."""
-    return {part: rows.frame(days, model.inputs) for part, days in plan.parts.items()}
+    return {part: rows.to_fit(days, model.inputs) for part, days in plan.parts.items()}
 
 
 def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
@@ -159,7 +159,7 @@ def told_parameters(fitter: Fitter, recipe: Recipe, model: Model) -> dict[str, A
 
 
 def run_parameters(record: TrainingRecord) -> dict[str, Any]:
-    """Parameters: what was told, the rounds, and the days of every part."""
+    """Parameters: what was told, the rounds, where rows were, the days of the parts."""
     recipe = record.choice.recipe
     return {
         **told_parameters(record.fitter, recipe, record.model),
@@ -168,6 +168,7 @@ def run_parameters(record: TrainingRecord) -> dict[str, Any]:
         "rounds_measured": record.pair.measured.booster.num_boosted_rounds(),
         "rounds_final": record.model.booster.num_boosted_rounds(),
         "features": len(record.model.inputs.names),
+        "external_memory": record.rows.external,
         **{part: " ".join(map(str, days)) for part, days in record.plan.parts.items()},
     }
 

@@ -54,14 +54,14 @@ def fit_pair(rows: LabelledRows, plan: SplitPlan, recipe: Recipe, fitter: Fitter
 
     def test(fold: Fold) -> tuple[Model, tuple[Vector, Mapping[str, Vector]]]:
         """Fit on a fold; the model, and labels and predicted columns of the test day."""
-        frame = rows.frame(fold.fit)
+        frame = rows.to_fit(fold.fit)
         model = fitter.fit(recipe.for_rows(frame.rows), frame, f"fit for {fold.test}")
         tested = rows.frame([fold.test], model.inputs)
         columns = model.predict(tested.matrix, target, threads=fitter.threads)
         return model, (tested.labels, columns)
 
     measured, held_out = test(plan.evaluation)
-    everything = rows.frame(plan.final)
+    everything = rows.to_fit(plan.final)
     final = fitter.fit(recipe.for_rows(everything.rows), everything, "final fit")
     if target.level is not None:
         before = [test(fold)[1] for fold in plan.folds[:-1]]
