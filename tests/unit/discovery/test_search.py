@@ -33,7 +33,7 @@ from evergreen.features.compute.past import Given
 from evergreen.features.compute.run import compute_features
 from evergreen.ops.check import find_problems
 from evergreen.training.fit import Fitter
-from evergreen.training.frame import LabelledRows, label_rows
+from evergreen.training.frame import RowsInMemory, label_rows
 from evergreen.training.split import SplitPlan, plan_training
 
 REGULAR = "orders_gap_spread_days"
@@ -55,7 +55,7 @@ class Club:
         rows, fitter = self.labelled(chances, seed)
         return search(rows, self.plan, self.use_case.feature_names, fitter, lambda text: None)
 
-    def labelled(self, chances: Callable[[str], float], seed: int) -> tuple[LabelledRows, Fitter]:
+    def labelled(self, chances: Callable[[str], float], seed: int) -> tuple[RowsInMemory, Fitter]:
         keys = self.features["customer_id"].to_pylist()
         drawn = np.random.default_rng(seed).random(len(keys))
         label = pa.array(drawn < [chances(key) for key in keys])
