@@ -1,4 +1,4 @@
-"""Candidates: features that could be computed of a table of events, from its contract alone.
+"""Candidates: features that could be computed of a table, from its contract alone.
 
 What a column is declared as decides what is made of it; its name never does. A candidate looks back
 at most as far as its table shows single days, so that it can be pasted as it is.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evergreen.contract import Column, DailyColumn, Events, Feature, UseCase
+from evergreen.contract import Attributes, Column, DailyColumn, Events, Feature, UseCase
 from evergreen.contract.dtypes import FeatureDtype
 from evergreen.features.compute.daily import column_types
 from evergreen.sql.connection import opened
@@ -26,6 +26,12 @@ _WINDOWS, _TRENDS, _WEEKS = (7, 30, 90, 180, 365), (14, 30, 90), 8
 # Weeks and trends are made of the first few numbers only.
 _DETAILED = 3
 _LONGEST_NAME = 63
+_AS_FEATURE: Mapping[str, FeatureDtype] = {
+    "string": "category",
+    "float64": "float64",
+    "int64": "int64",
+    "bool": "bool",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Candidate:
     Parameters
     ----------
     table
-        The table of events it is made of.
+        The table of events or attributes it is made of.
     part
         Which rows `sql` is an aggregate of; see `evergreen.discovery.sql`.
     sql
@@ -96,7 +102,7 @@ class _Text:
 
 
 def propose_candidates(use_case: UseCase) -> tuple[list[Candidate], int]:
-    """Generate the candidates of all tables of events.
+    """Generate the candidates of all tables of attributes and events.
 
     Returns
     -------
@@ -104,10 +110,11 @@ def propose_candidates(use_case: UseCase) -> tuple[list[Candidate], int]:
         At most `MOST` of them, and how many more there would be. Names that are declared already
         are left out.
     """
-    share = MOST // len(use_case.events)
+    tables: list[Attributes | Events] = [*use_case.attributes.values(), *use_case.events.values()]
+    share = MOST // len(tables)
     kept: dict[str, Candidate] = {}
     beyond = 0
-    for table in use_case.events.values():
+    for table in tables:
         found = [
             candidate
             for candidate in _of_table(table)
@@ -129,8 +136,8 @@ def declare_daily(use_case: UseCase, candidates: Iterable[Candidate]) -> UseCase
     """Return the use case with the columns of `daily` that candidates need."""
     events = dict(use_case.events)
     for candidate in candidates:
-        table = events[candidate.table]
-        if candidate.daily and table.daily:
+        table = events.get(candidate.table)
+        if candidate.daily and table and table.daily:
             columns = {**table.daily.columns, **candidate.daily}
             daily = table.daily.model_copy(update={"columns": columns})
             events[candidate.table] = table.model_copy(update={"daily": daily})
@@ -146,8 +153,11 @@ def declare_features(use_case: UseCase, candidates: Iterable[Candidate]) -> UseC
     return use_case.model_copy(update={"features": features})
 
 
-def _of_table(table: Events) -> Iterator[Candidate]:
+def _of_table(table: Attributes | Events) -> Iterator[Candidate]:
     """Generate what is made of one table; what is worth most comes first."""
+    if isinstance(table, Attributes):
+        yield from _valid(table)
+        return
     numbers, texts = _by_day(table) if table.daily else _by_row(table)
     detailed = [number for number in numbers if number.adds_up][:_DETAILED]
     yield from _rhythm(table)
@@ -157,6 +167,37 @@ def _of_table(table: Events) -> Iterator[Candidate]:
     yield from _windows(table, numbers)
     yield from _weeks(table, detailed)
     yield from _ends(table, numbers)
+
+
+def _valid(table: Attributes) -> Iterator[Candidate]:
+    """Say what is true of an entity at each as-of, and for how long it has been."""
+    if table.valid_from is not None:
+        since = f"CAST(max({quote(table.valid_from)}) AS DATE)"
+        yield _made(
+            table,
+            "valid",
+            f"{table.name}_since_days",
+            f"date_diff('day', {since}, CAST(as_of AS DATE))",
+            "int64",
+            f"Days since what {table.name} says at as_of has been true.",
+            unit="days",
+            range=(0, None),
+            nullable=True,
+        )
+    for name, column in _described(table).items():
+        dtype = _AS_FEATURE.get(column.dtype)
+        if dtype is not None:
+            yield _made(
+                table,
+                "valid",
+                f"{table.name}_{name}",
+                # There is one row each; there has to be an aggregate.
+                f"max({quote(name)})",
+                dtype,
+                f"{name.capitalize()} of {table.name} at as_of.",
+                unit=column.unit,
+                nullable=True,
+            )
 
 
 def _days(table: Events) -> _Number:
@@ -208,14 +249,14 @@ def _by_day(table: Events) -> tuple[list[_Number], list[_Text]]:
     return sorted(numbers, key=lambda number: not number.adds_up), texts
 
 
-def _described(table: Events) -> dict[str, Column]:
-    """Return the columns that say something of an event, and not which it is."""
-    roles = {table.entity_key, table.row_key, table.key, table.timestamp, "as_of"}
+def _described(table: Attributes | Events) -> dict[str, Column]:
+    """Return the columns that say something of a row, and not which it is."""
+    roles = {table.entity_key, table.row_key, table.key, table.time, "as_of"}
     return {name: column for name, column in table.published.items() if name not in roles}
 
 
 def _made(
-    table: Events,
+    table: Attributes | Events,
     part: str,
     name: str,
     sql: str,

@@ -1,10 +1,11 @@
 """The SQL of candidates: the present `features.sql`, and the candidates joined to its rows.
 
-Per table there is one relation of the days that candidates look at, `<table>_seen`, and made of it
-one row per entity and as-of in each part:
+Per table of events there is one relation of the days that candidates look at, `<table>_seen`. There
+is one row per entity and as-of in each part:
 
 | part | one of its rows is made of |
 |---|---|
+| `valid` | the attributes that are valid |
 | `windows` | the events |
 | `gaps` | the distinct days with events, each with the `gap` to the one before |
 | a column | its values: `times`, `oldest`, `newest`, and `popularity` among all entities |
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from evergreen.contract import Events, UseCase
+from evergreen.contract import AnyTable, Events, UseCase
 from evergreen.discovery.candidates import Candidate, lookback_days
 from evergreen.sql.syntax import without_end
 from evergreen.sql.text import quote
@@ -50,9 +51,9 @@ def _write(use_case: UseCase, candidates: Sequence[Candidate], first: str, where
         return candidate.table, candidate.part
 
     for (name, part), group in groupby(sorted(candidates, key=place), place):
-        table, members = use_case.events[name], list(group)
+        table, members = use_case.tables[name], list(group)
         relation = f"{name}_{part}"
-        if (seen := _seen(table)) not in parts:
+        if isinstance(table, Events) and (seen := _seen(table)) not in parts:
             parts.append(seen)
         listed = ",\n".join(f"    {one.sql} AS {one.name}" for one in members)
         parts.append(
@@ -84,8 +85,10 @@ def _seen(table: Events) -> str:
     )
 
 
-def _source(table: Events, part: str) -> str:
+def _source(table: AnyTable, part: str) -> str:
     """Write the rows that a part is made of."""
+    if not isinstance(table, Events):
+        return quote(table.name)
     key, seen = quote(table.entity_key), f"{table.name}_seen"
     if part == "windows":
         return seen

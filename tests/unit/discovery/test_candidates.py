@@ -6,10 +6,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import odd_buyers
-from evergreen.contract import UseCase
+from evergreen.contract import Attributes, UseCase
 from evergreen.discovery.candidates import MOST, propose_candidates
 from evergreen.discovery.rows import iter_candidates
 from evergreen.features.compute.past import Given
@@ -116,6 +118,42 @@ def test_nothing_at_or_after_as_of_is_seen(is_daily: bool, tmp_path: Path):
     assert _computed(use_case, poisoned, [DAY]) == honest
     # Also where later as-ofs are computed with it, which may know some of it.
     assert _computed(use_case, poisoned, [DAY, date(2025, 7, 12), date(2025, 9, 20)]) == honest
+
+
+def test_attributes_are_what_was_valid(tmp_path: Path):
+    """As they were known at each as-of, whatever becomes known later."""
+    use_case = odd_buyers.declare(tmp_path, zone=ZONE)
+    plans = Attributes.model_validate(
+        {
+            "source": {"kind": "files", "path": str(tmp_path / "plans" / "{day}.csv")},
+            "valid_from": "since",
+            "columns": {
+                "customer_id": {"source": "customer_id", "dtype": "string"},
+                "since": {"source": "since", "dtype": "timestamp"},
+                "plan": {"source": "plan", "dtype": "string"},
+                "seats": {"source": "seats", "dtype": "int64"},
+                "paid": {"source": "paid", "dtype": "bool"},
+            },
+        }
+    )
+    plans.bind("plans", use_case.events["orders"].setting)
+    use_case = use_case.model_copy(update={"attributes": {"plans": plans}})
+    told = [
+        ("a", _at(6, 1), "trial", 1, False, date(2025, 6, 1)),
+        ("a", _at(7, 2), "gold", 5, True, date(2025, 7, 2)),
+        # Delivered on the day, true later; and true before, delivered later.
+        ("a", _at(7, 20), "none", 0, False, date(2025, 7, 10)),
+        ("b", _at(7, 1), "gold", 2, True, date(2025, 7, 15)),
+    ]
+    names = ("customer_id", "since", "plan", "seats", "paid", "day")
+    path = tmp_path / "plans.parquet"
+    pq.write_table(pa.table(dict(zip(names, zip(*told, strict=True), strict=True))), path)
+    given = {**odd_buyers.write(tmp_path, ROWS, ZONE), "plans": Given([str(path)])}
+    found = _computed(use_case, given, [DAY])
+    said = ("plans_plan", "plans_seats", "plans_paid", "plans_since_days")
+    # As-of is the midnight that begins 12 July.
+    assert [found["a"][name] for name in said] == ["gold", 5, True, 10]
+    assert [found["b"][name] for name in said] == [None] * 4
 
 
 def test_there_are_at_most_so_many_and_none_that_is_declared(tmp_path: Path):
