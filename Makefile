@@ -70,7 +70,7 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 
 .PHONY: test
 test: $(READY) ## Run the tests, with the embedded services and no network
-	TZ=UTC $(BIN)/pytest -n 2 --dist loadfile
+	TZ=UTC $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-airflow
 test-airflow: $(READY) ## Run a small chain through a real Airflow: keys, backfills, failures, an approval

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -17,6 +20,10 @@ import sqlalchemy as sa
 from evergreen.settings import Settings, load_settings
 
 _numbers = itertools.count()
+_DATABASES = ("catalog", "mlflow", "feast", "ledger")
+
+# Builds below a folder, and returns that of a use case.
+Build = Callable[[Path, pytest.MonkeyPatch], Path]
 
 
 @pytest.fixture(scope="session")
@@ -51,17 +58,73 @@ def home(
     postgres_server: Settings, migrated: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
     """An empty data directory whose databases are fresh ones on the session's server."""
-    names = ("catalog", "mlflow", "feast", "ledger")
-    suffix = f"{os.getpid()}_{next(_numbers)}"
-    admin = _admin(postgres_server)
-    with admin.connect() as connection:
-        for name in names:
-            known = f"TEMPLATE {name}_template" if name in migrated else ""
-            connection.execute(sa.text(f"CREATE DATABASE {name}_{suffix} {known}"))
-    for name in names:
-        monkeypatch.setenv(*_url(postgres_server, name, suffix))
+    templates = {name: f"{name}_template" for name in migrated}
+    suffix = _create(postgres_server, templates, monkeypatch)
     yield load_settings()
-    _disconnect(admin, suffix)
+    _disconnect(_admin(postgres_server), suffix)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a test began with: a folder, its copy, the databases, the folder of the use case."""
+
+    root: Path
+    copy: Path
+    suffix: str
+    folder: Path
+
+
+_kept: dict[Build, _Kept] = {}
+
+
+@pytest.fixture
+def begin_with(
+    postgres_server: Settings,
+    migrated: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Build], Path]]:
+    """Begin with what takes long to build: it is built once, and each test gets it anew.
+
+    The data directory is where it was, since tables know where their files are; the databases are
+    copies under other names.
+    """
+    suffixes = []
+
+    def begin(build: Build) -> Path:
+        if build not in _kept:
+            root = tmp_path_factory.mktemp("kept")
+            monkeypatch.setenv("EVERGREEN_HOME", str(root / "home"))
+            templates = {name: f"{name}_template" for name in migrated}
+            suffix = _create(postgres_server, templates, monkeypatch)
+            folder = build(root, monkeypatch)
+            _disconnect(_admin(postgres_server), suffix)
+            copy = Path(shutil.copytree(root, f"{root}-copy", symlinks=True))
+            _kept[build] = _Kept(root, copy, suffix, folder)
+        kept = _kept[build]
+        shutil.rmtree(kept.root)
+        shutil.copytree(kept.copy, kept.root, symlinks=True)
+        templates = {name: f"{name}_{kept.suffix}" for name in _DATABASES}
+        suffixes.append(_create(postgres_server, templates, monkeypatch))
+        monkeypatch.setenv("EVERGREEN_HOME", str(kept.root / "home"))
+        monkeypatch.setenv("EVERGREEN_USE_CASES", str(kept.folder.parent))
+        return kept.folder
+
+    yield begin
+    for suffix in suffixes:
+        _disconnect(_admin(postgres_server), suffix)
+
+
+def _create(server: Settings, templates: Mapping[str, str], patch: pytest.MonkeyPatch) -> str:
+    """Create a set of databases, of templates where there are any, and point the settings there."""
+    suffix = f"{os.getpid()}_{next(_numbers)}"
+    with _admin(server).connect() as connection:
+        for name in _DATABASES:
+            known = f"TEMPLATE {templates[name]}" if name in templates else ""
+            connection.execute(sa.text(f"CREATE DATABASE {name}_{suffix} {known}"))
+    for name in _DATABASES:
+        patch.setenv(*_url(server, name, suffix))
+    return suffix
 
 
 @pytest.fixture(scope="session")

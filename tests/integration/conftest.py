@@ -1,3 +1,3 @@
 """These need databases."""
 
-from embedded import home, migrated, postgres_server
+from embedded import begin_with, home, migrated, postgres_server

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from embedded import Build
 from evergreen import lake, steps
 from evergreen.cli import main
 from evergreen.contract import load_use_case
 from evergreen.errors import ConfigError
 from evergreen.ops.plan import Plan, plan
 from evergreen.provenance.staleness import find_stale
-from evergreen.settings import Settings
 from tiny_shop import (
     DAYS,
     FEATURES,
@@ -34,15 +35,19 @@ pytestmark = pytest.mark.timeout(300)
 LAST = DAYS[-1]
 
 
-@pytest.fixture
-def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A shop with a champion that has scored the newest two days."""
-    folder = open_shop(tmp_path, monkeypatch)
+def build_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Build a shop with a champion that has scored the newest two days."""
+    folder = open_shop(root, monkeypatch)
     label(compute())
     steps.promote_challenger(train())
     for day in DAYS[-2:]:
         score(day)
     return folder
+
+
+@pytest.fixture
+def shop(begin_with: Callable[[Build], Path]) -> Path:
+    return begin_with(build_shop)
 
 
 def planned() -> Plan:

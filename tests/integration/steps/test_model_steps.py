@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from embedded import Build
 from evergreen import lake, steps
 from evergreen.errors import (
     ConfigError,
@@ -19,7 +20,7 @@ from evergreen.errors import (
 from evergreen.ops import deploy
 from evergreen.provenance import receipts
 from evergreen.release import ledger
-from evergreen.settings import Settings
+from evergreen.settings import load_settings
 from registry import aliases
 from small_shop import FIRST_DAY, write_small_shop
 
@@ -29,19 +30,23 @@ KNOWN = FIRST_DAY + timedelta(days=89)
 SCORED = KNOWN - timedelta(days=21)
 
 
-@pytest.fixture
-def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A shop with ninety days of orders, features and the labels that have matured."""
-    folder = write_small_shop(tmp_path / "use_cases")
+def build_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Build a shop with ninety days of orders, features and the labels that have matured."""
+    folder = write_small_shop(root / "use_cases")
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    assert list(deploy.initialise(home))
+    assert list(deploy.initialise(load_settings()))
     period = f"{FIRST_DAY}..{KNOWN}"
     steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     computed = steps.validate_features(steps.compute_features("shop", period))
     features = steps.publish_features(computed)
     steps.materialize_online(features)
     steps.publish_labels(features)
-    yield folder
+    return folder
+
+
+@pytest.fixture
+def shop(begin_with: Callable[[Build], Path]) -> Path:
+    return begin_with(build_shop)
 
 
 def train(day: Any = KNOWN, reason: str = "by hand") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta
 from multiprocessing import get_context
@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
 from evergreen.databases import ledger_engine
@@ -23,7 +24,7 @@ from evergreen.ops import deploy
 from evergreen.provenance import receipts
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale, mend_commands
-from evergreen.settings import Settings
+from evergreen.settings import load_settings
 from small_shop import FIRST_DAY, write_small_shop
 
 pytestmark = pytest.mark.timeout(900)
@@ -32,11 +33,10 @@ HORIZON = 7
 TRAINED = FIRST_DAY + timedelta(days=45)
 
 
-@pytest.fixture
-def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A shop with a champion; its governor is short of patience, its champion of life."""
+def build_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Build a shop with a champion; its governor is short of patience, its champion of life."""
     folder = write_small_shop(
-        tmp_path / "use_cases",
+        root / "use_cases",
         monitoring={
             "max_model_age_days": 1,
             "cooldown_days": 2,
@@ -55,10 +55,15 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     orders["source"] |= {"customers": 300, "acquisition_days": 20}
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    assert list(deploy.initialise(home))
+    assert list(deploy.initialise(load_settings()))
     load(f"{FIRST_DAY}..{TRAINED}")
     release(train(TRAINED))
-    yield folder
+    return folder
+
+
+@pytest.fixture
+def shop(begin_with: Callable[[Build], Path]) -> Path:
+    return begin_with(build_shop)
 
 
 def after(days: int) -> date:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
@@ -22,7 +23,7 @@ from evergreen.provenance import receipts
 from evergreen.provenance.replay import replay, replay_receipt
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale
-from evergreen.settings import Settings, load_settings
+from evergreen.settings import load_settings
 from evergreen.training.split import SplitPlan
 from evergreen.training.tracking import describe_version
 from small_shop import FIRST_DAY, write_small_shop
@@ -33,16 +34,20 @@ KNOWN = FIRST_DAY + timedelta(days=89)
 CORRECTED = FIRST_DAY + timedelta(days=45)
 
 
-@pytest.fixture
-def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A shop with ninety days of orders, features and the labels that have matured."""
-    folder = write_small_shop(tmp_path / "use_cases")
+def build_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Build a shop with ninety days of orders, features and the labels that have matured."""
+    folder = write_small_shop(root / "use_cases")
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    assert list(deploy.initialise(home))
+    assert list(deploy.initialise(load_settings()))
     period = f"{FIRST_DAY}..{KNOWN}"
     steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     make_features(period)
-    yield folder
+    return folder
+
+
+@pytest.fixture
+def shop(begin_with: Callable[[Build], Path]) -> Path:
+    return begin_with(build_shop)
 
 
 def make_features(period: str) -> None:
