@@ -55,11 +55,10 @@ def postgres_server() -> Iterator[Settings]:
 
 @pytest.fixture
 def home(
-    postgres_server: Settings, migrated: set[str], monkeypatch: pytest.MonkeyPatch
+    postgres_server: Settings, migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
     """An empty data directory whose databases are fresh ones on the session's server."""
-    templates = {name: f"{name}_template" for name in migrated}
-    suffix = _create(postgres_server, templates, monkeypatch)
+    suffix = _create(postgres_server, migrated, monkeypatch)
     yield load_settings()
     _disconnect(_admin(postgres_server), suffix)
 
@@ -80,7 +79,7 @@ _kept: dict[Build, _Kept] = {}
 @pytest.fixture
 def begin_with(
     postgres_server: Settings,
-    migrated: set[str],
+    migrated: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[[Build], Path]]:
@@ -95,8 +94,7 @@ def begin_with(
         if build not in _kept:
             root = tmp_path_factory.mktemp("kept")
             monkeypatch.setenv("EVERGREEN_HOME", str(root / "home"))
-            templates = {name: f"{name}_template" for name in migrated}
-            suffix = _create(postgres_server, templates, monkeypatch)
+            suffix = _create(postgres_server, migrated, monkeypatch)
             folder = build(root, monkeypatch)
             _disconnect(_admin(postgres_server), suffix)
             copy = Path(shutil.copytree(root, f"{root}-copy", symlinks=True))
@@ -128,10 +126,10 @@ def _create(server: Settings, templates: Mapping[str, str], patch: pytest.Monkey
 
 
 @pytest.fixture(scope="session")
-def migrated(postgres_server: Settings) -> set[str]:
-    """The databases that `home` need not migrate again, if any test here might ask for it."""
+def migrated(postgres_server: Settings) -> dict[str, str]:
+    """Templates of databases that are not migrated again, if any test here might ask for it."""
     if "mlflow" not in sys.modules:
-        return set()
+        return {}
     from evergreen.training import tracking
 
     admin = _admin(postgres_server)
@@ -140,7 +138,7 @@ def migrated(postgres_server: Settings) -> set[str]:
         patch.setenv(*_url(postgres_server, "mlflow", "template"))
         tracking.initialise(load_settings())
     _disconnect(admin, "template")
-    return {"mlflow"}
+    return {"mlflow": "mlflow_template"}
 
 
 def _url(server: Settings, name: str, suffix: str) -> tuple[str, str]:
