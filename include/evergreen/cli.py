@@ -104,8 +104,9 @@ def plan(use_case: str) -> None:
 def discover(use_case: str, day: str | None, seed: int | None) -> None:
     """Propose features of USE_CASE that it does not declare yet, with the SQL and YAML of each.
 
-    Candidates follow from the declared tables of events. They are judged on days before the
-    holdout that the gate decides by. Nothing is used, and nothing is written, until it is pasted.
+    Candidates follow from the declared tables of events and attributes. They are judged on days
+    before the holdout that the gate decides by. Nothing is used, and nothing is written, until it
+    is pasted.
     """
     from evergreen.discovery.discover import discover_features
 
