@@ -310,11 +310,10 @@ def _with(recipe: Recipe, *names: str) -> Recipe:
 
 def _losses(recipe: Recipe, folds: Sequence[FoldFrames], fitter: Fitter) -> Vector:
     """Fit on every fold, and return the losses of all test rows."""
-    target, found = fitter.use_case.target, []
+    found = []
     for fold in (fold.without(recipe.left_out) for fold in folds):
         model = fitter.fit(recipe.for_rows(fold.fit.rows), fold.fit, "fit")
-        scores = model.predict(fold.test.matrix, target, threads=fitter.threads)["score"]
-        found.append(target.losses(fold.test.labels, scores))
+        found.append(fitter.losses(model, fold.test))
     return np.concatenate(found)
 
 

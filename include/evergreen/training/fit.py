@@ -12,7 +12,7 @@ from evergreen.decisions.stored import Stored
 from evergreen.training.families import LEARNERS
 from evergreen.training.frame import Frame, LabelledFrame
 from evergreen.training.inputs import Inputs
-from evergreen.training.model import Family, Model
+from evergreen.training.model import Family, Model, Vector
 
 # How the best number of rounds grows with the rows, and from which factor on it is not known.
 _POWER = 0.5
@@ -98,6 +98,12 @@ class Fitter:
             verbose_eval=False,
         )
         return Model.load(Model(booster, frame.inputs, design).ubj)
+
+    def losses(self, model: Model, test: LabelledFrame) -> Vector:
+        """Return the loss of every row of a test, `[n]`."""
+        target = self.use_case.target
+        scores = model.predict(test.matrix, target, threads=self.threads)["score"]
+        return target.losses(test.labels, scores)
 
     def search_rounds(self, recipe: Recipe, frame: Frame, test: LabelledFrame) -> tuple[Model, int]:
         """Fit until more rounds do not make the test's loss less.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from evergreen.decisions.stored import Stored
 from evergreen.statistics import clustered_mean
 from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.folds import SURE, FoldFrames, number_entities
-from evergreen.training.model import Model
 
 Vector = NDArray[np.float64]
 
@@ -68,13 +67,13 @@ def measure_importances(
     rises: dict[str, list[Vector]] = {}
     for number, fold in enumerate(fold.without(recipe.left_out) for fold in folds):
         model = fitter.fit(recipe.for_rows(fold.fit.rows), fold.fit, "fit")
-        usual = _losses(model, fold, fold.test.matrix, fitter)
+        usual = fitter.losses(model, fold.test)
         for place, feature in enumerate(model.inputs.names):
             # Seeded by place, so that what one feature gets depends on no other.
             order = np.random.default_rng([fitter.seed, number, place]).permutation(fold.test.rows)
             permuted = fold.test.matrix.copy()
             permuted[:, place] = permuted[order, place]
-            rise = _losses(model, fold, permuted, fitter) - usual
+            rise = fitter.losses(model, replace(fold.test, matrix=permuted)) - usual
             rises.setdefault(feature, []).append(rise)
     entities = number_entities(folds)
     found = (
@@ -96,9 +95,3 @@ def tell_importances(found: Sequence[Importance]) -> str:
     useless = [one.feature for one in found if not one.helps]
     told = f"{len(found) - len(useless)} of {len(found)} features help on later days"
     return f"{told}; not to be told from useless: {', '.join(useless)}" if useless else told
-
-
-def _losses(model: Model, fold: FoldFrames, matrix: NDArray[np.float32], fitter: Fitter) -> Vector:
-    target = fitter.use_case.target
-    scores = model.predict(matrix, target, threads=fitter.threads)["score"]
-    return target.losses(fold.test.labels, scores)

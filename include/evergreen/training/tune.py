@@ -26,7 +26,7 @@ from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.folds import SURE, FoldFrames, number_entities, prepare_folds
 from evergreen.training.frame import LabelledRows
 from evergreen.training.importance import measure_importances
-from evergreen.training.model import Family, Model
+from evergreen.training.model import Family
 from evergreen.training.split import SplitPlan
 
 Vector = NDArray[np.float64]
@@ -169,26 +169,20 @@ def try_recipe(
     report
         Called with the mean loss after each fold, and the fold's number; may raise to give up.
     """
-    target, threads = fitter.use_case.target, fitter.threads
     folds = [fold.without(recipe.left_out) for fold in folds]
-
-    def losses(model: Model, fold: FoldFrames) -> Vector:
-        scores = model.predict(fold.test.matrix, target, threads=threads)["score"]
-        return target.losses(fold.test.labels, scores)
-
     models, best, means = [], [], []
     for number, fold in enumerate(folds):
         model, rounds = fitter.search_rounds(recipe, fold.fit, fold.test)
         models.append(model)
         best.append(rounds)
-        means.append(losses(model.at(rounds), fold).mean())
+        means.append(fitter.losses(model.at(rounds), fold.test).mean())
         report(float(np.mean(means)), number)
     if LEARNERS[recipe.family].stops_early:
         rows = round(float(np.mean([fold.fit.rows for fold in folds])))
         recipe = replace(recipe, rounds=round(float(np.mean(best))), rows=rows)
     # All at the same number: the best of each would flatter those that stop early.
     at_one = [model.at(recipe.rounds) for model in models]
-    every = [losses(model, fold) for model, fold in zip(at_one, folds, strict=True)]
+    every = [fitter.losses(model, fold.test) for model, fold in zip(at_one, folds, strict=True)]
     return Contender(name, recipe, np.concatenate(every))
 
 
