@@ -15,6 +15,9 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 # Far enough from the ends of the calendar for every instant that is derived from it.
 Day = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2999, 12, 31))]
 
+# Names that a message lists.
+_SHOWN = 10
+
 
 def _ordered(bounds: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
     low, high = bounds
@@ -50,4 +53,5 @@ def raise_if(problems: Sequence[str]) -> None:
 def some(names: Collection[str]) -> str:
     """List names; of very many, the first."""
     listed = sorted(names)
-    return ", ".join(listed[:12]) + (f", … {len(listed)} in all" if len(listed) > 12 else "")
+    shown = ", ".join(listed[:_SHOWN])
+    return f"{shown}, … {len(listed)} in all" if len(listed) > _SHOWN else shown

@@ -122,7 +122,7 @@ def load_use_case_file(path: Path) -> UseCase:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        declared: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        declared: Any = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -131,6 +131,14 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(declared, dict):
         raise ConfigError(f"{path} holds {type(declared).__name__}; expected a mapping of keys.")
     return declared
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+    except yaml.YAMLError:
+        # Eight times as slow, but its error shows the line.
+        return yaml.safe_load(text)
 
 
 def _base_of(path: Path, declared: dict[str, Any]) -> str | None:
