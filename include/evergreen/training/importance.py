@@ -12,8 +12,13 @@ from evergreen.decisions.stored import Stored
 from evergreen.statistics import clustered_mean
 from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.folds import SURE, FoldFrames, number_entities
+from evergreen.training.frame import Frame
+from evergreen.training.inputs import Matrix
 
 Vector = NDArray[np.float64]
+
+# Values of fitted rows that are loaded to draw from.
+_KNOWN_VALUES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,9 @@ def measure_importances(
 
     Notes
     -----
-    Breiman (2001), on later days instead of left-out rows. Features that say the same each look
-    useless beside the other. Cost: one fit per fold, one prediction per fold and feature.
+    Breiman (2001), on later days instead of left-out rows. What is the same for all on a test day,
+    such as the time of year, is drawn from the fitted rows instead. Features that say the same each
+    look useless beside the other. Cost: one fit per fold, one prediction per fold and feature.
     """
     if not folds:
         return ()
@@ -70,9 +76,9 @@ def measure_importances(
         usual = fitter.losses(model, fold.test)
         for place, feature in enumerate(model.inputs.names):
             # Seeded by place, so that what one feature gets depends on no other.
-            order = np.random.default_rng([fitter.seed, number, place]).permutation(fold.test.rows)
+            chance = np.random.default_rng([fitter.seed, number, place])
             permuted = fold.test.matrix.copy()
-            permuted[:, place] = permuted[order, place]
+            permuted[:, place] = _silence(permuted[:, place], fold.fit, place, chance)
             rise = fitter.losses(model, replace(fold.test, matrix=permuted)) - usual
             rises.setdefault(feature, []).append(rise)
     entities = number_entities(folds)
@@ -86,6 +92,15 @@ def measure_importances(
         for feature, by_fold in rises.items()
     )
     return tuple(sorted(found, key=lambda one: (-one.loss, one.feature)))
+
+
+def _silence(column: Matrix, fit: Frame, place: int, chance: np.random.Generator) -> Matrix:
+    """Return values that tell no row of a test day from another, nor the day from the fitted."""
+    order = chance.permutation(len(column))
+    if not np.array_equal(column, np.broadcast_to(column[0], column.shape), equal_nan=True):
+        return column[order]
+    known = fit.load(_KNOWN_VALUES).matrix[:, place]
+    return chance.choice(known, len(column))
 
 
 def tell_importances(found: Sequence[Importance]) -> str:

@@ -58,6 +58,32 @@ def test_the_loss_rises_by_what_the_rows_say(importances, labelled, plan, fitter
     assert (one.helps_in, one.folds) == (int(rise.mean() > 0), 1)
 
 
+def test_what_is_the_same_for_all_on_a_test_day_is_drawn_from_the_fitted_rows(
+    labelled, plan, fitter, choice
+):
+    """A time of year: on no day does it tell one row from another, and yet it may move them all."""
+    fold = prepare_folds(labelled, plan)[0]
+    place = fold.test.inputs.names.index("idle_days")
+    matrix = fold.test.matrix.copy()
+    matrix[:, place] = 1.0
+    one_day = replace(fold, test=replace(fold.test, matrix=matrix))
+    (one,) = [
+        found
+        for found in measure_importances(choice.recipe, [one_day], fitter)
+        if found.feature == "idle_days"
+    ]
+    assert one.loss != 0
+    drawn = matrix.copy()
+    chance = np.random.default_rng([fitter.seed, 0, place])
+    chance.permutation(len(drawn))
+    drawn[:, place] = chance.choice(fold.fit.load().matrix[:, place], len(drawn))
+    model = fitter.fit(choice.recipe.for_rows(fold.fit.rows), fold.fit, "fit")
+    usual, other = (
+        fitter.losses(model, replace(one_day.test, matrix=seen)) for seen in (matrix, drawn)
+    )
+    assert one.loss == pytest.approx((other - usual).mean())
+
+
 def test_the_holdout_is_never_looked_at(importances, rows, plan, use_case, fitter, choice):
     import pyarrow.compute as pc
 
