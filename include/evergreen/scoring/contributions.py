@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ class Contributions:
         columns = np.ascontiguousarray(matrix.T)
         sums = np.zeros_like(columns)
         for tree in self._trees:
-            answers = _answers(tree.splits, columns)
+            answers = _answers(tree.splits, columns, len(matrix))
             for feature, contributions in tree.contributions.items():
                 sums[feature] += contributions.take(answers)
         return sums.T
@@ -148,7 +148,7 @@ class Contributions:
         booster.load_model(_apart(document, [tree for tree, _ in drawn], self._output, width))
         told = added(booster, xgb.DMatrix(rows, nthread=1), self._output)
         for number, ((_, asked), own) in enumerate(zip(drawn, ways, strict=True)):
-            answers = _answers(asked, own.T)
+            answers = _answers(asked, own.T, len(own))
             contributions = {}
             for feature in sorted({split.feature for split in asked}):
                 contributions[feature] = np.zeros(2 ** len(asked), np.float32)
@@ -186,9 +186,11 @@ def _apart(
     return bytearray(json.dumps(document | {"learner": changed}).encode())
 
 
-def _answers(splits: Iterable[_Split], columns: Matrix) -> NDArray[np.intp]:
-    """Return how every row answers the splits, one bit each."""
-    found = np.zeros(columns.shape[1], np.uint8)
+def _answers(
+    splits: Iterable[_Split], columns: Matrix | Mapping[int, Matrix], rows: int
+) -> NDArray[np.intp]:
+    """Return how every row answers the splits, one bit each, given the columns of features."""
+    found = np.zeros(rows, np.uint8)
     for split in splits:
         np.add(found, found, out=found)
         np.add(found, split.answer(columns[split.feature]).view(np.uint8), out=found)
@@ -207,7 +209,7 @@ def _all_ways(splits: list[_Split], width: int) -> Matrix:
         least, most = np.float32(bounds[0]), np.float32(bounds[-1])
         other = most + 1 if asking[0].is_category else np.nextafter(least, np.float32(-np.inf))
         values = np.array([np.nan, other, *bounds], np.float32)
-        answers = _answers(asking, np.broadcast_to(values, (width, len(values))))
+        answers = _answers(asking, {feature: values}, len(values))
         choices.append(list(dict(zip(answers.tolist(), values, strict=True)).values()))
     rows = np.full((math.prod(map(len, choices)), width), np.nan, np.float32)
     rows[:, features] = list(itertools.product(*choices))
