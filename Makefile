@@ -72,6 +72,10 @@ check: $(READY) ## Lint, format check, types; needs no service and no network
 test: $(READY) ## Run the tests, with the embedded services and no network
 	TZ=UTC $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+.PHONY: test-slow
+test-slow: $(READY) ## The tests that take longest: whole chains in any order, nights on end, kills, backups
+	TZ=UTC $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'slow and not faults'
+
 .PHONY: test-airflow
 test-airflow: $(READY) ## Run a small chain through a real Airflow: keys, backfills, failures, an approval
 	TZ=UTC $(BIN)/pytest -m 'airflow and not e2e'

@@ -17,6 +17,7 @@ class Effort(NamedTuple):
     seed: int
 
 
+_FEW = pytest.param("few", marks=pytest.mark.slow)
 _MANY = pytest.param("many", marks=pytest.mark.faults)
-FEW_AND_MANY = pytest.mark.parametrize("effort", ["few", _MANY], indirect=True)
+FEW_AND_MANY = pytest.mark.parametrize("effort", [_FEW, _MANY], indirect=True)
 MANY = pytest.mark.parametrize("effort", [_MANY], indirect=True)

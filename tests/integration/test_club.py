@@ -48,6 +48,7 @@ def test_the_folders_pass_the_check(data: Path) -> None:
     assert find_problems(SPEND) == []
 
 
+@pytest.mark.slow
 def test_one_run_and_single_days_in_any_order_give_the_same_tables(data: Path) -> None:
     # Clocks go forward on the last but one.
     days = DAYS[:13]
@@ -99,6 +100,7 @@ def test_both_models_learn_score_and_are_watched(data: Path) -> None:
     assert {"mae", "d2"} <= set(matured["metric"].to_pylist())
 
 
+@pytest.mark.slow
 def test_what_changes_in_one_use_case_makes_days_of_the_other_stale(data: Path) -> None:
     club.ingest()
     club.compute()
@@ -122,6 +124,7 @@ def test_what_changes_in_one_use_case_makes_days_of_the_other_stale(data: Path) 
     assert find_stale(spend) == []
 
 
+@pytest.mark.slow
 def test_a_late_change_of_an_attribute_does_not_reach_back(data: Path) -> None:
     club.ingest()
     club.compute()
@@ -144,6 +147,7 @@ def silver(features: pa.Table) -> set[str]:
     return {row["customer_id"] for row in rows if row["plan"] == "silver"}
 
 
+@pytest.mark.slow
 def test_every_table_is_replayed_across_the_border(data: Path) -> None:
     club.ingest()
     club.compute()

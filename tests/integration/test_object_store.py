@@ -157,6 +157,7 @@ def test_upkeep_frees_what_nothing_refers_to(bucket: Bucket) -> None:
         upkeep.remove_orphan_files("shop", "orders", soon())
 
 
+@pytest.mark.slow
 def test_a_use_case_lives_there_from_orders_to_scores(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

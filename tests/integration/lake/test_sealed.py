@@ -100,6 +100,7 @@ DAMAGES = [lose, cut, flip]
 # --- one bit -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_read_silently(home: Settings) -> None:
     publish(FIRST)
     file = data_file(home, FIRST)

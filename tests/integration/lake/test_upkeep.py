@@ -312,6 +312,7 @@ ACTIONS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -384,6 +385,7 @@ def _tidy_often(marker: int) -> None:
             continue
 
 
+@pytest.mark.slow
 def test_publishing_and_upkeep_at_once_lose_nothing() -> None:
     publish(0, table="raced", kind="seed")
     iceberg._catalog.cache_clear()

@@ -52,6 +52,7 @@ def run_at_once(
     return outcomes
 
 
+@pytest.mark.slow
 def test_of_fifty_decisions_after_the_same_entry_one_is_appended(
     book: Engine, crowd: ProcessPoolExecutor
 ) -> None:
@@ -70,6 +71,7 @@ def test_of_fifty_decisions_after_the_same_entry_one_is_appended(
     assert ledger.verify(book, "churn") == ()
 
 
+@pytest.mark.slow
 def test_retries_of_one_decision_append_one_entry_and_all_of_them_get_it(
     book: Engine, crowd: ProcessPoolExecutor
 ) -> None:

@@ -27,6 +27,7 @@ def load(name: str, period: str) -> None:
     steps.materialize_online(steps.publish_features(staged))
 
 
+@pytest.mark.slow
 def test_the_other_use_case_runs_on(
     home: Settings,
     monkeypatch: pytest.MonkeyPatch,

@@ -46,6 +46,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     return folder
 
 
+@pytest.mark.slow
 def test_a_renamed_feature_is_never_scored_as_missing(shop: Path) -> None:
     declare(shop, RENAMED)
     published = steps.publish_features(
@@ -112,6 +113,7 @@ def test_a_renamed_feature_is_never_scored_as_missing(shop: Path) -> None:
     assert steps.resolve_model(NAME, str(DAYS[-3]))["version"] == 1
 
 
+@pytest.mark.slow
 def test_a_day_computed_before_a_feature_was_declared_is_not_used(shop: Path) -> None:
     added = FEATURES | {"orders_so_far": "count(*)", "spent": "sum(o.amount)"}
     kinds = {"orders_so_far": {"dtype": "int64"}, "spent": {"nullable": True}}

@@ -123,6 +123,7 @@ def test_a_category_nobody_has_seen_is_counted_and_drifts(shop: Path) -> None:
     assert "size" in night(LAST)["drifted"]
 
 
+@pytest.mark.slow
 def test_a_version_of_before_gives_no_interval_and_is_replaced(shop: Path) -> None:
     path = shop / "use_case.yaml"
     declared = yaml.safe_load(path.read_text())

@@ -46,6 +46,7 @@ def follow(error: pytest.ExceptionInfo[NotReadyError]) -> dict[str, object]:
     return resolved
 
 
+@pytest.mark.slow
 def test_scoring_goes_on_after_the_command_that_its_error_names(shop: None) -> None:
     client().delete_model_version(NAME, "2")
     with pytest.raises(NotReadyError, match=r"Version 2 of shop.*deleted.*entry 2 of") as lost:
@@ -61,6 +62,7 @@ def test_scoring_goes_on_after_the_command_that_its_error_names(shop: None) -> N
     assert [entry.version for entry in ledger.entries(ledger.engine(), NAME)] == [1, 2, 1]
 
 
+@pytest.mark.slow
 def test_what_a_lost_version_scored_is_measured_and_not_judged(shop: None) -> None:
     steps.release_version(NAME, "roll_back", "1", "worse on Mondays", "ann")
     client().delete_model_version(NAME, "2")

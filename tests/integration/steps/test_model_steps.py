@@ -116,6 +116,7 @@ def test_a_refused_challenger_changes_nothing(shop: Path) -> None:
     assert aliases("shop") == {}
 
 
+@pytest.mark.slow
 def test_a_day_keeps_its_version_unless_a_release_scores_it_again(shop: Path) -> None:
     first = train()
     steps.promote_challenger(first)

@@ -135,6 +135,7 @@ def blocks(day: date) -> list[str]:
     return json.loads(decided(day)["verdict"])["blocks"]
 
 
+@pytest.mark.slow
 def test_a_request_lives_and_ends(shop: Path) -> None:
     load(f"{after(1)}..{after(2)}")
     for n in (1, 2):
@@ -227,6 +228,7 @@ def forget() -> None:
         connection.execute(sa.text(f"DELETE FROM receipts WHERE {of_nights}"))
 
 
+@pytest.mark.slow
 def test_nights_leave_the_same_in_any_order_and_at_once(shop: Path) -> None:
     load(f"{after(1)}..{after(10)}")
     # Day 2 was never scored; the night of day 0 is never run, so that its performance is owed.
@@ -272,6 +274,7 @@ def test_nights_leave_the_same_in_any_order_and_at_once(shop: Path) -> None:
     assert outcome() == expected
 
 
+@pytest.mark.slow
 def test_performance_is_owed_until_it_is_measured(shop: Path) -> None:
     use_case = load_use_case("shop")
     load(f"{after(1)}..{after(8)}", labels=False)
@@ -321,6 +324,7 @@ def test_performance_is_owed_until_it_is_measured(shop: Path) -> None:
     assert not lake.read_day("shop", "performance", after(1)).equals(measured)
 
 
+@pytest.mark.slow
 def test_a_chain_that_has_nothing_to_score_yet_is_no_incident(shop: Path) -> None:
     assert night(TRAINED)["incidents"] == []
     load(after(1))

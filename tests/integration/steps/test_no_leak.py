@@ -112,6 +112,7 @@ def load(name: str, tmp_path: Path, data: Path, last: date, monkeypatch: Any) ->
     )
 
 
+@pytest.mark.slow
 def test_what_comes_later_changes_nothing(
     deliveries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

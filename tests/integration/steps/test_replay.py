@@ -69,6 +69,7 @@ def correct(day: date) -> None:
     publish_chunk(batch, "publish_orders", "orders", rows.slice(rows.num_rows // 2), [day])
 
 
+@pytest.mark.slow
 def test_training_sees_what_was_known_and_not_what_was_corrected_later(shop: Path) -> None:
     request = steps.accept_request("shop", str(KNOWN), "by hand")
     trained = steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))

@@ -147,6 +147,7 @@ def total_orders(name: str, day: date) -> dict[str, int]:
     return {row["customer_id"]: row["total_orders"] for row in rows}
 
 
+@pytest.mark.slow
 def test_many_days_at_once_and_one_by_one_backwards_leave_the_same_tables(data: Path) -> None:
     for name in ("bulk", "single"):
         ingest(name)

@@ -37,6 +37,7 @@ def statuses() -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in trainings}
 
 
+@pytest.mark.slow
 def test_maintenance_fails_the_run_of_a_killed_training_and_no_other(
     home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def newest_usable(rows, buyer, at):
     return value_of(*max(usable)) if usable else None
 
 
+@pytest.mark.slow
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
 )

@@ -104,6 +104,7 @@ def small(home: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings()
 
 
+@pytest.mark.slow
 def test_what_was_destroyed_comes_back_the_same_and_work_goes_on(
     shop: Settings, tmp_path: Path
 ) -> None:
@@ -484,6 +485,7 @@ def run_killed(module: str, points: str, call: str, directory: Path, at: int) ->
     return done.returncode != 0
 
 
+@pytest.mark.slow
 def test_a_killed_backup_never_looks_whole(small: Settings, tmp_path: Path) -> None:
     target = tmp_path / "safe"
     call = "back_up(Path(sys.argv[1]))"

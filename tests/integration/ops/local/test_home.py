@@ -111,6 +111,7 @@ def test_a_claim_ends_with_the_process_that_has_it_even_by_kill():
             assert b"BusyError" in other.stderr
 
 
+@pytest.mark.slow
 def test_two_first_starts_at_once_do_not_meet(home):
     command = [sys.executable, "-c", "from evergreen.cli import main; main()", "init"]
     with subprocess.Popen(command) as first:

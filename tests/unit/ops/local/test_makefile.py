@@ -128,7 +128,9 @@ def test_gate_runs_checks_and_tests_without_standard_input():
     assert os.access(gate, os.X_OK)
     text = gate.read_text()
     assert "set -euo pipefail" in text
-    assert text.rstrip().endswith("exec make check test-airflow test-faults test </dev/null")
+    assert text.rstrip().endswith(
+        "exec make check test-airflow test-faults test-slow test </dev/null"
+    )
 
 
 def test_licence_is_complete():
