@@ -11,7 +11,7 @@ from effort import Effort
 from fault_shop import Shop, write_shop
 from killer import Nursery
 
-from embedded import home, migrated, postgres_server
+from embedded import apart, home, migrated, postgres_server
 from evergreen import lake
 from evergreen.features import store
 from evergreen.provenance import receipts

@@ -1,3 +1,3 @@
 """These need databases."""
 
-from embedded import begin_with, home, migrated, postgres_server
+from embedded import apart, begin_with, home, migrated, postgres_server

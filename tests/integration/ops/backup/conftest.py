@@ -16,6 +16,12 @@ from small_shop import FIRST_DAY, write_small_shop
 
 
 @pytest.fixture
+def apart() -> bool:
+    """Services have a database each, which is dumped and restored by itself."""
+    return True
+
+
+@pytest.fixture
 def shop(
     home: Settings, postgres_server: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Settings]:

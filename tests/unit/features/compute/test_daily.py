@@ -53,7 +53,9 @@ SELECT
     coalesce(sum(c.spent) FILTER (c.last_at >= d.as_of - INTERVAL 90 DAY), 0) AS spent_90d,
     date_diff('second', min(c.first_at), max(c.last_at)) / 86400.0 / nullif(total_orders - 1, 0)
         AS mean_gap_days,
-    days_since_last_order / nullif(mean_gap_days, 0) AS recency_to_gap_ratio
+    days_since_last_order / nullif(mean_gap_days, 0) AS recency_to_gap_ratio,
+    round(sin(2 * pi() * dayofyear(d.as_of) / 365.25), 6) AS year_sin,
+    round(cos(2 * pi() * dayofyear(d.as_of) / 365.25), 6) AS year_cos
 FROM as_of_days AS d
 INNER JOIN customer_days AS c ON c.last_at < d.as_of
 GROUP BY c.customer_id, d.as_of
