@@ -22,6 +22,7 @@ def shop(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     label(compute())
 
 
+@pytest.mark.slow
 def test_a_verdict_about_a_former_champion_is_reached_again(shop: None) -> None:
     steps.promote_challenger(train(DAYS[-3], reason="the first"))
     waiting = train(reason="a challenger that waits for approval")

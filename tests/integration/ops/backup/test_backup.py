@@ -505,6 +505,7 @@ def test_a_killed_backup_never_looks_whole(small: Settings, tmp_path: Path) -> N
     assert lake.read("shop", "orders")["value"].to_pylist() == [1]
 
 
+@pytest.mark.slow
 def test_a_killed_restore_is_repeated_without_force(small: Settings, tmp_path: Path) -> None:
     snapshot = publish(2)
     back_up(tmp_path / "safe")
@@ -526,6 +527,7 @@ def test_a_killed_restore_is_repeated_without_force(small: Settings, tmp_path: P
 # --- beside other work ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_backup_beside_publishing_steps_is_one_consistent_state(
     small: Settings, tmp_path: Path
 ) -> None:

@@ -204,6 +204,7 @@ def test_windows_and_horizons_are_of_calendar_days(club, tmp_path: Path, day: da
 ZONES = ["UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Australia/Lord_Howe"]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -285,6 +285,7 @@ def test_a_killed_component_comes_back_without_the_worker_that_it_left(fake_airf
     assert airflow.start(settings) == airflow.find(settings)
 
 
+@pytest.mark.slow
 def test_a_component_that_keeps_ending_is_tried_again_later_and_later(fake_airflow):
     settings = fake_airflow
     instance = airflow.start(settings)
