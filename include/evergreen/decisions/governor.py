@@ -56,9 +56,12 @@ class Night(Stored):
     score_drifted
         Whether the score itself drifted.
     weight
-        Share of the champion's importance that drifted, in [0, 1]; None when unknown.
+        Share of the champion's importance that drifted, in [0, 1], of a slice by its share of rows;
+        None when unknown.
     is_drift
         Whether the night counts as a drift night.
+    extreme
+        Columns among `drifted` that no second night is waited for, and perhaps the score.
     """
 
     day: date
@@ -69,6 +72,7 @@ class Night(Stored):
     score_drifted: bool
     weight: float | None
     is_drift: bool
+    extreme: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,8 +244,7 @@ def summarise_nights(
     Parameters
     ----------
     drift
-        Mappings with the columns `day`, `model_version`, `feature`, `drifted`, `importance`
-        (`pa.Table.to_pylist()`).
+        Mappings with the columns of the table (`pa.Table.to_pylist()`).
     score
         Name of the row that is about the score.
     """
@@ -261,22 +264,34 @@ def _night(
     monitoring: Monitoring,
     score: str,
 ) -> Night:
-    features = [row for row in rows if row["feature"] != score]
-    moved = [row for row in features if row["drifted"]]
     # An unknown importance counts as used; only a model that ignores the feature can ignore drift.
-    unused = tuple(sorted(row["feature"] for row in moved if row["importance"] == 0))
-    drifted = tuple(sorted(row["feature"] for row in moved if row["importance"] != 0))
-    score_drifted = any(row["drifted"] for row in rows if row["feature"] == score)
-    total = sum(row["importance"] or 0.0 for row in features)
+    importance = {r["feature"]: r["importance"] for r in rows if r["feature"] != score}
+    shares: dict[str, float] = {}
+    extreme = set()
+    size = max(row["current_rows"] for row in rows)
+    for row in rows:
+        name = row["feature"]
+        if row["drifted"]:
+            shares[name] = max(shares.get(name, 0.0), row["current_rows"] / size)
+        if row["extreme"] and importance.get(name) != 0:
+            extreme.add(name)
+    score_drifted = shares.pop(score, None) is not None
+    drifted = tuple(sorted(name for name in shares if importance[name] != 0))
+    total = sum(found or 0.0 for found in importance.values())
+    weight = None
+    if total > 0:
+        weight = sum((importance[name] or 0.0) * share for name, share in shares.items()) / total
+    heavy = bool(drifted) and (weight is None or weight >= monitoring.min_weight)
     return Night(
         day=day,
         model_version=version,
-        tested=len(rows),
+        tested=len({row["feature"] for row in rows}),
         drifted=drifted,
-        unused=unused,
+        unused=tuple(sorted(name for name in shares if importance[name] == 0)),
         score_drifted=score_drifted,
-        weight=sum(row["importance"] or 0.0 for row in moved) / total if total > 0 else None,
-        is_drift=score_drifted or len(drifted) >= monitoring.min_drifted,
+        extreme=tuple(sorted(extreme)),
+        weight=weight,
+        is_drift=score_drifted or bool(extreme) or heavy,
     )
 
 
@@ -361,13 +376,14 @@ def _triggers(
         and start < night.day <= evidence.day
         and night.model_version == champion.version
     }
-    if len(nights) >= needed:
-        newest = nights[max(nights)]
+    newest = nights[max(nights)] if nights else None
+    if newest and (len(nights) >= needed or (newest.day == evidence.day and newest.extreme)):
         what = [*newest.drifted, *(["the score"] if newest.score_drifted else [])]
+        enough = "so far that one is enough" if len(nights) < needed else f"needed {needed}"
         yield (
             "drift",
-            f"{len(nights)} of the last {window} nights drifted (needed {needed}); on "
-            f"{newest.day}: {', '.join(what)}",
+            f"{len(nights)} of the last {window} nights drifted ({enough}); on {newest.day}: "
+            f"{', '.join(what)}",
         )
     age = (evidence.day - champion.trained_on).days
     limit = monitoring.max_model_age_days

@@ -174,8 +174,11 @@ def row(feature, drifted, importance=0.5, day=DAY, version=3):
         "day": day,
         "model_version": version,
         "feature": feature,
+        "slice": "all",
         "drifted": drifted,
+        "extreme": False,
         "importance": importance,
+        "current_rows": 100,
     }
 
 
@@ -210,11 +213,32 @@ def test_what_makes_a_drift_night(rows, is_drift):
     assert found == ([] if is_drift is None else [is_drift])
 
 
-def test_more_features_may_be_demanded():
-    strict = MONITORING.model_copy(update={"min_drifted": 2})
-    one = [row("a", True), row("b", False)]
-    assert not summarise_nights(one, strict)[0].is_drift
-    assert summarise_nights([*one, row("c", True)], strict)[0].is_drift
+def test_so_much_of_the_importance_must_drift():
+    calm = [row("b", False, 0.97), row("c", False, 0.0)]
+    assert not summarise_nights([row("a", True, 0.03), *calm], MONITORING)[0].is_drift
+    assert summarise_nights([row("a", True, 0.06), *calm], MONITORING)[0].is_drift
+    lax = MONITORING.model_copy(update={"min_weight": 0.0})
+    assert summarise_nights([row("a", True, 0.03), *calm], lax)[0].is_drift
+    # A slice counts by its share of the rows.
+    of_few = row("a", True, 0.2) | {"slice": "land=fr", "current_rows": 20}
+    found = summarise_nights([row("a", False, 0.2), of_few, row("b", False, 0.8)], MONITORING)[0]
+    assert (found.drifted, found.is_drift) == (("a",), False)
+    assert found.weight == pytest.approx(0.04)
+
+
+def test_an_extreme_night_needs_no_second_one():
+    far = row("a", True, 0.02) | {"extreme": True}
+    (found,) = summarise_nights([far, row("b", False, 0.98)], MONITORING)
+    assert (found.extreme, found.is_drift) == (("a",), True)
+    verdict = decide(replace(CALM, nights=(found,)))
+    assert verdict.decision == "retrain"
+    assert "1 of the last 3 nights drifted (so far that one is enough)" in verdict.reasons[0]
+    # The night before was; tonight it is over.
+    over = replace(found, day=ago(1))
+    assert decide(replace(CALM, nights=(over, night(0, False)))).decision == "wait"
+    # What the model does not use may go as far as it likes.
+    unused = row("a", True, 0.0) | {"extreme": True}
+    assert not summarise_nights([unused, row("b", False, 0.98)], MONITORING)[0].is_drift
 
 
 days = st.integers(-3, 20).map(ago)
