@@ -231,9 +231,9 @@ def record_event(use_case: str, day: date, event: Event, reason: str) -> pa.Tabl
 def replay_retraining(stored: str) -> RetrainingVerdict:
     """Decide again from the column `evidence` of a stored governor decision."""
     record = json.loads(stored)
-    return decide_retraining(
-        RetrainingEvidence.from_dict(record["evidence"]), Monitoring(**record["demands"])
-    )
+    # Demands of before that nobody makes any more had their say in the nights of the evidence.
+    made = {key: d for key, d in record["demands"].items() if key in Monitoring.model_fields}
+    return decide_retraining(RetrainingEvidence.from_dict(record["evidence"]), Monitoring(**made))
 
 
 def summarise_nights(
