@@ -29,6 +29,7 @@ Block = Literal[
     "not_newest",
     "in_progress",
     "already_trained",
+    "not_learnable",
     "cooldown",
     "budget",
 ]
@@ -74,6 +75,11 @@ class Night(Stored):
     is_drift: bool
     extreme: tuple[str, ...] = ()
 
+    @property
+    def what(self) -> tuple[str, ...]:
+        """What drifted, as one says it."""
+        return (*self.drifted, *(["the score"] if self.score_drifted else []))
+
 
 @dataclass(frozen=True)
 class Performance(Stored):
@@ -103,6 +109,28 @@ class Champion(Stored):
 
 
 @dataclass(frozen=True)
+class Change(Stored):
+    """A change that nights showed as drift.
+
+    Parameters
+    ----------
+    seen
+        The first night it was alarmed on.
+    began
+        Estimated on that night.
+    learnable_from
+        The first day whose challenger is fitted on labels from after it, and judged on later ones.
+    what
+        Columns that drifted then, perhaps the score among them.
+    """
+
+    seen: date
+    began: date
+    learnable_from: date
+    what: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RequestedTraining(Stored):
     """The training of an earlier day: asked for by its night, or started by hand."""
 
@@ -128,6 +156,10 @@ class RetrainingEvidence(Stored):
         Of earlier days, those that have neither been judged nor failed.
     incidents
         Failed freshness, failed validation, a drift measurement without data: one text each.
+    changes
+        What this night and earlier ones found, each change once.
+    judged
+        Earlier days whose training the gate has judged.
     """
 
     use_case: str
@@ -139,6 +171,8 @@ class RetrainingEvidence(Stored):
     requests: tuple[date, ...] = ()
     incidents: tuple[str, ...] = ()
     trainings: tuple[RequestedTraining, ...] = ()
+    changes: tuple[Change, ...] = ()
+    judged: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +180,8 @@ class RetrainingVerdict(Stored):
     """The decision, with everything that spoke for it (`triggers`) and against it (`blocks`).
 
     `trigger` is the first of `triggers` when the decision is to retrain, else None.
+    `learnable_from` is the day on which a change that is known can be learned, and retraining will
+    be asked for; None without such a change.
     """
 
     decision: Decision
@@ -153,6 +189,7 @@ class RetrainingVerdict(Stored):
     triggers: tuple[Trigger, ...]
     blocks: tuple[Block, ...]
     reasons: tuple[str, ...]
+    learnable_from: date | None = None
 
 
 def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> RetrainingVerdict:
@@ -175,9 +212,12 @@ def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> R
     Asked again with the same evidence it answers the same, and nothing that follows from the
     decision is evidence for it: only requests and trainings of earlier days are.
     """
-    blocks = tuple(_blocks(evidence, monitoring))
     calls = tuple(_triggers(evidence, monitoring))
     triggers = tuple(trigger for trigger, _ in calls)
+    due, ahead = _open_changes(evidence)
+    blocks = tuple(_blocks(evidence, monitoring))
+    if ahead and not due and triggers and "schedule" not in triggers:
+        blocks += (("not_learnable", _describe_change(ahead[0])),)
     retrain = bool(triggers) and not blocks
     reasons = tuple(f"blocked, {name}: {why}" for name, why in blocks)
     reasons += tuple(f"{trigger}: {why}" for trigger, why in calls)
@@ -195,6 +235,7 @@ def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> R
         triggers=triggers,
         blocks=tuple(name for name, _ in blocks),
         reasons=reasons,
+        learnable_from=ahead[0].learnable_from if ahead else None,
     )
 
 
@@ -367,28 +408,78 @@ def _triggers(
             f"realised {realised.metric} of {realised.day} is {_show(realised.value)} over "
             f"{realised.rows} rows, against {_show(realised.holdout)} on the holdout",
         )
-    needed, window = monitoring.persistence
-    start = evidence.day - timedelta(days=window)
-    nights = {
-        night.day: night
-        for night in evidence.nights
-        if night.is_drift
-        and start < night.day <= evidence.day
-        and night.model_version == champion.version
-    }
-    newest = nights[max(nights)] if nights else None
-    if newest and (len(nights) >= needed or (newest.day == evidence.day and newest.extreme)):
-        what = [*newest.drifted, *(["the score"] if newest.score_drifted else [])]
-        enough = "so far that one is enough" if len(nights) < needed else f"needed {needed}"
+    due, ahead = _open_changes(evidence)
+    if due:
+        change = due[0]
         yield (
             "drift",
-            f"{len(nights)} of the last {window} nights drifted ({enough}); on {newest.day}: "
-            f"{', '.join(what)}",
+            f"{', '.join(change.what)} changed about {change.began} (seen on {change.seen}); "
+            f"labels from after it can be learned since {change.learnable_from}",
         )
+    # A change that has been acted on still shows until four weeks have passed.
+    elif ahead or not evidence.changes:
+        asked = evidence.nights, champion.version, evidence.day, monitoring
+        if newest := find_alarm(*asked):
+            needed, window = monitoring.persistence
+            count = len(_drift_nights(*asked))
+            enough = f"needed {needed}" if count >= needed else "so far that one is enough"
+            yield (
+                "drift",
+                f"{count} of the last {window} nights drifted ({enough}); on {newest.day}: "
+                f"{', '.join(newest.what)}",
+            )
     age = (evidence.day - champion.trained_on).days
     limit = monitoring.max_model_age_days
     if limit is not None and age > limit:
         yield "schedule", f"champion {champion.version} is {age} days old; the limit is {limit}"
+
+
+def find_alarm(
+    nights: Iterable[Night], version: int, day: date, monitoring: Monitoring
+) -> Night | None:
+    """Return the newest of the nights up to a day that make an alarm; None if there is none.
+
+    So many of the last nights have drifted as `monitoring.persistence` asks for, or the day's has
+    extremely. What concerns another version is history.
+    """
+    found = _drift_nights(nights, version, day, monitoring)
+    if not found:
+        return None
+    newest = found[max(found)]
+    lasting = len(found) >= monitoring.persistence[0]
+    return newest if lasting or (newest.extreme and newest.day == day) else None
+
+
+def _drift_nights(
+    nights: Iterable[Night], version: int, day: date, monitoring: Monitoring
+) -> dict[date, Night]:
+    start = day - timedelta(days=monitoring.persistence[1])
+    return {
+        night.day: night
+        for night in nights
+        if night.is_drift and start < night.day <= day and night.model_version == version
+    }
+
+
+def _open_changes(evidence: RetrainingEvidence) -> tuple[list[Change], list[Change]]:
+    """Return the changes that can be learned by now, and those that cannot yet.
+
+    Without those that a champion or a challenger has had the chance to learn.
+    """
+    champion = evidence.champion
+    trained = max([*evidence.judged, *([champion.trained_on] if champion else [])], default=None)
+    waiting = [c for c in evidence.changes if trained is None or trained < c.learnable_from]
+    waiting.sort(key=lambda change: change.learnable_from)
+    due = [change for change in waiting if change.learnable_from <= evidence.day]
+    return due, [change for change in waiting if change.learnable_from > evidence.day]
+
+
+def _describe_change(change: Change) -> str:
+    return (
+        f"{', '.join(change.what)} changed about {change.began}; retraining is asked for on "
+        f"{change.learnable_from}, the first day on which a challenger can learn labels from after "
+        "the change and be judged on later ones"
+    )
 
 
 def _show(value: float | None) -> str:

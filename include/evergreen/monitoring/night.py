@@ -19,11 +19,12 @@ import pyarrow as pa
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase
-from evergreen.decisions.governor import Champion, Performance, summarise_nights
+from evergreen.decisions.governor import Champion, Performance, find_alarm, summarise_nights
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
 from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.freshness import freshness_table, measure_freshness
+from evergreen.monitoring.onset import estimate_onset, nights_around
 from evergreen.monitoring.performance import (
     ALL,
     PerformanceRow,
@@ -61,24 +62,30 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
     """
     version = _version_of_night(use_case, tonight)
     if version is None:
-        return {"nights": [], "incidents": [], "bad": []}
+        return {"nights": [], "change": None, "incidents": [], "bad": []}
     basis = receipts.newest_sequence()
     model = load_version(use_case, version)
-    rows: list[dict[str, Any]] = []
+    found: dict[date, list[DriftRow]] = {}
     first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
     for night in Period(first, tonight + _ONE_DAY).days:
         try:
-            table = drift_table(night, version, _drift_of(use_case, model, night))
+            found[night] = _drift_of(use_case, model, night)
         except PermanentError as error:
             if night == tonight:
-                return {"nights": [], **_incident(error, "features", tonight)}
+                return {"nights": [], "change": None, **_incident(error, "features", tonight)}
             logger.warning("drift of %s could not be measured: %s", night, error)
-            continue
-        rows.extend(table.to_pylist())
+    tables = {night: drift_table(night, version, rows) for night, rows in found.items()}
     inputs = {"model_version": version}
-    publish(use_case, tonight, "measure_drift", "drift", table, tonight, basis, inputs)
+    publish(use_case, tonight, "measure_drift", "drift", tables[tonight], tonight, basis, inputs)
+    rows = [row for table in tables.values() for row in table.to_pylist()]
     summaries = summarise_nights(rows, use_case.monitoring)
-    return {"nights": [night.to_dict() for night in summaries], "incidents": [], "bad": []}
+    alarm = find_alarm(summaries, version, tonight, use_case.monitoring)
+    change = None
+    if alarm:
+        began = _onset(use_case, model, alarm.day, found[alarm.day])
+        change = {"began": began.isoformat(), "what": [*alarm.what]}
+    nights = [night.to_dict() for night in summaries]
+    return {"nights": nights, "change": change, "incidents": [], "bad": []}
 
 
 def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -214,6 +221,21 @@ def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftR
         use_case.monitoring,
         model.importances,
         lambda rows: dict(find_slices(use_case, rows)),
+    )
+
+
+def _onset(use_case: UseCase, model: LoadedModel, night: date, rows: Sequence[DriftRow]) -> date:
+    """Estimate when the change began that a night shows."""
+    frozen = {column.name: column for column in Reference.from_dict(model.reference).columns}
+    days = nights_around(night)
+    columns = sorted({*model.inputs.names, *(frozen.keys() - {SCORE})})
+    size = max(row.current_rows for row in rows)
+    nights = dict(_sampled(use_case, days, columns, size))
+    drifted = {(row.feature, row.test) for row in rows if row.drifted}
+    return estimate_onset(
+        [(frozen[feature], test) for feature, test in sorted(drifted)],
+        {day: _scored(use_case, model, part) for day, part in nights.items()},
+        night,
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from evergreen.contract import Monitoring
 from evergreen.decisions.governor import (
     Champion,
+    Change,
     Night,
     Performance,
     RequestedTraining,
@@ -241,6 +242,44 @@ def test_an_extreme_night_needs_no_second_one():
     assert not summarise_nights([unused, row("b", False, 0.98)], MONITORING)[0].is_drift
 
 
+def change(began, learnable, seen=0):
+    return Change(ago(seen), ago(began), ago(learnable), ("spent_30d", "the score"))
+
+
+def test_a_change_that_cannot_be_learned_yet_is_waited_for():
+    ahead = change(began=4, learnable=-24)
+    for evidence in (DRIFTING, replace(DRIFTING, performance=DEGRADED.performance)):
+        verdict = decide(replace(evidence, changes=(ahead,)))
+        assert (verdict.decision, verdict.blocks) == ("wait", ("not_learnable",))
+        assert verdict.learnable_from == ahead.learnable_from
+        assert f"spent_30d, the score changed about {ago(4)}" in verdict.reasons[0]
+        assert str(ahead.learnable_from) in verdict.reasons[0]
+    # It stays known when nights do not show it any more, and calls for nothing.
+    calm = decide(replace(CALM, changes=(ahead,)))
+    assert (calm.decision, calm.triggers, calm.blocks) == ("wait", (), ())
+    assert calm.learnable_from == ahead.learnable_from
+    # Age is no matter of the change.
+    assert decide(replace(OLD, changes=(ahead,))).trigger == "schedule"
+
+
+@pytest.mark.parametrize("evidence", [CALM, DRIFTING])
+def test_a_change_is_learned_on_its_day_and_once(evidence):
+    due = change(began=28, learnable=0, seen=24)
+    verdict = decide(replace(evidence, changes=(due,)))
+    assert (verdict.decision, verdict.trigger) == ("retrain", "drift")
+    assert f"can be learned since {DAY}" in verdict.reasons[0]
+    late = replace(evidence, changes=(change(began=38, learnable=10, seen=34),))
+    assert decide(late).decision == "retrain"
+    # A training of a day since then has had the chance, whatever the gate said of it.
+    assert decide(replace(late, judged=(ago(9),))).triggers == ()
+    assert decide(replace(late, champion=Champion(3, ago(10)))).triggers == ()
+    # One from before has not, nor has one that was asked for and came to nothing.
+    assert decide(replace(late, judged=(ago(11),), requests=(ago(9),))).decision == "retrain"
+    # Another one is still ahead, and is no reason to wait with this one.
+    both = replace(evidence, changes=(due, change(began=3, learnable=-25)))
+    assert decide(both).decision == "retrain"
+
+
 days = st.integers(-3, 20).map(ago)
 nights = st.builds(
     lambda back, drift, version: night(back, drift, version),
@@ -261,6 +300,10 @@ evidences = st.builds(
         st.builds(RequestedTraining, days, st.sampled_from(["asked", "started"])), max_size=2
     ).map(tuple),
     incidents=st.sampled_from([(), (), ("orders is stale",)]),
+    changes=st.lists(st.builds(change, st.integers(0, 60), st.integers(-30, 30)), max_size=2).map(
+        tuple
+    ),
+    judged=st.lists(days, max_size=2).map(tuple),
 )
 demands = st.builds(
     Monitoring,
@@ -287,6 +330,10 @@ def test_retraining_only_ever_happens_when_it_may(evidence, monitoring):
         assert all((DAY - request).days >= monitoring.cooldown_days for request in earlier)
         week = {request for request in earlier if request > ago(7)}
         assert len(week) < monitoring.weekly_budget
+        if verdict.trigger != "schedule" and verdict.triggers != (verdict.trigger, "schedule"):
+            trained = max([*evidence.judged, evidence.champion.trained_on])
+            unlearned = [c for c in evidence.changes if c.learnable_from > trained]
+            assert not unlearned or min(c.learnable_from for c in unlearned) <= DAY
 
 
 @given(
