@@ -40,7 +40,7 @@ class Departure:
     value
         The distance; None where nothing was there to be held against.
     usual
-        The geometric mean of what nights before it had; None if there are too few of them.
+        What nights before it lead one to expect; None if there are too few of them.
     p_value
         The chance of a night that lies as far or farther; None if there are too few before it.
     """
@@ -88,19 +88,25 @@ def measure_departure(
 
     Notes
     -----
-    Distances are about log-normal. The p-value is that of a prediction: Student's t of the
-    logarithm, with the mean and the spread of those of earlier nights. Nights of the last three
-    weeks are not among them: a change that has begun would hide itself.
+    Distances are about log-normal, and fall while a base grows. The p-value is that of a
+    prediction: Student's t of the logarithm, by the straight line through those of earlier
+    nights. Nights of the last three weeks are not among them: a change that has begun would hide
+    itself.
     """
     found = dict(_distances(shapes, distance))
     value = found.pop(0, None)
     if value is None or len(found) < _FEWEST:
         return Departure(value)
-    logs = np.log(np.maximum(list(found.values()), least))
-    spread = max(float(logs.std(ddof=1)), _LEAST_SPREAD)
-    size = len(logs) / _PER_INDEPENDENT
-    beyond = (np.log(max(value, least)) - logs.mean()) / (spread * np.sqrt(1 + 1 / size))
-    return Departure(value, float(np.exp(logs.mean())), float(student.sf(beyond, size - 1)))
+    weeks, logs = np.array([*found], np.float64), np.log(np.maximum([*found.values()], least))
+    size, apart = len(logs) / _PER_INDEPENDENT, weeks - weeks.mean()
+    slope = float(apart @ logs / (apart @ apart))
+    rest = logs - logs.mean() - slope * apart
+    spread = max(float(np.sqrt(rest @ rest / (len(logs) - 2))), _LEAST_SPREAD)
+    usual = float(logs.mean() - slope * weeks.mean())
+    # Of the line where it is extended to: this night.
+    reach = 1 + 1 / size + _PER_INDEPENDENT * weeks.mean() ** 2 / (apart @ apart)
+    beyond = (np.log(max(value, least)) - usual) / (spread * np.sqrt(reach))
+    return Departure(value, float(np.exp(usual)), float(student.sf(beyond, size - 2)))
 
 
 def _distances(
