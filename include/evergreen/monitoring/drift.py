@@ -161,8 +161,8 @@ def measure_drift(
     list of DriftRow
         Column by column in the order of the reference; slice by slice, `all` first. A column
         drifted if its distance from the expected is significant at `alpha` and the effect reaches
-        `min_ks`, or PSI its upper band. Where there are too few nights to know what is usual, only
-        an extreme effect is drift.
+        `min_ks`, or PSI its upper band. Where there are too few nights to know what is usual,
+        nothing is.
 
     Raises
     ------
@@ -335,9 +335,6 @@ def _judged(row: DriftRow, p_adjusted: float | None, monitoring: Monitoring) -> 
             f"{_EFFECT[row.test]} {effect:.3f} {'>=' if effect >= floor else '<'} {floor:g}"
         )
         if p_adjusted is None:
-            # What is usual is not known yet; half of all rows elsewhere is usual nowhere.
-            enough = min(row.reference_rows, row.current_rows) >= _FEWEST_ROWS
-            drifted = enough and effect >= monitoring.extreme
             parts.append("too few nights before it to know what is usual")
         else:
             significant = p_adjusted < monitoring.alpha

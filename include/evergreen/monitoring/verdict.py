@@ -120,12 +120,14 @@ def _changes(
 ) -> tuple[Change, ...]:
     """Return the changes that are known: of earlier nights, and perhaps of this one.
 
-    Only the newest night may ask for anything, so what an older one records does not depend on
-    which nights ran before it.
+    Only the newest night may ask for anything, so none are known to an older one: what it records
+    does not depend on which nights ran before it, nor does what newer ones do.
     """
+    if not is_newest:
+        return ()
     horizon = use_case.target.horizon_days
     known = []
-    if is_newest and lake.exists(use_case.name, "decisions"):
+    if lake.exists(use_case.name, "decisions"):
         first = tonight - timedelta(days=2 * horizon) - _SHOWS
         rows = lake.read(use_case.name, "decisions", first, tonight).to_pylist()
         for row in rows:
