@@ -31,6 +31,7 @@ _FORMER = {
     "features.recency": "optional, and moved: training.baselines: [<feature>]",
     "gate.min_holdout_minority": "renamed: min_holdout_minority_rows",
     "monitoring.max_auc_drop": "renamed: max_performance_drop",
+    "monitoring.min_drifted": "renamed: min_weight, as a share of the champion's importance",
 }
 _PROBLEM = re.compile("Value error, contradictions:\n")
 _TAGS = ("files", "sql", "generator", *KINDS)

@@ -151,13 +151,15 @@ class Scoring(Model):
 class Monitoring(Model):
     """What the nightly monitor and its governor demand."""
 
-    # KS: significant at `alpha` after Benjamini-Hochberg *and* D at least `min_ks`.
+    # Drift: unusual at `alpha` after Benjamini-Hochberg, and the effect at least `min_ks` or PSI in
+    # its upper band.
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
     min_ks: Ratio = 0.1
-    # PSI bands; reaching the upper one counts as drift by itself.
     psi_bands: tuple[float, float] = (0.1, 0.25)
-    # A night is a drift night when this many features drift (or the score does).
-    min_drifted: Annotated[int, Field(ge=1)] = 1
+    # An effect as great needs no second night.
+    extreme: Ratio = 0.5
+    # A night is a drift night when so much of the champion's importance drifts (or the score does).
+    min_weight: Ratio = 0.05
     # Drift must show on `persistence[0]` of the last `persistence[1]` nights.
     persistence: tuple[int, int] = (2, 3)
     # The target's main metric may fall at most this far below the champion's on its holdout; by

@@ -29,6 +29,7 @@ Block = Literal[
     "not_newest",
     "in_progress",
     "already_trained",
+    "not_learnable",
     "cooldown",
     "budget",
 ]
@@ -56,9 +57,12 @@ class Night(Stored):
     score_drifted
         Whether the score itself drifted.
     weight
-        Share of the champion's importance that drifted, in [0, 1]; None when unknown.
+        Share of the champion's importance that drifted, in [0, 1], of a slice by its share of rows;
+        None when unknown.
     is_drift
         Whether the night counts as a drift night.
+    extreme
+        Columns among `drifted` that no second night is waited for, and perhaps the score.
     """
 
     day: date
@@ -69,6 +73,12 @@ class Night(Stored):
     score_drifted: bool
     weight: float | None
     is_drift: bool
+    extreme: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> tuple[str, ...]:
+        """What drifted, as one says it."""
+        return (*self.drifted, *(["the score"] if self.score_drifted else []))
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,28 @@ class Champion(Stored):
 
 
 @dataclass(frozen=True)
+class Change(Stored):
+    """A change that nights showed as drift.
+
+    Parameters
+    ----------
+    seen
+        The first night it was alarmed on.
+    began
+        Estimated on that night.
+    learnable_from
+        The first day whose challenger is fitted on labels from after it, and judged on later ones.
+    what
+        Columns that drifted then, perhaps the score among them.
+    """
+
+    seen: date
+    began: date
+    learnable_from: date
+    what: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RequestedTraining(Stored):
     """The training of an earlier day: asked for by its night, or started by hand."""
 
@@ -124,6 +156,10 @@ class RetrainingEvidence(Stored):
         Of earlier days, those that have neither been judged nor failed.
     incidents
         Failed freshness, failed validation, a drift measurement without data: one text each.
+    changes
+        What this night and earlier ones found, each change once.
+    judged
+        Earlier days whose training the gate has judged.
     """
 
     use_case: str
@@ -135,6 +171,8 @@ class RetrainingEvidence(Stored):
     requests: tuple[date, ...] = ()
     incidents: tuple[str, ...] = ()
     trainings: tuple[RequestedTraining, ...] = ()
+    changes: tuple[Change, ...] = ()
+    judged: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +180,8 @@ class RetrainingVerdict(Stored):
     """The decision, with everything that spoke for it (`triggers`) and against it (`blocks`).
 
     `trigger` is the first of `triggers` when the decision is to retrain, else None.
+    `learnable_from` is the day on which a change that is known can be learned, and retraining will
+    be asked for; None without such a change.
     """
 
     decision: Decision
@@ -149,6 +189,7 @@ class RetrainingVerdict(Stored):
     triggers: tuple[Trigger, ...]
     blocks: tuple[Block, ...]
     reasons: tuple[str, ...]
+    learnable_from: date | None = None
 
 
 def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> RetrainingVerdict:
@@ -171,9 +212,12 @@ def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> R
     Asked again with the same evidence it answers the same, and nothing that follows from the
     decision is evidence for it: only requests and trainings of earlier days are.
     """
-    blocks = tuple(_blocks(evidence, monitoring))
     calls = tuple(_triggers(evidence, monitoring))
     triggers = tuple(trigger for trigger, _ in calls)
+    due, ahead = _open_changes(evidence)
+    blocks = tuple(_blocks(evidence, monitoring))
+    if ahead and not due and triggers and "schedule" not in triggers:
+        blocks += (("not_learnable", _describe_change(ahead[0])),)
     retrain = bool(triggers) and not blocks
     reasons = tuple(f"blocked, {name}: {why}" for name, why in blocks)
     reasons += tuple(f"{trigger}: {why}" for trigger, why in calls)
@@ -191,6 +235,7 @@ def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> R
         triggers=triggers,
         blocks=tuple(name for name, _ in blocks),
         reasons=reasons,
+        learnable_from=ahead[0].learnable_from if ahead else None,
     )
 
 
@@ -227,9 +272,9 @@ def record_event(use_case: str, day: date, event: Event, reason: str) -> pa.Tabl
 def replay_retraining(stored: str) -> RetrainingVerdict:
     """Decide again from the column `evidence` of a stored governor decision."""
     record = json.loads(stored)
-    return decide_retraining(
-        RetrainingEvidence.from_dict(record["evidence"]), Monitoring(**record["demands"])
-    )
+    # Demands of before that nobody makes any more had their say in the nights of the evidence.
+    made = {key: d for key, d in record["demands"].items() if key in Monitoring.model_fields}
+    return decide_retraining(RetrainingEvidence.from_dict(record["evidence"]), Monitoring(**made))
 
 
 def summarise_nights(
@@ -240,8 +285,7 @@ def summarise_nights(
     Parameters
     ----------
     drift
-        Mappings with the columns `day`, `model_version`, `feature`, `drifted`, `importance`
-        (`pa.Table.to_pylist()`).
+        Mappings with the columns of the table (`pa.Table.to_pylist()`).
     score
         Name of the row that is about the score.
     """
@@ -261,22 +305,34 @@ def _night(
     monitoring: Monitoring,
     score: str,
 ) -> Night:
-    features = [row for row in rows if row["feature"] != score]
-    moved = [row for row in features if row["drifted"]]
     # An unknown importance counts as used; only a model that ignores the feature can ignore drift.
-    unused = tuple(sorted(row["feature"] for row in moved if row["importance"] == 0))
-    drifted = tuple(sorted(row["feature"] for row in moved if row["importance"] != 0))
-    score_drifted = any(row["drifted"] for row in rows if row["feature"] == score)
-    total = sum(row["importance"] or 0.0 for row in features)
+    importance = {r["feature"]: r["importance"] for r in rows if r["feature"] != score}
+    shares: dict[str, float] = {}
+    extreme = set()
+    size = max(row["current_rows"] for row in rows)
+    for row in rows:
+        name = row["feature"]
+        if row["drifted"]:
+            shares[name] = max(shares.get(name, 0.0), row["current_rows"] / size)
+        if row["extreme"] and importance.get(name) != 0:
+            extreme.add(name)
+    score_drifted = shares.pop(score, None) is not None
+    drifted = tuple(sorted(name for name in shares if importance[name] != 0))
+    total = sum(found or 0.0 for found in importance.values())
+    weight = None
+    if total > 0:
+        weight = sum((importance[name] or 0.0) * share for name, share in shares.items()) / total
+    heavy = bool(drifted) and (weight is None or weight >= monitoring.min_weight)
     return Night(
         day=day,
         model_version=version,
-        tested=len(rows),
+        tested=len({row["feature"] for row in rows}),
         drifted=drifted,
-        unused=unused,
+        unused=tuple(sorted(name for name in shares if importance[name] == 0)),
         score_drifted=score_drifted,
-        weight=sum(row["importance"] or 0.0 for row in moved) / total if total > 0 else None,
-        is_drift=score_drifted or len(drifted) >= monitoring.min_drifted,
+        extreme=tuple(sorted(extreme)),
+        weight=weight,
+        is_drift=score_drifted or bool(extreme) or heavy,
     )
 
 
@@ -352,27 +408,78 @@ def _triggers(
             f"realised {realised.metric} of {realised.day} is {_show(realised.value)} over "
             f"{realised.rows} rows, against {_show(realised.holdout)} on the holdout",
         )
-    needed, window = monitoring.persistence
-    start = evidence.day - timedelta(days=window)
-    nights = {
-        night.day: night
-        for night in evidence.nights
-        if night.is_drift
-        and start < night.day <= evidence.day
-        and night.model_version == champion.version
-    }
-    if len(nights) >= needed:
-        newest = nights[max(nights)]
-        what = [*newest.drifted, *(["the score"] if newest.score_drifted else [])]
+    due, ahead = _open_changes(evidence)
+    if due:
+        change = due[0]
         yield (
             "drift",
-            f"{len(nights)} of the last {window} nights drifted (needed {needed}); on "
-            f"{newest.day}: {', '.join(what)}",
+            f"{', '.join(change.what)} changed about {change.began} (seen on {change.seen}); "
+            f"labels from after it can be learned since {change.learnable_from}",
         )
+    # A change that has been acted on still shows until four weeks have passed.
+    elif ahead or not evidence.changes:
+        asked = evidence.nights, champion.version, evidence.day, monitoring
+        if newest := find_alarm(*asked):
+            needed, window = monitoring.persistence
+            count = len(_drift_nights(*asked))
+            enough = f"needed {needed}" if count >= needed else "so far that one is enough"
+            yield (
+                "drift",
+                f"{count} of the last {window} nights drifted ({enough}); on {newest.day}: "
+                f"{', '.join(newest.what)}",
+            )
     age = (evidence.day - champion.trained_on).days
     limit = monitoring.max_model_age_days
     if limit is not None and age > limit:
         yield "schedule", f"champion {champion.version} is {age} days old; the limit is {limit}"
+
+
+def find_alarm(
+    nights: Iterable[Night], version: int, day: date, monitoring: Monitoring
+) -> Night | None:
+    """Return the newest of the nights up to a day that make an alarm; None if there is none.
+
+    So many of the last nights have drifted as `monitoring.persistence` asks for, or the day's has
+    extremely. What concerns another version is history.
+    """
+    found = _drift_nights(nights, version, day, monitoring)
+    if not found:
+        return None
+    newest = found[max(found)]
+    lasting = len(found) >= monitoring.persistence[0]
+    return newest if lasting or (newest.extreme and newest.day == day) else None
+
+
+def _drift_nights(
+    nights: Iterable[Night], version: int, day: date, monitoring: Monitoring
+) -> dict[date, Night]:
+    start = day - timedelta(days=monitoring.persistence[1])
+    return {
+        night.day: night
+        for night in nights
+        if night.is_drift and start < night.day <= day and night.model_version == version
+    }
+
+
+def _open_changes(evidence: RetrainingEvidence) -> tuple[list[Change], list[Change]]:
+    """Return the changes that can be learned by now, and those that cannot yet.
+
+    Without those that a champion or a challenger has had the chance to learn.
+    """
+    champion = evidence.champion
+    trained = max([*evidence.judged, *([champion.trained_on] if champion else [])], default=None)
+    waiting = [c for c in evidence.changes if trained is None or trained < c.learnable_from]
+    waiting.sort(key=lambda change: change.learnable_from)
+    due = [change for change in waiting if change.learnable_from <= evidence.day]
+    return due, [change for change in waiting if change.learnable_from > evidence.day]
+
+
+def _describe_change(change: Change) -> str:
+    return (
+        f"{', '.join(change.what)} changed about {change.began}; retraining is asked for on "
+        f"{change.learnable_from}, the first day on which a challenger can learn labels from after "
+        "the change and be judged on later ones"
+    )
 
 
 def _show(value: float | None) -> str:

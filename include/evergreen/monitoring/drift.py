@@ -1,50 +1,64 @@
-"""Drift of features and score against the champion's frozen training distribution.
+"""Drift of features and score: whether tonight is unusual, and what the champion has learned.
 
-Two measures per column. Of numbers Kolmogorov-Smirnov's D, of categories the chi-square test of
-homogeneity: the p-value, adjusted by Benjamini-Hochberg over all columns of the night, says whether
-anything moved. A floor on the effect says whether it matters, because with a million rows
-everything is significant. The effect is D, and of categories the total variation distance: both
-are the greatest difference there is between the two shares of rows in one set of values (half-lines
-for D, any set for the other), so one floor serves both; they are equal for two values.
+Two references answer two questions. What tonight should look like, by the nights before it
+(`evergreen.monitoring.expected`), says whether something has happened: that alone is drift. What
+the champion was trained on says whether it knows this population: bases that grow and age leave it
+behind without anything having happened, so that is told, and nothing follows from it.
 
-PSI over bins frozen at training time, with bins for values below, above, unseen (or rare) and
-missing, catches what those are blind to, such as values gone missing.
+Of every column and slice the distribution of what is there is measured, the share of what is
+missing and, of categories, of what no training row had. Whether a distance is unusual says a
+p-value, adjusted by Benjamini-Hochberg over all of a night's. Whether it matters says a floor on
+the effect, because of many rows everything can be told. The effect is Kolmogorov-Smirnov's D, and
+of categories the total variation distance: both are the greatest difference there is between two
+shares of rows in one set of values (half-lines for D, any set for the other), so one floor serves
+both; they are equal for two values. The population stability index is another effect, of bins that
+follow from the reference alone, with bins for values below, above and missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import chi2, false_discovery_control, kstwo, kstwobign
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
 
 from evergreen.contract import Monitoring
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError
+from evergreen.monitoring.expected import WEEKS, measure_departure
 from evergreen.monitoring.reference import (
     CategoryReference,
+    ColumnReference,
     Floats,
-    NumberReference,
     Reference,
     bin_shares,
     count_values,
     sorted_values,
 )
+from evergreen.monitoring.shapes import (
+    Nights,
+    Test,
+    distribution,
+    greatest_difference,
+    shapes_of,
+    total_variation,
+)
 
+Slices = Mapping[str, NDArray[np.bool_]]
 PsiBand = Literal["stable", "moderate", "major"]
 
-Test = Literal["ks", "chi2"]
+ALL = "all"
+"""The slice of all rows."""
 
+# Bins of fewer rows are filled by chance: an index of theirs says nothing.
+_FEWEST_ROWS = 200
 _EMPTY = 1e-4
-# Chi-square is an approximation for cells that are expected to hold a few rows.
-_LEAST_EXPECTED = 5
-_EFFECT: dict[Test, str] = {"ks": "D", "chi2": "distance"}
-# Above it the tail of the exact distribution takes up to a second per column.
-_EXACT_ROWS = 10_000
+_EFFECT: dict[Test, str] = {"ks": "D", "chi2": "distance", "missing": "moved", "unseen": "moved"}
 
 DRIFT = pa.schema(
     [
@@ -52,77 +66,103 @@ DRIFT = pa.schema(
         ("model_version", pa.int64()),
         ("feature", pa.string()),
         ("slice", pa.string()),
+        ("reference", pa.string()),
         ("test", pa.string()),
         ("statistic", pa.float64()),
+        ("usual", pa.float64()),
         ("p_value", pa.float64()),
         ("p_adjusted", pa.float64()),
         ("psi", pa.float64()),
         ("psi_band", pa.string()),
-        ("effect_floor", pa.float64()),
+        ("wasserstein", pa.float64()),
         ("importance", pa.float64()),
         ("drifted", pa.bool_()),
+        ("extreme", pa.bool_()),
         ("reason", pa.string()),
         ("reference_rows", pa.int64()),
         ("current_rows", pa.int64()),
     ]
 )
-"""Arrow schema of the table `drift`: one row per night and column; null means not measurable."""
+"""Arrow schema of the table `drift`: one row per night, column, slice, reference and test; null
+means not measurable."""
 
 
 @dataclass(frozen=True)
 class DriftRow(Stored):
-    """What one night says about one column; None where nothing could be measured.
+    """What one night says about one column by one test; None where nothing could be measured.
 
     Parameters
     ----------
+    slice
+        `all`, or a slice of `training.slices`.
+    reference
+        What the night is held against: what was `expected` of it, or the rows of `training`.
     test
-        `ks` for numbers, `chi2` for categories.
-    statistic, p_value, p_adjusted
-        The effect (KS D, or total variation distance), the p-value of the test, and that after
-        Benjamini-Hochberg over the night's columns.
-    effect_floor
-        An effect below this is never drift: `min_ks` and, of categories, what chance alone gives.
+        `ks` of numbers, `chi2` of categories; the share of rows that are `missing`, or whose value
+        is `unseen` in training.
+    statistic, usual
+        The effect (KS D, total variation distance, difference of shares), and that of nights
+        before; of `chi2` usual is what the test looks at, chi-square by row.
+    p_value, p_adjusted
+        Of a night that lies as far; the latter after Benjamini-Hochberg over the night's tests.
+        None against training, and with too few nights before.
+    psi
+        None with fewer than 200 rows on either side.
+    wasserstein
+        The distance of numbers in their own unit: how far their values moved in the mean.
     importance
         The champion's, None when unknown.
+    extreme
+        Drifted so far that no second night is waited for.
     """
 
     feature: str
     slice: str
+    reference: Literal["expected", "training"]
     test: Test
-    statistic: float | None
-    p_value: float | None
-    p_adjusted: float | None
-    psi: float
-    psi_band: PsiBand
-    effect_floor: float
-    importance: float | None
-    drifted: bool
-    reason: str
     reference_rows: int
     current_rows: int
+    statistic: float | None = None
+    usual: float | None = None
+    p_value: float | None = None
+    p_adjusted: float | None = None
+    psi: float | None = None
+    psi_band: PsiBand | None = None
+    wasserstein: float | None = None
+    importance: float | None = None
+    drifted: bool = False
+    extreme: bool = False
+    reason: str = ""
 
 
 def measure_drift(
     reference: Reference,
-    current: pa.Table,
+    nights: Sequence[pa.Table | None],
     monitoring: Monitoring,
     importance: Mapping[str, float],
+    slices: Callable[[pa.Table], Slices] = lambda _: {},
 ) -> list[DriftRow]:
-    """Measure how far the night's columns lie from the reference.
+    """Measure how far the night's columns lie from both references.
 
     Parameters
     ----------
-    current
-        The rows of one night with all columns of the reference. Not modified.
+    reference
+        Of the champion's training: which columns are measured, and what they held.
+    nights
+        The night, and those of `weeks_before` it, or a sample of their entities; None for nights
+        that are not there. All columns of the reference. Not modified.
     importance
         Of the champion's features; may lack some.
+    slices
+        Gives the names and rows of the slices of a night.
 
     Returns
     -------
     list of DriftRow
-        One per column of the reference, in its order. A column drifted if it is significant at
-        `alpha` and the effect reaches `min_ks`, or if PSI reaches its upper band and exceeds what
-        chance alone gives with so few rows.
+        Column by column in the order of the reference; slice by slice, `all` first. A column
+        drifted if its distance from the expected is significant at `alpha` and the effect reaches
+        `min_ks`, or PSI its upper band. Where there are too few nights to know what is usual,
+        nothing is.
 
     Raises
     ------
@@ -131,53 +171,31 @@ def measure_drift(
 
     Notes
     -----
-    The p-value is the one of `scipy.stats.ks_2samp(method="asymp")`, computed here from frozen
-    counts: `kstwo` with the effective size nm/(n+m) and, above 10,000, its limit `kstwobign` with
-    Stephens' (1970) correction, which is some hundred times faster and within 3 % of it. With
-    ties it is conservative. The chi-square is that of two samples, night and reference, over the
-    values that are present, in either; those expected in fewer than 5 rows of either sample are
-    pooled (Cochran 1954), and pooling looks at both samples together, so that it does not favour
-    either. With many values and few rows a distance is far from zero by chance; its mean under no
-    drift is part of its floor. Under no drift PSI / (1/n + 1/m) is asymptotically chi-square with
-    bins - 1 degrees of freedom (Yurdakul 2018); its `alpha` quantile, Bonferroni-corrected over
-    the columns, is the chance level.
-    1M rows x 20 columns take 3 s on one core.
+    Bins and cells whose expected rows are few are pooled (Cochran 1954) for chi-square. Slices with
+    fewer than 200 rows tonight are left out. O(n log n) per column and night.
     """
     if not reference.columns:
         raise NotReadyError("The drift reference has no columns; train with monitored columns.")
-    if current.num_rows == 0:
+    tonight = nights[0]
+    if tonight is None or tonight.num_rows == 0:
         raise NotReadyError(
             "No rows to compare with the drift reference. That is an incident of the data, not "
             "drift: look at the ingestion and the features of this day."
         )
-    measured = [_measure(column, current) for column in reference.columns]
-    p_values = [found.p_value for found in measured if found.p_value is not None]
-    adjusted = iter(false_discovery_control(p_values) if p_values else [])
-    rows = []
-    for column, found in zip(reference.columns, measured, strict=True):
-        p_adjusted = None if found.p_value is None else float(next(adjusted))
-        chance = chi2.isf(monitoring.alpha / len(measured), len(column.proportions) - 1)
-        chance_psi = float(chance) * (1 / column.rows + 1 / current.num_rows)
-        drifted, reason = _judge(found, p_adjusted, chance_psi, monitoring)
-        rows.append(
-            DriftRow(
-                feature=column.name,
-                slice="all",
-                test=found.test,
-                statistic=found.statistic,
-                p_value=found.p_value,
-                p_adjusted=p_adjusted,
-                psi=found.psi,
-                psi_band=_band(found.psi, monitoring),
-                effect_floor=monitoring.min_ks + found.chance,
-                importance=importance.get(column.name),
-                drifted=drifted,
-                reason=reason,
-                reference_rows=column.rows,
-                current_rows=current.num_rows,
-            )
-        )
-    return rows
+    parts = dict(
+        _by_slice([night if night and night.num_rows else None for night in nights], slices)
+    )
+    found = []
+    for column in reference.columns:
+        rows = [row for part in parts.items() for row in _against_expected(column, *part)]
+        rows.append(_against_training(column, tonight))
+        found += [replace(row, importance=importance.get(column.name)) for row in rows]
+    tested = [row.p_value for row in found if row.p_value is not None]
+    adjusted = iter(false_discovery_control(tested) if tested else [])
+    return [
+        _judged(row, None if row.p_value is None else float(next(adjusted)), monitoring)
+        for row in found
+    ]
 
 
 def drift_table(day: date, model_version: int, rows: Sequence[DriftRow]) -> pa.Table:
@@ -187,8 +205,8 @@ def drift_table(day: date, model_version: int, rows: Sequence[DriftRow]) -> pa.T
 
 
 def psi_of(
-    reference: Sequence[float],
-    current: Sequence[float],
+    reference: Sequence[float] | Floats,
+    current: Sequence[float] | Floats,
     reference_rows: int | None = None,
     current_rows: int | None = None,
 ) -> float:
@@ -211,125 +229,126 @@ def _least_share(rows: int | None) -> float:
     return max(_EMPTY, 0.5 / rows) if rows else _EMPTY
 
 
-class _Found(NamedTuple):
-    test: Test
-    statistic: float | None
-    p_value: float | None
-    psi: float
-    # The effect to be expected without drift.
-    chance: float = 0.0
+def _by_slice(nights: Nights, slices: Callable[[pa.Table], Slices]) -> Iterator[tuple[str, Nights]]:
+    yield ALL, nights
+    found = [dict(slices(night)) if night else {} for night in nights]
+    for name, mask in found[0].items():
+        if mask.sum() >= _FEWEST_ROWS:
+            yield (
+                name,
+                [
+                    night.filter(pa.array(masks[name])) if night and name in masks else None
+                    for night, masks in zip(nights, found, strict=True)
+                ],
+            )
 
 
-def _measure(column: NumberReference | CategoryReference, current: pa.Table) -> _Found:
+def _against_expected(column: ColumnReference, name: str, nights: Nights) -> Iterator[DriftRow]:
+    """Hold a night against what was expected of it."""
+    rows, *before = [night.num_rows if night else 0 for night in nights]
+    main: Test = "chi2" if isinstance(column, CategoryReference) else "ks"
+    unknown = DriftRow(
+        feature=column.name,
+        slice=name,
+        reference="expected",
+        test=main,
+        reference_rows=sum(before[:WEEKS]),
+        current_rows=rows,
+    )
+    measured = list(shapes_of(column, nights))
+    if main not in {shapes.test for shapes in measured}:
+        yield unknown
+    for shapes in measured:
+        shape, *_ = shapes.of_nights
+        if shape is None:
+            continue
+        departure = measure_departure(
+            shapes.of_nights, shapes.distance or shapes.effect, least=0.5 / rows
+        )
+        yield replace(
+            unknown,
+            test=shapes.test,
+            statistic=shapes.effect(shape, shapes.expected),
+            usual=departure.usual,
+            p_value=departure.p_value,
+            psi=_psi(*shapes.bins, sum(before[:WEEKS]), rows),
+            wasserstein=shapes.moved,
+        )
+
+
+def _against_training(column: ColumnReference, tonight: pa.Table) -> DriftRow:
+    """Hold a night against what the champion has learned."""
+    row = DriftRow(
+        feature=column.name,
+        slice=ALL,
+        reference="training",
+        test="ks",
+        reference_rows=column.rows,
+        current_rows=tonight.num_rows,
+    )
     if isinstance(column, CategoryReference):
-        return _measure_categories(column, current)
-    return _measure_numbers(column, current)
-
-
-def _measure_categories(column: CategoryReference, current: pa.Table) -> _Found:
-    counts, missing = count_values(column.name, current)
-    shares = column.bin_shares(counts, missing)
-    psi = psi_of(column.proportions, shares, column.rows, current.num_rows)
-    frozen = dict(zip(column.values, column.counts, strict=True))
-    values = sorted({*frozen, *counts})
-    both = np.array(
-        [[sample.get(value, 0) for value in values] for sample in (frozen, counts)], np.float64
-    )
-    present = both.sum(axis=1)
-    if not present.all():
-        return _Found("chi2", None, None, psi)
-    ours, theirs = both / present[:, np.newaxis]
-    distance = float(np.abs(ours - theirs).sum() / 2)
-    overall = both.sum(axis=0) / present.sum()
-    variance = overall * (1 - overall) * (1 / present).sum()
-    return _Found(
-        "chi2",
-        distance,
-        _chi2_p_value(both),
-        psi,
-        # The mean of a normal deviate's size is sqrt(2 / pi) of its standard deviation.
-        chance=float(np.sqrt(2 / np.pi * variance).sum() / 2),
-    )
-
-
-def _chi2_p_value(counts: Floats) -> float:
-    """Return the p-value of two rows of counts being samples of one distribution."""
-    of_value = counts.sum(axis=0)
-    present = counts.sum(axis=1)
-    # In the smaller sample; rarest first, so that what is pooled is as little as possible.
-    expected = of_value * present.min() / present.sum()
-    cells: list[Floats] = []
-    pooled, waiting = np.zeros(2), 0.0
-    for place in np.argsort(expected, kind="stable"):
-        pooled, waiting = pooled + counts[:, place], waiting + expected[place]
-        if waiting >= _LEAST_EXPECTED:
-            cells.append(pooled)
-            pooled, waiting = np.zeros(2), 0.0
-    if len(cells) < 2:
-        return 1.0
-    cells[-1] = cells[-1] + pooled
-    observed = np.array(cells).T
-    by_chance = observed.sum(axis=0) * present[:, np.newaxis] / present.sum()
-    return float(chi2.sf(((observed - by_chance) ** 2 / by_chance).sum(), len(cells) - 1))
-
-
-def _measure_numbers(column: NumberReference, current: pa.Table) -> _Found:
-    values, missing = sorted_values(column.name, current)
-    edges = np.asarray(column.edges, dtype=np.float64)
-    shares = bin_shares(values, missing, edges).tolist()
-    psi = psi_of(column.proportions, shares, column.rows, current.num_rows)
-    present = column.rows - column.missing
-    if present == 0 or len(values) == 0:
-        # One side has no values at all; the bin of missing values tells that story.
-        return _Found("ks", None, None, psi)
-    grid = np.asarray(column.grid, dtype=np.float64)
-    # Both one-sided limits at every grid value: exact with ties, and right outside the range.
-    below = np.searchsorted(values, grid, side="left") / len(values)
-    at_or_below = np.searchsorted(values, grid, side="right") / len(values)
-    statistic = float(
-        max(
-            np.abs(np.asarray(column.below) / present - below).max(),
-            np.abs(np.asarray(column.at_or_below) / present - at_or_below).max(),
-        )
-    )
-    effective = max(1, round(present * len(values) / (present + len(values))))
-    return _Found("ks", statistic, _ks_p_value(statistic, effective), psi)
-
-
-def _ks_p_value(statistic: float, effective: int) -> float:
-    if effective <= _EXACT_ROWS:
-        return float(np.clip(kstwo.sf(statistic, effective), 0.0, 1.0))
-    root = np.sqrt(effective)
-    return float(np.clip(kstwobign.sf(statistic * (root + 0.12 + 0.11 / root)), 0.0, 1.0))
-
-
-def _judge(
-    found: _Found, p_adjusted: float | None, chance_psi: float, monitoring: Monitoring
-) -> tuple[bool, str]:
-    upper, psi, statistic = monitoring.psi_bands[1], found.psi, found.statistic
-    parts, drifted = [], False
-    if statistic is None or p_adjusted is None:
-        parts.append(f"{found.test} not measurable: one side has no values")
+        counts, missing = count_values(column.name, tonight)
+        frozen = dict(zip(column.values, column.counts, strict=True))
+        both = [
+            np.array([sample.get(value, 0) for value in sorted({*frozen, *counts})], np.float64)
+            for sample in (counts, frozen)
+        ]
+        shares = column.bin_shares(counts, missing)
+        known = both[0].any() and both[1].any()
+        effect = total_variation(*(part / part.sum() for part in both)) if known else None
+        row = replace(row, test="chi2", statistic=effect)
     else:
-        significant = p_adjusted < monitoring.alpha
-        floor = monitoring.min_ks + found.chance
-        large = statistic >= floor
-        drifted = significant and large
-        parts.append(
-            f"{_EFFECT[found.test]} {statistic:.3f} {'>=' if large else '<'} "
-            f"{floor:.3g}, adjusted p {p_adjusted:.2g} "
-            f"{'<' if significant else '>='} {monitoring.alpha:g}"
-        )
-    if psi >= upper and psi < chance_psi:
-        parts.append(f"PSI {psi:.3f} >= {upper:g}, but chance alone gives {chance_psi:.3f}")
-    else:
-        drifted = drifted or psi >= upper
-        parts.append(f"PSI {psi:.3f} {'>=' if psi >= upper else '<'} {upper:g}")
-    return drifted, "; ".join(parts)
+        values, missing = sorted_values(column.name, tonight)
+        shares = tuple(bin_shares(values, missing, np.asarray(column.edges)).tolist())
+        present = column.rows - column.missing
+        if present and len(values):
+            frozen_shape = np.array([column.below, column.at_or_below]) / present
+            shape = distribution(values, np.asarray(column.grid))
+            row = replace(row, statistic=greatest_difference(shape, frozen_shape))
+    return replace(row, psi=_psi(column.proportions, shares, column.rows, tonight.num_rows))
 
 
-def _band(psi: float, monitoring: Monitoring) -> PsiBand:
+def _psi(
+    expected: Sequence[float] | Floats,
+    found: Sequence[float] | Floats,
+    expected_rows: int,
+    found_rows: int,
+) -> float | None:
+    if min(expected_rows, found_rows) < _FEWEST_ROWS:
+        return None
+    return psi_of(expected, found, expected_rows, found_rows)
+
+
+def _judged(row: DriftRow, p_adjusted: float | None, monitoring: Monitoring) -> DriftRow:
     lower, upper = monitoring.psi_bands
-    if psi >= upper:
-        return "major"
-    return "moderate" if psi >= lower else "stable"
+    effect, psi = row.statistic, row.psi
+    bands: tuple[PsiBand, ...] = ("stable", "moderate", "major")
+    band = None if psi is None else bands[(psi >= lower) + (psi >= upper)]
+    parts, drifted = [], False
+    if effect is None:
+        parts.append(f"{row.test} not measurable: one side has no values")
+    elif row.reference == "training":
+        parts.append(f"{_EFFECT[row.test]} {effect:.3f} from what the champion was trained on")
+    else:
+        floor = monitoring.min_ks
+        parts.append(
+            f"{_EFFECT[row.test]} {effect:.3f} {'>=' if effect >= floor else '<'} {floor:g}"
+        )
+        if p_adjusted is None:
+            parts.append("too few nights before it to know what is usual")
+        else:
+            significant = p_adjusted < monitoring.alpha
+            drifted = significant and (effect >= floor or (psi or 0.0) >= upper)
+            parts.append(
+                f"adjusted p {p_adjusted:.2g} {'<' if significant else '>='} {monitoring.alpha:g}"
+            )
+    if psi is not None:
+        parts.append(f"PSI {psi:.3f} {'>=' if psi >= upper else '<'} {upper:g}")
+    return replace(
+        row,
+        p_adjusted=p_adjusted,
+        psi_band=band,
+        drifted=drifted,
+        extreme=drifted and effect is not None and effect >= monitoring.extreme,
+        reason="; ".join(parts),
+    )

@@ -8,18 +8,23 @@ published of a night does not depend on which nights ran before it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase
-from evergreen.decisions.governor import Champion, Performance, summarise_nights
+from evergreen.decisions.governor import Champion, Performance, find_alarm, summarise_nights
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
+from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.freshness import freshness_table, measure_freshness
+from evergreen.monitoring.onset import estimate_onset, nights_around
 from evergreen.monitoring.performance import (
     ALL,
     PerformanceRow,
@@ -34,6 +39,7 @@ from evergreen.release import ledger
 from evergreen.settings import load_settings
 from evergreen.training.compatibility import require_computed, require_fit
 from evergreen.training.model import LoadedModel
+from evergreen.training.slices import find_slices
 from evergreen.training.tracking import describe_version, load_version
 
 logger = logging.getLogger(__name__)
@@ -43,34 +49,43 @@ PERFORMANCE_DAYS = 31
 # Measured by nights, and mended by them.
 _OF_NIGHTS = ("drift", "performance")
 _ONE_DAY = timedelta(days=1)
+# Entities of a night that later ones are held against, and rows that are read at once.
+_SAMPLE = 20_000
+_ROWS = 100_000
 
 
 def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
-    """Hold features and scores of the last nights against the champion's training reference.
+    """Hold features and scores of the last nights against what was expected of them.
 
-    The governor asks for persistence over several nights. All of them are measured here, against
-    the same reference, so the verdict of a night does not depend on which nights ran before it.
+    The governor asks for persistence over several nights. All of them are measured here, by the
+    same version, so the verdict of a night does not depend on which nights ran before it.
     """
     version = _version_of_night(use_case, tonight)
     if version is None:
-        return {"nights": [], "incidents": [], "bad": []}
+        return {"nights": [], "change": None, "incidents": [], "bad": []}
     basis = receipts.newest_sequence()
     model = load_version(use_case, version)
-    rows: list[dict[str, Any]] = []
+    found: dict[date, list[DriftRow]] = {}
     first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
     for night in Period(first, tonight + _ONE_DAY).days:
         try:
-            table = drift_table(night, version, _drift_of(use_case, model, night))
+            found[night] = _drift_of(use_case, model, night)
         except PermanentError as error:
             if night == tonight:
-                return {"nights": [], **_incident(error, "features", tonight)}
+                return {"nights": [], "change": None, **_incident(error, "features", tonight)}
             logger.warning("drift of %s could not be measured: %s", night, error)
-            continue
-        rows.extend(table.to_pylist())
+    tables = {night: drift_table(night, version, rows) for night, rows in found.items()}
     inputs = {"model_version": version}
-    publish(use_case, tonight, "measure_drift", "drift", table, tonight, basis, inputs)
+    publish(use_case, tonight, "measure_drift", "drift", tables[tonight], tonight, basis, inputs)
+    rows = [row for table in tables.values() for row in table.to_pylist()]
     summaries = summarise_nights(rows, use_case.monitoring)
-    return {"nights": [night.to_dict() for night in summaries], "incidents": [], "bad": []}
+    alarm = find_alarm(summaries, version, tonight, use_case.monitoring)
+    change = None
+    if alarm:
+        began = _onset(use_case, model, alarm.day, found[alarm.day])
+        change = {"began": began.isoformat(), "what": [*alarm.what]}
+    nights = [night.to_dict() for night in summaries]
+    return {"nights": nights, "change": change, "incidents": [], "bad": []}
 
 
 def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -188,22 +203,81 @@ def _version_of_night(use_case: UseCase, night: date) -> int | None:
 
 def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftRow]:
     owner = use_case.owner_of("features")
-    features = lake.read_day(owner, "features", night)
-    if not features.num_rows:
+    tonight = lake.read_day(owner, "features", night)
+    if not tonight.num_rows:
         raise NotReadyError(f"{owner}.features has no rows for {night}.")
     require_fit(use_case, model.version, model)
-    require_computed(use_case, [(night, features)], model.inputs.names)
-    # Scored here with the champion, so that the score's drift is about the population and not
-    # about which version happened to score the day.
-    matrix = model.inputs.prepare(features)
-    threads = load_settings().threads
-    scores = model.model.predict(matrix, use_case.target, threads=threads)[SCORE]
-    current = features.append_column(SCORE, pa.array(scores))
+    require_computed(use_case, [(night, tonight)], model.inputs.names)
     declared = use_case.features.columns
     watched = {SCORE, *(name for name, feature in declared.items() if feature.drift)}
     frozen = Reference.from_dict(model.reference).columns
     kept = Reference(tuple(column for column in frozen if column.name in watched))
-    return measure_drift(kept, current, use_case.monitoring, model.importances)
+    read = {*model.inputs.names, *(watched & {*kept.names} - {SCORE}), *use_case.training.slices}
+    before = dict(_sampled(use_case, weeks_before(night), sorted(read), tonight.num_rows))
+    usable = [before.get(day) for day in weeks_before(night)]
+    return measure_drift(
+        kept,
+        [_scored(use_case, model, rows) if rows else None for rows in (tonight, *usable)],
+        use_case.monitoring,
+        model.importances,
+        lambda rows: dict(find_slices(use_case, rows)),
+    )
+
+
+def _onset(use_case: UseCase, model: LoadedModel, night: date, rows: Sequence[DriftRow]) -> date:
+    """Estimate when the change began that a night shows."""
+    frozen = {column.name: column for column in Reference.from_dict(model.reference).columns}
+    days = nights_around(night)
+    columns = sorted({*model.inputs.names, *(frozen.keys() - {SCORE})})
+    size = max(row.current_rows for row in rows)
+    nights = dict(_sampled(use_case, days, columns, size))
+    drifted = {(row.feature, row.test) for row in rows if row.drifted}
+    return estimate_onset(
+        [(frozen[feature], test) for feature, test in sorted(drifted)],
+        {day: _scored(use_case, model, part) for day, part in nights.items()},
+        night,
+    )
+
+
+def _sampled(
+    use_case: UseCase, days: Sequence[date], columns: Sequence[str], rows: int
+) -> Iterator[tuple[date, pa.Table]]:
+    """Read the features of some days, of a sample of entities that is the same on all of them.
+
+    Days on which a column was not computed are left out.
+    """
+    owner, key = use_case.owner_of("features"), use_case.entity.key
+    found = lake.scan(owner, "features", days=days)
+    for day in found.by_day:
+        pieces = lake.stream(
+            replace(found, by_day={day: found.by_day[day]}), [key, *columns], _ROWS
+        )
+        sample = pa.concat_tables(piece.filter(_is_sampled(piece[key], rows)) for piece in pieces)
+        try:
+            require_computed(use_case, [(day, sample)], columns)
+        except NotReadyError as error:
+            logger.warning("%s is not compared with: %s", day, error)
+            continue
+        yield day, sample
+
+
+def _is_sampled(keys: pa.ChunkedArray, rows: int) -> pa.Array:
+    """Return whether each entity is one of the sample out of so many."""
+    if rows <= _SAMPLE:
+        return pa.array(np.ones(len(keys), np.bool_))
+    hashed = pd.util.hash_array(keys.to_numpy(zero_copy_only=False), categorize=False)
+    return pa.array(hashed < np.uint64(_SAMPLE / rows * 2**64))
+
+
+def _scored(use_case: UseCase, model: LoadedModel, features: pa.Table) -> pa.Table:
+    """Score a night with the champion.
+
+    Its score's drift is about the population, not about which version happened to score the day.
+    """
+    matrix = model.inputs.prepare(features)
+    threads = load_settings().threads
+    scores = model.model.predict(matrix, use_case.target, threads=threads)[SCORE]
+    return features.append_column(SCORE, pa.array(scores))
 
 
 def _measure_day(

@@ -156,14 +156,7 @@ def _numbers(name: str, frame: pa.Table) -> NumberReference:
     else:
         ranks = np.linspace(0, len(values) - 1, _GRID + 1).round().astype(np.int64)
         grid = np.unique(values[ranks])
-    if len(distinct) <= _BINS:
-        upper = distinct
-    else:
-        # Observed values, so that a heap of equal values falls into one bin. In integers, because
-        # the 0.3 quantile of 100 values must be the 30th.
-        ranks = -(-len(values) * np.arange(1, _BINS + 1) // _BINS) - 1
-        upper = np.unique(values[ranks])
-    edges = np.concatenate([values[:1], upper])
+    edges = bin_edges(values)
     return NumberReference(
         name=name,
         rows=frame.num_rows,
@@ -174,6 +167,20 @@ def _numbers(name: str, frame: pa.Table) -> NumberReference:
         edges=tuple(edges.tolist()),
         proportions=tuple(bin_shares(values, missing, edges).tolist()),
     )
+
+
+def bin_edges(values: Floats) -> Floats:
+    """Return the least of ascending values, then the inclusive upper edges of bins by deciles."""
+    distinct = np.unique(values)
+    if len(distinct) <= _BINS:
+        upper = distinct
+    else:
+        # Observed values, so that a heap of equal values falls into one bin. In integers, because
+        # the 0.3 quantile of 100 values must be the 30th.
+        ranks = -(-len(values) * np.arange(1, _BINS + 1) // _BINS) - 1
+        upper = np.unique(values[ranks])
+    edges: Floats = np.concatenate([values[:1], upper])
+    return edges
 
 
 def sorted_values(name: str, frame: pa.Table) -> tuple[Floats, int]:

@@ -41,28 +41,40 @@ def render_night(
 def _drift(rows: Sequence[DriftRow]) -> list[str]:
     if not rows:
         return ["", "## Drift", "", "Not measured."]
-    ranked = sorted(rows, key=lambda row: (not row.drifted, -(row.statistic or 0.0), row.feature))
+    known = {(row.feature, row.slice): _effect(row) for row in rows if row.reference == "training"}
+    tonight = [row for row in rows if row.reference == "expected"]
+    ranked = sorted(
+        tonight, key=lambda row: (not row.drifted, -(row.statistic or 0.0), row.feature, row.slice)
+    )
     cells = [
         [
             row.feature,
+            row.slice,
             row.test,
-            _number(row.statistic),
+            _effect(row),
+            _number(row.usual),
             _number(row.p_adjusted, "#.2g"),
-            f"{row.psi:.3f} {row.psi_band}",
+            known.get((row.feature, row.slice), "") if row.test in ("ks", "chi2") else "",
             _number(row.importance),
-            "**drifted**" if row.drifted else "",
+            "**extreme**" if row.extreme else "**drifted**" if row.drifted else "",
         ]
         for row in ranked
     ]
-    drifted = sum(row.drifted for row in rows)
+    drifted = len({row.feature for row in tonight if row.drifted})
+    header = ["column", "slice", "test", "effect (PSI)", "usual", "adjusted p"]
+    header += ["from training", "importance", ""]
     return [
         "",
         "## Drift",
         "",
-        f"{drifted} of {len(rows)} columns drifted.",
+        f"{drifted} of {len({row.feature for row in tonight})} columns drifted.",
         "",
-        *_table(["column", "test", "effect", "adjusted p", "PSI", "importance", ""], cells),
+        *_table(header, cells),
     ]
+
+
+def _effect(row: DriftRow) -> str:
+    return _number(row.statistic) + (f" ({row.psi:.3f})" if row.psi is not None else "")
 
 
 def _performance(rows: Sequence[PerformanceRow]) -> list[str]:

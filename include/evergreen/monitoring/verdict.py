@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from evergreen import lake
 from evergreen.contract import Period, UseCase
 from evergreen.decisions.governor import (
+    Change,
     Night,
     Performance,
     RetrainingEvidence,
@@ -29,11 +30,14 @@ from evergreen.monitoring.report import render_night
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import Stale, mend_commands
 from evergreen.training import requests
+from evergreen.training.split import learnable_from
 
 logger = logging.getLogger(__name__)
 
 _Row = TypeVar("_Row", bound=Stored)
 
+# Nights show a change until it has become what is expected, four weeks later, and a week for luck.
+_SHOWS = timedelta(days=35)
 _MEASURED = ("drift", "performance", "freshness")
 
 
@@ -95,17 +99,49 @@ def _gather(
 ) -> RetrainingEvidence:
     drift, performance, _ = measured
     summary = performance.get("performance")
+    newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
     return RetrainingEvidence(
         use_case=use_case.name,
         day=tonight,
-        newest_day=receipts.newest_day(use_case.owner_of("features"), "publish_features"),
+        newest_day=newest,
         nights=tuple(Night.from_dict(night) for night in drift.get("nights", ())),
         performance=Performance.from_dict(summary) if summary else None,
         champion=champion_of(use_case, tonight),
         requests=requests.requested_before(use_case.name, tonight),
         incidents=tuple(incidents),
         trainings=requests.unfinished_before(use_case.name, tonight),
+        changes=_changes(use_case, tonight, drift.get("change"), is_newest=newest == tonight),
+        judged=requests.judged_before(use_case.name, tonight),
     )
+
+
+def _changes(
+    use_case: UseCase, tonight: date, found: Mapping[str, Any] | None, *, is_newest: bool
+) -> tuple[Change, ...]:
+    """Return the changes that are known: of earlier nights, and perhaps of this one.
+
+    Only the newest night may ask for anything, so none are known to an older one: what it records
+    does not depend on which nights ran before it, nor does what newer ones do.
+    """
+    if not is_newest:
+        return ()
+    horizon = use_case.target.horizon_days
+    known = []
+    if lake.exists(use_case.name, "decisions"):
+        first = tonight - timedelta(days=2 * horizon) - _SHOWS
+        rows = lake.read(use_case.name, "decisions", first, tonight).to_pylist()
+        for row in rows:
+            if row["kind"] == "governor":
+                evidence = json.loads(row["evidence"])["evidence"]
+                changes = [Change.from_dict(change) for change in evidence.get("changes", ())]
+                known += [change for change in changes if change.seen == row["day"]]
+    if found:
+        began = date.fromisoformat(found["began"])
+        # Later nights see the same change, and see it worse.
+        if not any(change.began <= tonight <= change.began + _SHOWS for change in known):
+            day = learnable_from(began, horizon)
+            known.append(Change(tonight, began, day, tuple(found["what"])))
+    return tuple(sorted(known, key=lambda change: change.seen))
 
 
 def _recorded(

@@ -48,6 +48,12 @@ def requested_before(use_case: str, night: date) -> tuple[date, ...]:
     return tuple(sorted(found))
 
 
+def judged_before(use_case: str, night: date) -> tuple[date, ...]:
+    """Return the earlier days whose training the gate has judged."""
+    found = states(use_case).items()
+    return tuple(sorted(day for day, state in found if day < night and state == "judged"))
+
+
 def unfinished_before(use_case: str, night: date) -> tuple[RequestedTraining, ...]:
     """Return the trainings of earlier days that have neither been judged nor failed."""
     asked: dict[date, State] = dict.fromkeys(requested_before(use_case, night), "asked")

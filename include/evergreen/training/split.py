@@ -168,6 +168,18 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
     return SplitPlan(tuple(inner), calibration, evaluation, cutoffs(newest_test))
 
 
+def learnable_from(began: date, horizon_days: int) -> date:
+    """Return the first day whose challenger can learn a change, and be judged on what came after.
+
+    It is fitted on days up to two horizons before its own (`plan_split`): their labels, and those
+    of the holdout, lie wholly after the change then.
+
+    >>> learnable_from(date(2026, 1, 6), 14)
+    datetime.date(2026, 2, 3)
+    """
+    return began + 2 * timedelta(days=horizon_days)
+
+
 def _going_back(last: date, step: timedelta, oldest: date, count: int) -> Iterator[date]:
     for index in range(count):
         # Compared as a distance: the date itself may lie before the calendar begins.

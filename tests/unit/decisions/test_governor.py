@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from evergreen.contract import Monitoring
 from evergreen.decisions.governor import (
     Champion,
+    Change,
     Night,
     Performance,
     RequestedTraining,
@@ -174,8 +175,11 @@ def row(feature, drifted, importance=0.5, day=DAY, version=3):
         "day": day,
         "model_version": version,
         "feature": feature,
+        "slice": "all",
         "drifted": drifted,
+        "extreme": False,
         "importance": importance,
+        "current_rows": 100,
     }
 
 
@@ -210,11 +214,70 @@ def test_what_makes_a_drift_night(rows, is_drift):
     assert found == ([] if is_drift is None else [is_drift])
 
 
-def test_more_features_may_be_demanded():
-    strict = MONITORING.model_copy(update={"min_drifted": 2})
-    one = [row("a", True), row("b", False)]
-    assert not summarise_nights(one, strict)[0].is_drift
-    assert summarise_nights([*one, row("c", True)], strict)[0].is_drift
+def test_so_much_of_the_importance_must_drift():
+    calm = [row("b", False, 0.97), row("c", False, 0.0)]
+    assert not summarise_nights([row("a", True, 0.03), *calm], MONITORING)[0].is_drift
+    assert summarise_nights([row("a", True, 0.06), *calm], MONITORING)[0].is_drift
+    lax = MONITORING.model_copy(update={"min_weight": 0.0})
+    assert summarise_nights([row("a", True, 0.03), *calm], lax)[0].is_drift
+    # A slice counts by its share of the rows.
+    of_few = row("a", True, 0.2) | {"slice": "land=fr", "current_rows": 20}
+    found = summarise_nights([row("a", False, 0.2), of_few, row("b", False, 0.8)], MONITORING)[0]
+    assert (found.drifted, found.is_drift) == (("a",), False)
+    assert found.weight == pytest.approx(0.04)
+
+
+def test_an_extreme_night_needs_no_second_one():
+    far = row("a", True, 0.02) | {"extreme": True}
+    (found,) = summarise_nights([far, row("b", False, 0.98)], MONITORING)
+    assert (found.extreme, found.is_drift) == (("a",), True)
+    verdict = decide(replace(CALM, nights=(found,)))
+    assert verdict.decision == "retrain"
+    assert "1 of the last 3 nights drifted (so far that one is enough)" in verdict.reasons[0]
+    # The night before was; tonight it is over.
+    over = replace(found, day=ago(1))
+    assert decide(replace(CALM, nights=(over, night(0, False)))).decision == "wait"
+    # What the model does not use may go as far as it likes.
+    unused = row("a", True, 0.0) | {"extreme": True}
+    assert not summarise_nights([unused, row("b", False, 0.98)], MONITORING)[0].is_drift
+
+
+def change(began, learnable, seen=0):
+    return Change(ago(seen), ago(began), ago(learnable), ("spent_30d", "the score"))
+
+
+def test_a_change_that_cannot_be_learned_yet_is_waited_for():
+    ahead = change(began=4, learnable=-24)
+    for evidence in (DRIFTING, replace(DRIFTING, performance=DEGRADED.performance)):
+        verdict = decide(replace(evidence, changes=(ahead,)))
+        assert (verdict.decision, verdict.blocks) == ("wait", ("not_learnable",))
+        assert verdict.learnable_from == ahead.learnable_from
+        assert f"spent_30d, the score changed about {ago(4)}" in verdict.reasons[0]
+        assert str(ahead.learnable_from) in verdict.reasons[0]
+    # It stays known when nights do not show it any more, and calls for nothing.
+    calm = decide(replace(CALM, changes=(ahead,)))
+    assert (calm.decision, calm.triggers, calm.blocks) == ("wait", (), ())
+    assert calm.learnable_from == ahead.learnable_from
+    # Age is no matter of the change.
+    assert decide(replace(OLD, changes=(ahead,))).trigger == "schedule"
+
+
+@pytest.mark.parametrize("evidence", [CALM, DRIFTING])
+def test_a_change_is_learned_on_its_day_and_once(evidence):
+    due = change(began=28, learnable=0, seen=24)
+    verdict = decide(replace(evidence, changes=(due,)))
+    assert (verdict.decision, verdict.trigger) == ("retrain", "drift")
+    assert f"can be learned since {DAY}" in verdict.reasons[0]
+    late = replace(evidence, changes=(change(began=38, learnable=10, seen=34),))
+    assert decide(late).decision == "retrain"
+    # A training of a day since then has had the chance, whatever the gate said of it.
+    assert decide(replace(late, judged=(ago(9),))).triggers == ()
+    assert decide(replace(late, champion=Champion(3, ago(10)))).triggers == ()
+    # One from before has not, nor has one that was asked for and came to nothing.
+    assert decide(replace(late, judged=(ago(11),), requests=(ago(9),))).decision == "retrain"
+    # Another one is still ahead, and is no reason to wait with this one.
+    both = replace(evidence, changes=(due, change(began=3, learnable=-25)))
+    assert decide(both).decision == "retrain"
 
 
 days = st.integers(-3, 20).map(ago)
@@ -237,6 +300,10 @@ evidences = st.builds(
         st.builds(RequestedTraining, days, st.sampled_from(["asked", "started"])), max_size=2
     ).map(tuple),
     incidents=st.sampled_from([(), (), ("orders is stale",)]),
+    changes=st.lists(st.builds(change, st.integers(0, 60), st.integers(-30, 30)), max_size=2).map(
+        tuple
+    ),
+    judged=st.lists(days, max_size=2).map(tuple),
 )
 demands = st.builds(
     Monitoring,
@@ -263,6 +330,10 @@ def test_retraining_only_ever_happens_when_it_may(evidence, monitoring):
         assert all((DAY - request).days >= monitoring.cooldown_days for request in earlier)
         week = {request for request in earlier if request > ago(7)}
         assert len(week) < monitoring.weekly_budget
+        if verdict.trigger != "schedule" and verdict.triggers != (verdict.trigger, "schedule"):
+            trained = max([*evidence.judged, evidence.champion.trained_on])
+            unlearned = [c for c in evidence.changes if c.learnable_from > trained]
+            assert not unlearned or min(c.learnable_from for c in unlearned) <= DAY
 
 
 @given(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evergreen.contract import Training, as_of
 from evergreen.errors import NotReadyError
-from evergreen.training.split import SplitPlan, plan_split
+from evergreen.training.split import SplitPlan, learnable_from, plan_split
 
 FIRST = date(2020, 1, 1)
 trainings = st.builds(
@@ -73,3 +73,16 @@ def test_refusal_names_the_first_day_that_works():
     with pytest.raises(NotReadyError, match=r"at least 240: .* possible from 2020-08-27 on"):
         plan_split(training, 90, FIRST, date(2020, 8, 26))
     assert plan_split(training, 90, FIRST, date(2020, 8, 27)).evaluation.fit == (date(2020, 2, 29),)
+
+
+@given(training=trainings, horizon=st.integers(1, 200), age=st.integers(0, 2000))
+def test_a_change_can_be_learned_once_days_after_it_are_fitted_on(training, horizon, age):
+    began = FIRST + timedelta(days=age)
+    first = learnable_from(began, horizon)
+    try:
+        before = plan_split(training, horizon, FIRST, first - timedelta(days=1))
+    except NotReadyError:
+        return
+    # Labels of the days it is fitted on, and of the holdout, lie after the change.
+    assert plan_split(training, horizon, FIRST, first).evaluation.fit[-1] == began
+    assert before.evaluation.fit[-1] < began
