@@ -285,6 +285,9 @@ def _summarise(
         raise PermanentError("No model was promoted; see the reasons of the gate in `decisions`.")
     metrics = describe_version(use_case, entry.version).metrics
     decisions = lake.read(name, "decisions").to_pylist()
+    if not retraining["requested"]:
+        (night,) = [d for d in decisions if (d["kind"], d["day"]) == ("governor", last)]
+        retraining = retraining | {"reason": "; ".join(night["reasons"])}
     night_of_drift, features = _drift(lake.read(name, "drift").to_pylist())
     return {
         "use_case": name,
@@ -343,7 +346,7 @@ def _best_aucs(use_case: UseCase, entry: ledger.Entry) -> dict[str, float]:
 
 def _drift(rows: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
     """Return the first night with drift and every feature that drifted on any night."""
-    drifted = [row for row in rows if row["drifted"]]
+    drifted = [row for row in rows if row["drifted"] and row["slice"] == "all"]
     nights = sorted({row["day"].isoformat() for row in drifted})
     return (nights[0] if nights else None), sorted({row["feature"] for row in drifted})
 
@@ -389,7 +392,7 @@ def _show(summary: dict[str, Any], path: Path) -> None:
         "Retraining",
         f"requested for {retraining['day']}: {retraining['reason']}"
         if retraining["requested"]
-        else "not requested",
+        else f"not requested on {summary['days']['last']}: {retraining['reason']}",
     )
     if retraining["requested"]:
         why = (
