@@ -36,7 +36,8 @@ from evergreen.settings import PROJECT_ROOT, load_settings
 
 ROWS, COLUMNS, SAMPLE = 1_000_000, 20, 20_000
 NAMES = [f"x{n}" for n in range(COLUMNS)]
-EVIDENTLY = "evidently==0.7.23"
+# It does not work with pandas 3.
+EVIDENTLY = ("evidently==0.7.23", "pandas==2.3.3")
 CONTENDERS = ("ks_2samp", "evergreen", "evergreen, reference frozen anew", "evidently")
 # Runs where neither this project nor its packages are.
 STOCK = """
@@ -100,11 +101,11 @@ def main() -> None:
 
 def _environment() -> Path:
     """Return the Python of Evidently's environment, made if it is not there."""
-    folder = load_settings().home / "bench" / "evidently"
+    folder = load_settings().home / "bench" / "-".join(EVIDENTLY)
     python = folder / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", EVIDENTLY], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *EVIDENTLY], check=True)
     return python
 
 
