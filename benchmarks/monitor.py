@@ -32,7 +32,7 @@ from evergreen.decisions.governor import Night, find_alarm, summarise_nights
 from evergreen.monitoring.drift import DriftRow, measure_drift, psi_of
 from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.onset import estimate_onset, nights_around
-from evergreen.monitoring.reference import bin_edges, bin_shares, build_reference
+from evergreen.monitoring.reference import Reference, bin_edges, bin_shares, build_reference
 from evergreen.sources import simulation
 
 Vector = NDArray[np.float64]
@@ -139,16 +139,14 @@ def trained_on(nights: Sequence[pa.Table], day: int) -> pa.Table:
 
 
 def measured(
-    nights: Sequence[pa.Table], night: int, tonight: pa.Table, trained: pa.Table
+    nights: Sequence[pa.Table], night: int, tonight: pa.Table, reference: Reference
 ) -> tuple[Night, list[DriftRow]]:
     """Measure a night as the monitor does."""
     day = FIRST + timedelta(days=night)
     places = [(before - FIRST).days for before in weeks_before(day)]
     before = [nights[place] if place >= 0 else None for place in places]
     weights = dict.fromkeys(FEATURES, 1 / len(FEATURES))
-    rows = measure_drift(
-        build_reference(trained, FEATURES), [tonight, *before], MONITORING, weights
-    )
+    rows = measure_drift(reference, [tonight, *before], MONITORING, weights)
     (found,) = summarise_nights(
         [{"day": day, "model_version": 1, **row.to_dict()} for row in rows], MONITORING
     )
@@ -161,11 +159,11 @@ def is_alarm(nights: Sequence[Night]) -> bool:
 
 
 def _began(
-    nights: Sequence[pa.Table], night: int, rows: Sequence[DriftRow], trained: pa.Table
+    nights: Sequence[pa.Table], night: int, rows: Sequence[DriftRow], reference: Reference
 ) -> int:
     """Return the night about which a change began that this one shows."""
     day = FIRST + timedelta(days=night)
-    columns = {column.name: column for column in build_reference(trained, FEATURES).columns}
+    columns = {column.name: column for column in reference.columns}
     around = {day: nights[(day - FIRST).days] for day in nights_around(day)}
     drifted = [(columns[row.feature], row.test) for row in rows if row.drifted]
     return (estimate_onset(drifted, around, day) - FIRST).days
@@ -201,22 +199,17 @@ RULES = ("this monitor", "any KS p < 0.05", "half of the columns", "any PSI > 0.
 def watch(world: World) -> dict[str, Any]:
     """Look at every night; count requests, and quarters with any."""
     nights = nightly(world)
+    reference = build_reference(trained_on(nights, WARM_UP), FEATURES)
     asked: dict[str, list[int]] = {rule: [] for rule in RULES}
     seen: list[Night] = []
     for night in range(WARM_UP, DAYS):
-        for rule in RULES:
-            requests = asked[rule]
+        seen.append(measured(nights, night, nights[night], reference)[0])
+        for rule, requests in asked.items():
             if requests and night - requests[-1] < MONITORING.cooldown_days:
                 continue
             trained = trained_on(nights, requests[-1] if requests else WARM_UP)
-            if rule == RULES[0]:
-                continue
-            if stock(nights[night], trained)[rule]:
+            if is_alarm(seen) if rule == RULES[0] else stock(nights[night], trained)[rule]:
                 requests.append(night)
-        seen.append(measured(nights, night, nights[night], trained_on(nights, WARM_UP))[0])
-        requests = asked[RULES[0]]
-        if is_alarm(seen) and not (requests and night - requests[-1] < MONITORING.cooldown_days):
-            requests.append(night)
     return {
         "rows": nights[-1].num_rows,
         **{
@@ -304,7 +297,8 @@ def disturb(world: World) -> dict[str, Any]:
     found: dict[str, Any] = {name: {rule: [] for rule in ("psi", *RULES)} for name in CHANGES}
     for start in range(WARM_UP, DAYS - 3, 31):
         trained = trained_on(nights, start)
-        quiet = [measured(nights, start - n, nights[start - n], trained)[0] for n in (2, 1)]
+        reference = build_reference(trained, FEATURES)
+        quiet = [measured(nights, start - n, nights[start - n], reference)[0] for n in (2, 1)]
         for name, change in CHANGES.items():
             seen = list(quiet)
             delays: dict[str, int | None] = dict.fromkeys(RULES)
@@ -312,7 +306,7 @@ def disturb(world: World) -> dict[str, Any]:
                 tonight = change(nights[start + n], np.random.default_rng([world.seed, start + n]))
                 if n == 0:
                     found[name]["psi"].append(_index(nights[start], tonight))
-                seen.append(measured(nights, start + n, tonight, trained)[0])
+                seen.append(measured(nights, start + n, tonight, reference)[0])
                 told = {RULES[0]: is_alarm(seen), **stock(tonight, trained)}
                 for rule, is_told in told.items():
                     if is_told and delays[rule] is None:
@@ -332,17 +326,18 @@ def change_habits(world: World) -> dict[str, Any]:
     """Let customers buy less from a day on; return the nights until somebody is told."""
     nights, begin = nightly(world), (world.changed - FIRST).days if world.changed else 0
     trained = trained_on(nights, begin)
-    seen = [measured(nights, begin - n, nights[begin - n], trained)[0] for n in (3, 2, 1)]
+    reference = build_reference(trained, FEATURES)
+    seen = [measured(nights, begin - n, nights[begin - n], reference)[0] for n in (3, 2, 1)]
     delays: dict[str, int | None] = dict.fromkeys(RULES)
     error = None
     for night in range(begin, min(begin + 28, DAYS)):
-        found, rows = measured(nights, night, nights[night], trained)
+        found, rows = measured(nights, night, nights[night], reference)
         seen.append(found)
         for rule, told in {RULES[0]: is_alarm(seen), **stock(nights[night], trained)}.items():
             if told and delays[rule] is None:
                 delays[rule] = night - begin + 1
                 if rule == RULES[0] and found.is_drift:
-                    error = _began(nights, night, rows, trained) - begin
+                    error = _began(nights, night, rows, reference) - begin
     return {"rows": nights[-1].num_rows, "error": error, **delays}
 
 

@@ -149,8 +149,8 @@ def measure_drift(
     reference
         Of the champion's training: which columns are measured, and what they held.
     nights
-        The night, and those of `weeks_before` it, or a sample of their entities; None for nights
-        that are not there. All columns of the reference. Not modified.
+        The night, and those of `weeks_before` it, or a sample of their entities; None, or without
+        rows, for nights that are not there. All columns of the reference. Not modified.
     importance
         Of the champion's features; may lack some.
     slices
@@ -177,14 +177,12 @@ def measure_drift(
     if not reference.columns:
         raise NotReadyError("The drift reference has no columns; train with monitored columns.")
     tonight = nights[0]
-    if tonight is None or tonight.num_rows == 0:
+    if not tonight:
         raise NotReadyError(
             "No rows to compare with the drift reference. That is an incident of the data, not "
             "drift: look at the ingestion and the features of this day."
         )
-    parts = dict(
-        _by_slice([night if night and night.num_rows else None for night in nights], slices)
-    )
+    parts = dict(_by_slice(nights, slices))
     found = []
     for column in reference.columns:
         rows = [row for part in parts.items() for row in _against_expected(column, *part)]
@@ -231,7 +229,7 @@ def _least_share(rows: int | None) -> float:
 
 def _by_slice(nights: Nights, slices: Callable[[pa.Table], Slices]) -> Iterator[tuple[str, Nights]]:
     yield ALL, nights
-    found = [dict(slices(night)) if night else {} for night in nights]
+    found = [slices(night) if night else {} for night in nights]
     for name, mask in found[0].items():
         if mask.sum() >= _FEWEST_ROWS:
             yield (

@@ -8,7 +8,7 @@ published of a night does not depend on which nights ran before it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
@@ -65,11 +65,12 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
         return {"nights": [], "change": None, "incidents": [], "bad": []}
     basis = receipts.newest_sequence()
     model = load_version(use_case, version)
+    reference = _watched(use_case, model)
     found: dict[date, list[DriftRow]] = {}
     first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
     for night in Period(first, tonight + _ONE_DAY).days:
         try:
-            found[night] = _drift_of(use_case, model, night)
+            found[night] = _drift_of(use_case, model, reference, night)
         except PermanentError as error:
             if night == tonight:
                 return {"nights": [], "change": None, **_incident(error, "features", tonight)}
@@ -82,7 +83,7 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
     alarm = find_alarm(summaries, version, tonight, use_case.monitoring)
     change = None
     if alarm:
-        began = _onset(use_case, model, alarm.day, found[alarm.day])
+        began = _onset(use_case, model, reference, alarm.day, found[alarm.day])
         change = {"began": began.isoformat(), "what": [*alarm.what]}
     nights = [night.to_dict() for night in summaries]
     return {"nights": nights, "change": change, "incidents": [], "bad": []}
@@ -201,64 +202,75 @@ def _version_of_night(use_case: UseCase, night: date) -> int | None:
     return champion.version if champion else None
 
 
-def _drift_of(use_case: UseCase, model: LoadedModel, night: date) -> list[DriftRow]:
+def _watched(use_case: UseCase, model: LoadedModel) -> Reference:
+    """Return what the champion was trained on, of the columns whose drift counts."""
+    declared = use_case.features.columns
+    watched = {SCORE, *(name for name, feature in declared.items() if feature.drift)}
+    frozen = Reference.from_dict(model.reference).columns
+    return Reference(tuple(column for column in frozen if column.name in watched))
+
+
+def _drift_of(
+    use_case: UseCase, model: LoadedModel, reference: Reference, night: date
+) -> list[DriftRow]:
     owner = use_case.owner_of("features")
     tonight = lake.read_day(owner, "features", night)
     if not tonight.num_rows:
         raise NotReadyError(f"{owner}.features has no rows for {night}.")
     require_fit(use_case, model.version, model)
     require_computed(use_case, [(night, tonight)], model.inputs.names)
-    declared = use_case.features.columns
-    watched = {SCORE, *(name for name, feature in declared.items() if feature.drift)}
-    frozen = Reference.from_dict(model.reference).columns
-    kept = Reference(tuple(column for column in frozen if column.name in watched))
-    read = {*model.inputs.names, *(watched & {*kept.names} - {SCORE}), *use_case.training.slices}
-    before = dict(_sampled(use_case, weeks_before(night), sorted(read), tonight.num_rows))
-    usable = [before.get(day) for day in weeks_before(night)]
+    weeks = weeks_before(night)
+    before = _sampled(use_case, model, reference, weeks, tonight.num_rows)
     return measure_drift(
-        kept,
-        [_scored(use_case, model, rows) if rows else None for rows in (tonight, *usable)],
+        reference,
+        [_scored(use_case, model, tonight), *(before.get(day) for day in weeks)],
         use_case.monitoring,
         model.importances,
         lambda rows: dict(find_slices(use_case, rows)),
     )
 
 
-def _onset(use_case: UseCase, model: LoadedModel, night: date, rows: Sequence[DriftRow]) -> date:
+def _onset(
+    use_case: UseCase,
+    model: LoadedModel,
+    reference: Reference,
+    night: date,
+    rows: Sequence[DriftRow],
+) -> date:
     """Estimate when the change began that a night shows."""
-    frozen = {column.name: column for column in Reference.from_dict(model.reference).columns}
-    days = nights_around(night)
-    columns = sorted({*model.inputs.names, *(frozen.keys() - {SCORE})})
-    size = max(row.current_rows for row in rows)
-    nights = dict(_sampled(use_case, days, columns, size))
+    frozen = {column.name: column for column in reference.columns}
     drifted = {(row.feature, row.test) for row in rows if row.drifted}
+    size = max(row.current_rows for row in rows)
     return estimate_onset(
         [(frozen[feature], test) for feature, test in sorted(drifted)],
-        {day: _scored(use_case, model, part) for day, part in nights.items()},
+        _sampled(use_case, model, reference, nights_around(night), size),
         night,
     )
 
 
 def _sampled(
-    use_case: UseCase, days: Sequence[date], columns: Sequence[str], rows: int
-) -> Iterator[tuple[date, pa.Table]]:
-    """Read the features of some days, of a sample of entities that is the same on all of them.
+    use_case: UseCase, model: LoadedModel, reference: Reference, days: Sequence[date], rows: int
+) -> dict[date, pa.Table]:
+    """Read and score a sample of the entities of some days, the same ones on all of them.
 
     Days on which a column was not computed are left out.
     """
     owner, key = use_case.owner_of("features"), use_case.entity.key
+    read = {*model.inputs.names, *reference.names, *use_case.training.slices} - {SCORE}
+    columns = sorted(read)
+    sampled = {}
     found = lake.scan(owner, "features", days=days)
-    for day in found.by_day:
-        pieces = lake.stream(
-            replace(found, by_day={day: found.by_day[day]}), [key, *columns], _ROWS
-        )
+    for day, paths in found.by_day.items():
+        pieces = lake.stream(replace(found, by_day={day: paths}), [key, *columns], _ROWS)
         sample = pa.concat_tables(piece.filter(_is_sampled(piece[key], rows)) for piece in pieces)
         try:
             require_computed(use_case, [(day, sample)], columns)
         except NotReadyError as error:
             logger.warning("%s is not compared with: %s", day, error)
             continue
-        yield day, sample
+        if sample:
+            sampled[day] = _scored(use_case, model, sample)
+    return sampled
 
 
 def _is_sampled(keys: pa.ChunkedArray, rows: int) -> pa.Array:

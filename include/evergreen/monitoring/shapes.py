@@ -79,8 +79,8 @@ def shapes_of(column: ColumnReference, nights: Nights) -> Iterator[Shapes]:
     column
         As it was in training.
     nights
-        The night, and those of `weeks_before` it; None for nights that are not there. With rows,
-        and with the column. Not modified.
+        The night, and those of `weeks_before` it; None, or without rows, for nights that are not
+        there. With the column. Not modified.
 
     Raises
     ------

@@ -22,6 +22,7 @@ from evergreen.decisions.governor import (
 )
 from evergreen.decisions.stored import Stored
 from evergreen.monitoring.drift import DriftRow
+from evergreen.monitoring.expected import WEEKS
 from evergreen.monitoring.freshness import FreshnessRow
 from evergreen.monitoring.night import champion_of, publish
 from evergreen.monitoring.performance import PerformanceRow
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 _Row = TypeVar("_Row", bound=Stored)
 
-# Nights show a change until it has become what is expected, four weeks later, and a week for luck.
-_SHOWS = timedelta(days=35)
+# Nights show a change until it has become what is expected, and a week for luck.
+_SHOWS = timedelta(weeks=WEEKS + 1)
 _MEASURED = ("drift", "performance", "freshness")
 
 
@@ -100,6 +101,8 @@ def _gather(
     drift, performance, _ = measured
     summary = performance.get("performance")
     newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
+    requested = requests.requested_before(use_case.name, tonight)
+    trainings = requests.trainings_before(use_case.name, tonight, requested)
     return RetrainingEvidence(
         use_case=use_case.name,
         day=tonight,
@@ -107,11 +110,11 @@ def _gather(
         nights=tuple(Night.from_dict(night) for night in drift.get("nights", ())),
         performance=Performance.from_dict(summary) if summary else None,
         champion=champion_of(use_case, tonight),
-        requests=requests.requested_before(use_case.name, tonight),
+        requests=requested,
         incidents=tuple(incidents),
-        trainings=requests.unfinished_before(use_case.name, tonight),
+        trainings=tuple(made for made in trainings if made.state in ("asked", "started")),
         changes=_changes(use_case, tonight, drift.get("change"), is_newest=newest == tonight),
-        judged=requests.judged_before(use_case.name, tonight),
+        judged=tuple(made.day for made in trainings if made.state == "judged"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import date
 
 from evergreen import lake
@@ -48,17 +49,13 @@ def requested_before(use_case: str, night: date) -> tuple[date, ...]:
     return tuple(sorted(found))
 
 
-def judged_before(use_case: str, night: date) -> tuple[date, ...]:
-    """Return the earlier days whose training the gate has judged."""
-    found = states(use_case).items()
-    return tuple(sorted(day for day, state in found if day < night and state == "judged"))
-
-
-def unfinished_before(use_case: str, night: date) -> tuple[RequestedTraining, ...]:
-    """Return the trainings of earlier days that have neither been judged nor failed."""
-    asked: dict[date, State] = dict.fromkeys(requested_before(use_case, night), "asked")
+def trainings_before(
+    use_case: str, night: date, requested: Iterable[date]
+) -> tuple[RequestedTraining, ...]:
+    """Return the trainings of earlier days, those that were requested among them."""
+    asked: dict[date, State] = dict.fromkeys(requested, "asked")
     return tuple(
         RequestedTraining(day, state)
         for day, state in sorted((asked | states(use_case)).items())
-        if day < night and state in ("asked", "started")
+        if day < night
     )

@@ -16,6 +16,7 @@ from evergreen import lake, steps
 from evergreen.ops import deploy
 from evergreen.settings import load_settings
 from small_shop import FIRST_DAY, write_small_shop
+from tiny_shop import train
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
@@ -59,13 +60,6 @@ def load(first: date, last: date) -> None:
     steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
     computed = steps.validate_features(steps.compute_features("shop", period))
     steps.publish_labels(steps.publish_features(computed))
-
-
-def train(day: date, reason: str = "by hand") -> dict[str, Any]:
-    request = steps.accept_request("shop", str(day), reason)
-    return steps.judge_challenger(
-        steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
-    )
 
 
 def night(day: date) -> dict[str, Any]:

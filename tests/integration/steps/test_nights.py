@@ -26,6 +26,7 @@ from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import load_settings
 from small_shop import FIRST_DAY, write_small_shop
+from tiny_shop import score, train
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -77,18 +78,6 @@ def load(period: Any, *, labels: bool = True) -> None:
     features = steps.publish_features(computed)
     if labels:
         steps.publish_labels(features)
-
-
-def score(day: date) -> None:
-    scored = steps.score_customers(steps.resolve_model("shop", str(day)))
-    steps.publish_predictions(steps.validate_predictions(scored))
-
-
-def train(day: date, reason: str = "by hand") -> dict[str, Any]:
-    request = steps.accept_request("shop", str(day), reason)
-    return steps.judge_challenger(
-        steps.train_challenger(steps.choose_recipe(steps.assemble_training_set(request)))
-    )
 
 
 def release(judged: dict[str, Any]) -> None:

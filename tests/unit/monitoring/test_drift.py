@@ -17,6 +17,7 @@ from evergreen.monitoring.reference import Reference, build_reference
 
 MONITORING = Monitoring()
 NIGHTS = 33
+FEW = st.lists(st.integers(-3, 6) | st.floats(-3, 6), min_size=2, max_size=80)
 
 
 def measure(nights, training=None, columns=("x",), **options):
@@ -181,10 +182,7 @@ def test_infinite_values_are_extreme_and_storable():
 
 
 @settings(max_examples=50)
-@given(
-    st.lists(st.integers(-3, 6) | st.floats(-3, 6), min_size=2, max_size=80),
-    st.lists(st.integers(-3, 6) | st.floats(-3, 6), min_size=2, max_size=80),
-)
+@given(FEW, FEW)
 def test_small_columns_agree_with_scipy_also_with_ties(before, tonight):
     before, tonight = [float(x) for x in before], [float(x) for x in tonight]
     found = by_test(measure([tonight, *[before] * WEEKS]))["ks"]
@@ -294,10 +292,7 @@ def test_psi_bins_are_deciles_with_open_ends():
 
 
 @settings(max_examples=40)
-@given(
-    st.lists(st.integers(-3, 6) | st.floats(-3, 6), min_size=2, max_size=80),
-    st.lists(st.integers(-3, 6) | st.floats(-3, 6), min_size=2, max_size=80),
-)
+@given(FEW, FEW)
 def test_distances_from_training_agree_with_scipy(training, tonight):
     training, tonight = [float(x) for x in training], [float(x) for x in tonight]
     row = against_training(training, tonight)
