@@ -149,7 +149,9 @@ def _of_categories(
 
 def _edge(value: float) -> str:
     # Infinite values stand at the ends of what floats can hold.
-    return ("-∞" if value < 0 else "∞") if abs(value) > 1e300 else f"{value:.3g}"
+    if abs(value) > 1e300:
+        return "-∞" if value < 0 else "∞"
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
 
 
 def _plain(shares: Floats) -> tuple[float, ...]:

@@ -12,6 +12,9 @@ from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.governor import RetrainingEvidence, RetrainingVerdict
 from evergreen.monitoring.report.distributions import Distribution
+from evergreen.provenance import receipts
+
+_PLACED = ("drift", "performance", "freshness", "staleness", "decisions")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -38,6 +41,8 @@ class NightFacts:
         without labels.
     freshness, staleness
         Of the night.
+    others
+        What else nights measure: rows of this one by table.
     distributions
         By column, of those that a page shows pictures of.
     missing
@@ -54,6 +59,7 @@ class NightFacts:
     performance: Mapping[date, Rows] = field(default_factory=dict)
     freshness: Rows = ()
     staleness: Rows = ()
+    others: Mapping[str, Rows] = field(default_factory=dict)
     distributions: Mapping[str, Distribution] = field(default_factory=dict)
     missing: str = ""
 
@@ -104,7 +110,18 @@ def gather_night(use_case: UseCase, day: date, nights: int = NIGHTS) -> NightFac
         ),
         _read(use_case, "freshness", day, day),
         _read(use_case, "staleness", day, day),
+        {table: _read(use_case, table, day, day) for table in _measured(use_case, day)},
     )
+
+
+def _measured(use_case: UseCase, night: date) -> list[str]:
+    """Return the tables that a night has measured, beside those that have a place of their own."""
+    end = night + timedelta(days=1)
+    return [
+        table
+        for table in lake.tables(use_case.name)
+        if table not in _PLACED and receipts.latest(use_case.name, f"measure_{table}", night, end)
+    ]
 
 
 def needs_labels(use_case: UseCase, metric: str) -> bool:

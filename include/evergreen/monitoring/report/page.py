@@ -12,7 +12,6 @@ from datetime import date
 from functools import partial
 from typing import Any
 
-from evergreen.monitoring.performance import PERFORMANCE
 from evergreen.monitoring.reference import SCORE
 from evergreen.monitoring.report.distributions import Distribution
 from evergreen.monitoring.report.facts import NightFacts, Rows, needs_labels
@@ -28,12 +27,21 @@ from evergreen.pages import (
     Table,
     figures,
     render_page,
+    show,
     table,
 )
 from evergreen.provenance import commands
 
 # Columns of which there are pictures; the score is always one of them.
 _DRAWN = 6
+# Columns that have a place of their own here; others are shown as they are.
+_OF_FRESHNESS = ("day", "table", "newest_day", "lag_days", "stale", "reason")
+_OF_PERFORMANCE = (
+    *("day", "model_version", "slice", "metric", "value"),
+    *("rows", "unlabelled", "holdout", "degraded", "reason"),
+)
+# Rows of a table that is shown as it is.
+_MOST = 60
 # What may be measured of a column beside how its values are distributed.
 _OF_SHARES = ("missing", "unseen")
 
@@ -65,6 +73,11 @@ def render_night(facts: NightFacts, format: Format = "md") -> str:
         The same text for the same facts.
     """
     sections = [Section(title, tuple(make(facts))) for title, make in _SECTIONS.items()]
+    sections += [
+        Section(name.replace("_", " ").capitalize(), tuple(_other(rows)))
+        for name, rows in sorted(facts.others.items())
+        if rows
+    ]
     lead, alert = _lead(facts)
     title = f"{facts.use_case.name}, night of {facts.day}"
     return render_page(title, [s for s in sections if s.blocks], format, lead, alert)
@@ -154,7 +167,8 @@ def _drift(facts: NightFacts) -> Iterator[Block]:
     yield (
         f"{drifted} of {len(columns)} columns drifted, held against the same weekday of the four "
         f"weeks before by version {facts.version}. Drifted ones come first, then by effect times "
-        "importance."
+        "importance. The effect is the greatest difference of two shares of rows (KS D, total "
+        "variation distance), usual that of nights before, the floor monitoring.min_ks."
     )
     if facts.missing:
         yield f"Distributions cannot be shown: {facts.missing}"
@@ -173,10 +187,10 @@ def _describe(facts: NightFacts, column: _Column) -> str:
         parts[0] += f" ({declared.unit})"
     parts.append(str(column.main["reason"]))
     if column.main.get("importance") is not None:
-        parts.append(f"importance {column.main['importance']:.3f}")
+        parts.append(f"Importance {column.main['importance']:.3f}")
     others = [what for what in column.drifted if what != _what(column.main)]
     if others:
-        parts.append(f"also drifted: {_some(others)}")
+        parts.append(f"Also drifted: {_some(others)}")
     return ". ".join(parts) + "."
 
 
@@ -370,9 +384,16 @@ def _measured(row: Mapping[str, Any]) -> str:
 def _unrealised(by_metric: Mapping[str, Mapping[date, Mapping[str, Any]]]) -> Table:
     """Show the newest of what was measured without labels, with all that its rows say."""
     newest = [(metric, *max(days.items())) for metric, days in by_metric.items()]
-    more = [name for name in newest[0][2] if name not in PERFORMANCE.names]
+    more = _more([row for *_, row in newest], _OF_PERFORMANCE)
     rows = [
-        (metric, day, row["value"], row["holdout"], *map(row.get, more), row["reason"])
+        (
+            metric,
+            day,
+            row["value"],
+            row["holdout"],
+            *(_any(row.get(name)) for name in more),
+            row["reason"],
+        )
         for metric, day, row in newest
     ]
     header = ["without labels", "scored day", "value", "on the holdout", *more, ""]
@@ -383,16 +404,20 @@ def _freshness(facts: NightFacts) -> Iterator[Block]:
     if not facts.freshness:
         yield "Not measured."
         return
+    more = _more(facts.freshness, _OF_FRESHNESS)
     rows = [
         (
             row["table"],
             str(row["newest_day"] or "none"),
             "" if row["lag_days"] is None else row["lag_days"],
+            *(_any(row[name]) for name in more),
             Mark("stale") if row["stale"] else "",
+            row["reason"],
         )
         for row in sorted(facts.freshness, key=lambda row: str(row["table"]))
     ]
-    yield table(("table", "newest day", "lag in days", ""), rows)
+    header = ["table", "newest day", "lag in days", *(name.replace("_", " ") for name in more)]
+    yield table([*header, "", "why"], rows)
 
 
 def _staleness(facts: NightFacts) -> Iterator[Block]:
@@ -407,11 +432,20 @@ def _staleness(facts: NightFacts) -> Iterator[Block]:
     yield Code(tuple(dict.fromkeys(line for row in facts.staleness for line in row["mend"])))
 
 
+def _other(rows: Rows) -> Iterator[Block]:
+    """Show what this page knows nothing of, as it is."""
+    columns = _more(rows, ("day",))
+    shown = [tuple(_any(row[name]) for name in columns) for row in rows[:_MOST]]
+    left_out = f"; {len(rows) - _MOST} more rows are in the table" if len(rows) > _MOST else ""
+    names = [name.replace("_", " ") for name in columns]
+    yield table(names, shown, f"{len(rows)} rows{left_out}", folded=len(rows) > _DRAWN)
+
+
 _SECTIONS = {
     "Decision": _verdict,
     "Drift": _drift,
     "Nights": _nights,
-    "Realised performance": _performance,
+    "Performance": _performance,
     "Freshness": _freshness,
     "Staleness": _staleness,
 }
@@ -456,6 +490,16 @@ def _what(row: Mapping[str, Any]) -> str:
 def _effect(row: Mapping[str, Any]) -> str:
     psi = f" ({row['psi']:.3f})" if row.get("psi") is not None else ""
     return _number(row["statistic"]) + psi
+
+
+def _more(rows: Rows, known: Sequence[str]) -> list[str]:
+    """Return the other columns of rows, those in which there is anything."""
+    names = [name for name in rows[0] if name not in known]
+    return [name for name in names if any(row.get(name) not in (None, []) for row in rows)]
+
+
+def _any(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else show(value)
 
 
 def _number(value: float | None, spec: str = ".3f") -> str:
