@@ -150,7 +150,7 @@ def test_a_night_as_text(facts: NightFacts) -> None:
     assert any(line.startswith("1 of 7 columns drifted") for line in lines)
     # What drifted comes first, then what matters most.
     table = [line for line in lines if line.startswith("| ") and " | all | " in line]
-    assert table[0].startswith("| moved | all | ks | ")
+    assert table[0].startswith("| **moved** | all | ks | ")
     assert table[0].endswith(" | 0.100 | **drifted** |")
     assert table[1].startswith("| score | all | ks | ")
     assert "| predictions | none |  | **stale** | predictions holds no day at all |" in lines
@@ -297,7 +297,7 @@ def test_what_nights_begin_to_measure_appears_by_itself(facts: NightFacts) -> No
     assert "<h3>all columns: drifted</h3>" in page
     assert "told apart" in page
     assert "estimated_auc by scored day" in page
-    assert "| all columns | all | classifier | 0.770" in text
+    assert "| **all columns** | all | classifier | 0.770" in text
     assert "| estimated_auc | 2026-01-24 | 0.8125 | 0.9 | 0.75 |" in text
     assert "| 3 | all | 400 |" in text
     assert "| table | newest day | lag in days | owed | usual rows |  | why |" in text

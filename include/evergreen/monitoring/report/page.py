@@ -258,7 +258,7 @@ def _drift_table(facts: NightFacts, columns: Sequence[_Column]) -> Table:
     )
     cells = [
         (
-            row["feature"],
+            Mark(row["feature"]) if row["drifted"] else row["feature"],
             row["slice"],
             row["test"],
             _effect(row),
