@@ -43,7 +43,7 @@ USE_CASE, SECOND, ORDERS = "churn", "spend", "orders"
 CALM_DAYS = 5
 RUN_SECONDS = 1_200
 
-_OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "staging", "warehouse")
+_OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "reports", "staging", "warehouse")
 
 
 @dataclass
