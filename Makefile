@@ -89,7 +89,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift bench-estimates ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -118,6 +118,10 @@ bench-gate: $(READY) ## How often the gate promotes challengers that are as good
 .PHONY: bench-monitor
 bench-monitor: $(READY) ## How often drift is alarmed where there is none, how surely where there is
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.monitor
+
+.PHONY: bench-estimates
+bench-estimates: $(READY) ## How near performance is estimated before labels are known, how often its bounds hold it
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.estimates
 
 .PHONY: bench-drift
 bench-drift: $(READY) ## What measuring drift costs, beside scipy's test and Evidently

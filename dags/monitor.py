@@ -3,8 +3,9 @@
 Measures drift of features and score against the champion's training reference, the performance
 realised on days whose labels have matured, also late ones, and freshness. The governor weighs them
 and may request retraining; only the newest day may, so a backfill of old nights never starts
-training. Days whose inputs have changed since are listed in `staleness`, with the commands that
-mend them. At the end the night is told on one page, linked from `report_night`.
+training. What tonight's scores will be worth is estimated. Days whose inputs have changed since are
+listed in `staleness`, with the commands that mend them. At the end the night is told on one page,
+linked from `report_night`.
 """
 
 from airflow.sdk import chain, dag, task, task_group
@@ -36,6 +37,7 @@ def monitor(use_case: UseCase) -> None:
             ]
 
         stale = task(steps.measure_staleness)(use_case.name, DAY)
+        estimated = task(steps.measure_estimates)(use_case.name, DAY)
         # A measurement that fails for good arrives as None: the others still count.
         decide = task(steps.decide_retraining, trigger_rule="all_done")
         verdict = decide(use_case.name, DAY, measure())
@@ -45,7 +47,7 @@ def monitor(use_case: UseCase) -> None:
         # Whatever was decided or failed; nothing waits for it.
         report = task(steps.report_night, trigger_rule="all_done")(use_case.name, DAY)
         link_report(report)
-        chain([verdict, stale], report)
+        chain([verdict, stale, estimated], report)
 
     build()
 

@@ -239,7 +239,7 @@ def test_every_night_leads_to_its_report(dag_bag: DagBag) -> None:
     assert known.extra_links == ["Report of the night"]
     # Neither what was decided nor a failed measurement stops it, and nothing waits for it.
     assert task.trigger_rule == "all_done"
-    assert task.upstream_task_ids == {"decide_retraining", "measure_staleness"}
+    assert task.upstream_task_ids == {"decide_retraining", "measure_estimates", "measure_staleness"}
     assert task.downstream_task_ids == set()
 
 

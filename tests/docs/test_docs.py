@@ -340,6 +340,7 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.decisions.stored import DECISIONS
     from evergreen.features.compute.result import labels_task
     from evergreen.monitoring.drift import DRIFT
+    from evergreen.monitoring.estimate import ESTIMATES
     from evergreen.monitoring.freshness import FRESHNESS
     from evergreen.monitoring.performance import PERFORMANCE
     from evergreen.provenance.receipts import _RECEIPTS
@@ -356,6 +357,7 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
         - {churn.entity.key},
         "drift": set(DRIFT.names),
         "performance": set(PERFORMANCE.names),
+        "estimates": set(ESTIMATES.names),
         "freshness": set(FRESHNESS.names),
         "staleness": set(STALENESS.names),
         "labels": set(labels_task(churn).schema.names) - {churn.entity.key},

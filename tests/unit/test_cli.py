@@ -20,7 +20,7 @@ def test_check_validates_every_use_case(
     monkeypatch.setenv("EVERGREEN_ONLINE_RETAIL", "/data")
     assert run(monkeypatch, "check") == 0
     assert capsys.readouterr().out == "".join(
-        f"{name}: no problems\n" for name in ("churn", "online_retail", "spend")
+        f"{name}: no problems\n" for name in ("churn", "coffee", "online_retail", "spend")
     )
 
 

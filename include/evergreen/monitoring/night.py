@@ -1,4 +1,4 @@
-"""What a night measures: drift, realised performance, freshness, staleness.
+"""What a night measures: drift, realised and estimated performance, freshness, staleness.
 
 Every measurement publishes its table and returns what the governor is told: JSON-able, with
 `incidents`, one text each, and `bad`, the tables and periods that are to be made again. What is
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase
@@ -23,6 +24,12 @@ from evergreen.decisions.governor import Champion, Performance, find_alarm, summ
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
 from evergreen.monitoring.effect import measure_effect
+from evergreen.monitoring.estimate import (
+    Matrix,
+    Vector,
+    estimate_performance,
+    estimates_table,
+)
 from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.freshness import freshness_table, measure_freshness
 from evergreen.monitoring.onset import estimate_onset, nights_around
@@ -54,6 +61,8 @@ _ONE_DAY = timedelta(days=1)
 # Entities of a night that later ones are held against, and rows that are read at once.
 _SAMPLE = 20_000
 _ROWS = 100_000
+# Labelled days that performance is estimated by.
+_LABELLED_WEEKS = 4
 
 
 def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -172,6 +181,36 @@ def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
             first = last + _ONE_DAY if last else use_case.first_day
             bad.append([row.table, Period(first, tonight + _ONE_DAY).label])
     return {"incidents": [row.reason for row in rows if row.stale], "bad": bad}
+
+
+def estimates(use_case: UseCase, tonight: date) -> dict[str, Any]:
+    """Estimate what tonight's scores will turn out to be worth; told, and no evidence.
+
+    By the newest labelled days of tonight's weekday; all are scored by the version of the night.
+    """
+    version, basis = _version_of_night(use_case, tonight), receipts.newest_sequence()
+    features = lake.read_day(use_case.owner_of("features"), "features", tonight)
+    if version is None or not use_case.target.is_probability or not features:
+        logger.info("%s: no performance is estimated for %s", use_case.name, tonight)
+        return {"rows": 0}
+    model = load_version(use_case, version)
+    features = features.filter(_is_sampled(features[use_case.entity.key], features.num_rows))
+    newest = tonight - timedelta(days=use_case.target.horizon_days)
+    # The horizon need not be whole weeks.
+    newest -= timedelta(days=(newest - tonight).days % 7)
+    days = [newest - timedelta(weeks=n) for n in range(_LABELLED_WEEKS)]
+    found = filter(None, (_labelled(use_case, model, day) for day in days))
+    rows = estimate_performance(
+        use_case.target,
+        _read_and_scored(use_case, model, features),
+        [*found],
+        seed=use_case.training.seed,
+        threads=load_settings().threads,
+    )
+    table = estimates_table(tonight, version, rows)
+    inputs = {"model_version": version}
+    publish(use_case, tonight, "measure_estimates", "estimates", table, tonight, basis, inputs)
+    return {"rows": len(rows)}
 
 
 def staleness(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -314,14 +353,39 @@ def _is_sampled(keys: pa.ChunkedArray, rows: int) -> pa.Array:
     return pa.array(hashed < np.uint64(_SAMPLE / rows * 2**64))
 
 
+def _labelled(
+    use_case: UseCase, model: LoadedModel, day: date
+) -> tuple[Matrix, Vector, Vector] | None:
+    """Return what the model reads of a sample of a day, its scores, and what came of them."""
+    key, owner = use_case.entity.key, use_case.owner_of("features")
+    if not lake.exists(use_case.name, "labels"):
+        return None
+    labels = lake.read_day(use_case.name, "labels", day)
+    labels = labels.filter(pc.is_valid(labels["label"]))
+    features = lake.read_day(owner, "features", day)
+    features = features.filter(pc.is_in(features[key], labels[key].combine_chunks()))
+    features = features.filter(_is_sampled(features[key], _LABELLED_WEEKS * features.num_rows))
+    if not features:
+        return None
+    places = pc.index_in(features[key], labels[key].combine_chunks())
+    known = use_case.target.read_labels(labels["label"].take(places))
+    return (*_read_and_scored(use_case, model, features), known)
+
+
+def _read_and_scored(
+    use_case: UseCase, model: LoadedModel, features: pa.Table
+) -> tuple[Matrix, Vector]:
+    matrix = model.inputs.prepare(features)
+    threads = load_settings().threads
+    return matrix, model.model.predict(matrix, use_case.target, threads=threads)[SCORE]
+
+
 def _scored(use_case: UseCase, model: LoadedModel, features: pa.Table) -> pa.Table:
     """Score a night with the champion.
 
     Its score's drift is about the population, not about which version happened to score the day.
     """
-    matrix = model.inputs.prepare(features)
-    threads = load_settings().threads
-    scores = model.model.predict(matrix, use_case.target, threads=threads)[SCORE]
+    _, scores = _read_and_scored(use_case, model, features)
     return features.append_column(SCORE, pa.array(scores))
 
 

@@ -25,6 +25,13 @@ def measure_performance(use_case: str, day: str) -> dict[str, Any]:
     return night.performance(load_use_case(use_case), parse_day(day))
 
 
+def measure_estimates(use_case: str, day: str) -> dict[str, Any]:
+    """Estimate what the night's scores will turn out to be worth, before their labels are known."""
+    from evergreen.monitoring import night
+
+    return night.estimates(load_use_case(use_case), parse_day(day))
+
+
 def measure_freshness(use_case: str, day: str) -> dict[str, Any]:
     """Measure how far each table lies behind the day."""
     from evergreen.monitoring import night

@@ -95,7 +95,16 @@ def night(day: date) -> dict[str, Any]:
         steps.measure_performance("shop", str(day)),
         steps.measure_freshness("shop", str(day)),
     ]
+    steps.measure_estimates("shop", str(day))
     return steps.decide_retraining("shop", str(day), measured)
+
+
+def estimated(day: date) -> dict[str, Any]:
+    """What was expected of the scores of a day, by what scores have meant before."""
+    rows = lake.read_day("shop", "estimates", day).to_pylist()
+    (row,) = [row for row in rows if (row["method"], row["metric"]) == ("pape", "auc")]
+    found: dict[str, Any] = row
+    return found
 
 
 def new_day(day: date) -> dict[str, Any]:
@@ -138,6 +147,9 @@ def test_worthless_scores_are_told_learned_and_what_came_of_it_is_recorded(shop:
     }
     assert found["auc"]["degraded"]
     assert found["auc"]["lower"] < found["auc"]["value"] < found["auc"]["upper"] < 0.5
+    # On the night itself nobody could know.
+    assert estimated(TURNED)["lower"] > 0.5
+    assert estimated(TURNED)["reference_rows"] > 0
 
     # The same night again says the same; so do later ones, until it can be learned.
     assert night(first_alarm)["decision"] == "wait"
