@@ -13,7 +13,7 @@ from airflow.sdk import Param, dag, task, task_group
 from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
-from patience import DEADLINE, UNTIL_DELIVERED
+from patience import DEADLINE, UNTIL_DELIVERED, deadline
 
 ASKED_AT = "{{ dag_run.start_date }}"
 
@@ -35,7 +35,7 @@ def ingest(use_case: UseCase) -> None:
                 None, enum=[None, *use_case.tables], title="Of this table; all if none is chosen"
             ),
         },
-        deadline=DEADLINE,
+        deadline=deadline(use_case) or DEADLINE,
         is_paused_upon_creation=True,
         max_active_runs=3,
     )

@@ -4,7 +4,7 @@ Measures drift of features and score against the champion's training reference, 
 realised on days whose labels have matured, also late ones, and freshness. The governor weighs them
 and may request retraining; only the newest day may, so a backfill of old nights never starts
 training. Days whose inputs have changed since are listed in `staleness`, with the commands that
-mend them.
+mend them. What has begun or ended since is told to whom the settings name, once.
 """
 
 from airflow.sdk import chain, dag, task, task_group
@@ -41,6 +41,8 @@ def monitor(use_case: UseCase) -> None:
         wanted = task.short_circuit(steps.is_retraining_wanted)(verdict)
         request = publisher(steps.request_retraining, asset(use_case, "retraining"))(verdict)
         chain(wanted, request)
+        # Beside all that, so that a destination that is down holds nothing up.
+        task(steps.tell_night)(verdict, "{{ ti.log_url }}")
 
     build()
 

@@ -18,6 +18,9 @@ from airflow.sdk.definitions.retry_policy import (
     RetryRule,
 )
 
+from evergreen.contract import UseCase
+from evergreen_plugin import DayDue
+
 RETRIES = 3
 # With the delays below: about twelve hours.
 RETRIES_OF_A_LATE_SOURCE = 75
@@ -63,16 +66,26 @@ UNTIL_DELIVERED: dict[str, Any] = {
     "retry_policy": LateSourcePolicy(),
 }
 
-# Says that a run is late while its source is still waited for. `[evergreen] deadline_callback` in
-# Airflow's configuration names another awaitable, such as one of Airflow's notifiers.
-DEADLINE = DeadlineAlert(
-    reference=DeadlineReference.DAGRUN_QUEUED_AT,
-    interval=timedelta(hours=4),
-    callback=AsyncCallback(
-        conf.get("evergreen", "deadline_callback", fallback="evergreen.steps.tell_late_run"),
-        kwargs=conf.getjson("evergreen", "deadline_kwargs", fallback={}),
-    ),
+# Says that a run is late, in the log and to whom the settings name. `[evergreen] deadline_callback`
+# in Airflow's configuration names another awaitable, such as one of Airflow's notifiers.
+_TELL = AsyncCallback(
+    conf.get("evergreen", "deadline_callback", fallback="evergreen.steps.tell_late_run"),
+    kwargs=conf.getjson("evergreen", "deadline_kwargs", fallback={}),
 )
+# Of a source that is still waited for.
+DEADLINE = DeadlineAlert(
+    reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=timedelta(hours=4), callback=_TELL
+)
+
+
+def deadline(use_case: UseCase) -> DeadlineAlert | None:
+    """Return when a run for a day must have ended: `monitoring.max_delay_hours` after the day."""
+    hours = use_case.monitoring.max_delay_hours
+    if hours is None:
+        return None
+    # The hours are the reference's, which has to know whether they were over before the run began.
+    return DeadlineAlert(DayDue(use_case.zone, hours), interval=timedelta(), callback=_TELL)
+
 
 # Days of a backfill are ingested side by side; a gap usually closes within seconds. Waits about ten
 # minutes in all, without holding a worker.

@@ -35,6 +35,7 @@ from evergreen.targets.kinds import Target
 _SHARED_TABLES = {"features", "quarantine", "refused"}
 _OWN_TABLES = {
     *("labels", "predictions", "decisions", "drift", "performance", "freshness", "staleness"),
+    "alerts",
     # Names of an asset, of what is recorded in SQL, and of what SQL sees.
     *("retraining", "receipts", "as_of_days"),
 }
