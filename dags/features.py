@@ -11,9 +11,10 @@ from operator import and_
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, publisher
+from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
-from patience import UNTIL_NO_GAP, deadline
+from patience import UNTIL_NO_GAP
 
 
 def features(use_case: UseCase) -> None:
@@ -23,7 +24,7 @@ def features(use_case: UseCase) -> None:
     @dag(
         **dag_arguments(use_case, "features", __doc__),
         schedule=PartitionedAssetTimetable(assets=tables),
-        deadline=deadline(use_case),
+        deadline=day_due(use_case),
         is_paused_upon_creation=False,
         max_active_runs=3,
     )

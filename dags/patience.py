@@ -1,4 +1,4 @@
-"""How long is waited, and for what: retries, deadlines, and what is not worth waiting for.
+"""How long is waited, and for what: retries, and what is not worth waiting for.
 
 Bad data fails at once, because trying again cannot mend it; everything else (a network, a lock) is
 tried a few times more. A source that is late is waited for, for hours.
@@ -9,17 +9,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
-from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import (
     ExceptionRetryPolicy,
     RetryAction,
     RetryDecision,
     RetryRule,
 )
-
-from evergreen.contract import UseCase
-from evergreen_plugin import DayDue
 
 RETRIES = 3
 # With the delays below: about twelve hours.
@@ -65,27 +60,6 @@ UNTIL_DELIVERED: dict[str, Any] = {
     "retries": RETRIES_OF_A_LATE_SOURCE,
     "retry_policy": LateSourcePolicy(),
 }
-
-# Says that a run is late, in the log and to whom the settings name. `[evergreen] deadline_callback`
-# in Airflow's configuration names another awaitable, such as one of Airflow's notifiers.
-_TELL = AsyncCallback(
-    conf.get("evergreen", "deadline_callback", fallback="evergreen.steps.tell_late_run"),
-    kwargs=conf.getjson("evergreen", "deadline_kwargs", fallback={}),
-)
-# Of a source that is still waited for.
-DEADLINE = DeadlineAlert(
-    reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=timedelta(hours=4), callback=_TELL
-)
-
-
-def deadline(use_case: UseCase) -> DeadlineAlert | None:
-    """Return when a run for a day must have ended: `monitoring.max_delay_hours` after the day."""
-    hours = use_case.monitoring.max_delay_hours
-    if hours is None:
-        return None
-    # The hours are the reference's, which has to know whether they were over before the run began.
-    return DeadlineAlert(DayDue(use_case.zone, hours), interval=timedelta(), callback=_TELL)
-
 
 # Days of a backfill are ingested side by side; a gap usually closes within seconds. Waits about ten
 # minutes in all, without holding a worker.
