@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -25,8 +26,7 @@ from evergreen.decisions.alerts import (
     due_by_trainings,
 )
 from evergreen.decisions.governor import RetrainingEvidence, RetrainingVerdict
-from evergreen.errors import ConfigError, ServiceDownError
-from evergreen.monitoring.destinations import refusal, send
+from evergreen.monitoring.destinations import Kind, require_told, send, tell
 from evergreen.monitoring.messages import Message, render_change, render_training
 from evergreen.monitoring.night import publish
 from evergreen.provenance import receipts
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # A night also tells of trainings of so many days that ended since, and looks as far back for when
 # a state began.
 _DAYS = timedelta(days=7)
+_KINDS: dict[str, Kind] = {"begun": "warning", "over": "success"}
 
 
 def tell_night(
@@ -92,22 +93,20 @@ def _tell(
     ServiceDownError
         A destination did not take a message. Everything else was sent, and is on record.
     """
-    sent, missed = [], []
+    sent: list[str] = []
     destinations = alert_destinations()
+
+    def send_what_is_due(name: str) -> None:
+        for news in due(_told(use_case, name)):
+            title, text = render(news)
+            send(name, destinations[name], title, text, _KINDS.get(news.event, "info"))
+            _record(use_case, day, name, news, (title, text))
+            sent.append(f"{name}: {title}")
+
     # One at a time: another run of this night may be telling the same.
     with receipts.recording(f"{use_case.name}.alerts of anybody"):
-        for name, url in destinations.items():
-            try:
-                for news in due(_told(use_case, name)):
-                    message = render(news)
-                    send(name, url, *message)
-                    _record(use_case, day, name, news, message)
-                    sent.append(f"{name}: {message[0]}")
-            except (ConfigError, ServiceDownError) as error:
-                logger.warning("%s was not told: %s", name, error)
-                missed.append(name)
-    if missed:
-        raise ServiceDownError(refusal(missed))
+        missed = [n for n in destinations if not tell(n, partial(send_what_is_due, n))]
+    require_told(missed)
     if not destinations:
         logger.info("nobody is told: no EVERGREEN_ALERT_<NAME> is set")
     return sent

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 from evergreen.errors import ConfigError, ServiceDownError
 from evergreen.settings import alert_destinations
 
-if TYPE_CHECKING:
-    from apprise import Apprise
-
 logger = logging.getLogger(__name__)
 
-
-def open_destination(name: str, url: str) -> Apprise:
-    """Open one destination; nothing is sent yet.
-
-    Raises
-    ------
-    ConfigError
-        The URL is none that Apprise knows.
-    """
-    from apprise import Apprise, AppriseAsset
-
-    # Its icons are loaded from elsewhere by who reads the message; it stores nothing.
-    asset = AppriseAsset(app_id="Evergreen", app_desc="Evergreen", app_url="", image_url_mask="")
-    destination = Apprise(asset=asset)
-    if not destination.add(url):
-        raise ConfigError(
-            f"EVERGREEN_ALERT_{name.upper()} is no URL of a destination. It may hold a secret, so "
-            "it is not shown; the log line of `apprise` before this one says what is wrong. "
-            "Expected something like mailtos://user:password@smtp.example.com?to=team@example.com "
-            "or jsons://example.com/hook; docs/alerts.md has more."
-        )
-    return destination
+Kind = Literal["info", "success", "warning"]
 
 
-def send(name: str, url: str, title: str, text: str) -> None:
+def send(name: str, url: str, title: str, text: str, kind: Kind = "info") -> None:
     """Send one message to one destination.
+
+    Parameters
+    ----------
+    name
+        What the destination is called; its URL is never logged.
+    kind
+        What chats colour and pagers sort by.
 
     Raises
     ------
@@ -48,41 +33,83 @@ def send(name: str, url: str, title: str, text: str) -> None:
     ServiceDownError
         The destination did not take the message.
     """
-    from apprise import NotifyFormat
+    from apprise import Apprise, AppriseAsset, NotifyFormat
 
-    if not open_destination(name, url).notify(text, title, body_format=NotifyFormat.TEXT):
-        raise ServiceDownError(refusal([name]))
+    # Apprise's icons would be loaded from elsewhere by who reads the message.
+    asset = AppriseAsset(app_id="Evergreen", app_desc="Evergreen", app_url="", image_url_mask="")
+    destination = Apprise(asset=asset)
+    with _masked(url):
+        if not destination.add(url):
+            raise ConfigError(
+                f"EVERGREEN_ALERT_{name.upper()} is no URL of a destination. It may hold a secret, "
+                "so it is not shown; the log line of `apprise` before this one says what is wrong. "
+                "Expected something like jsons://example.com/hook or "
+                "mailtos://user:password@smtp.example.com?to=team@example.com; docs/alerts.md has "
+                "more."
+            )
+        if not destination.notify(text, title, kind, body_format=NotifyFormat.TEXT):
+            raise ServiceDownError(f"It did not take the message {title!r}.")
     logger.info("told %s: %s", name, title)
 
 
-async def send_to_all(title: str, text: str) -> None:
-    """Send one message to all destinations, from where nobody may wait: the triggerer.
+@contextmanager
+def _masked(url: str) -> Iterator[None]:
+    """Keep a URL out of Apprise's log, which shows those it cannot read."""
+
+    def mask(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(url, "the URL"), ()
+        return True
+
+    logs = logging.getLogger("apprise")
+    logs.addFilter(mask)
+    try:
+        yield
+    finally:
+        logs.removeFilter(mask)
+
+
+async def send_to_all(title: str, text: str, kind: Kind = "info") -> None:
+    """Send one message to all destinations, at once.
 
     Raises
     ------
-    ConfigError, ServiceDownError
-        As `send`; the others were told all the same.
+    ServiceDownError
+        One was not told; the others were.
     """
-    import asyncio
+    destinations = alert_destinations()
+    missed = []
 
-    names, found = [], alert_destinations()
-    told = await asyncio.gather(
-        *(asyncio.to_thread(send, name, url, title, text) for name, url in found.items()),
-        return_exceptions=True,
-    )
-    for name, outcome in zip(found, told, strict=True):
-        if isinstance(outcome, BaseException):
-            logger.warning("%s was not told: %s", name, outcome)
-            names.append(name)
-    if names:
-        raise ServiceDownError(refusal(names))
+    def send_to(name: str) -> None:
+        if not tell(name, lambda: send(name, destinations[name], title, text, kind)):
+            missed.append(name)
+
+    # Apprise takes seconds, and the loop is the triggerer's.
+    await asyncio.gather(*(asyncio.to_thread(send_to, name) for name in destinations))
+    require_told(missed)
 
 
-def refusal(names: Iterable[str]) -> str:
-    """Say that destinations did not take a message, and what to do."""
-    listed = ", ".join(names)
-    return (
-        f"The alert did not reach {listed}; the log lines before this one say why. Decisions are "
-        "on record, nothing else has failed. Mend the destination (EVERGREEN_ALERT_<NAME>), then "
-        "clear this task; what a night has not told, the next one tells."
-    )
+def tell(name: str, sending: Callable[[], None]) -> bool:
+    """Send, and return whether the destination was told; if not, the log says why."""
+    try:
+        sending()
+    except (ConfigError, ServiceDownError) as error:
+        logger.warning("%s was not told: %s", name, error)
+        return False
+    return True
+
+
+def require_told(missed: Iterable[str]) -> None:
+    """Fail if some destinations were not told.
+
+    Raises
+    ------
+    ServiceDownError
+        With their names, and what to do.
+    """
+    if names := ", ".join(missed):
+        raise ServiceDownError(
+            f"The alert did not reach {names}; the log lines before this one say why. Decisions "
+            "are on record, nothing else has failed. Mend the destination "
+            "(EVERGREEN_ALERT_<NAME>; `evergreen alert` tries it), then clear this task; what a "
+            "night has not told, the next one tells."
+        )

@@ -39,7 +39,7 @@ def render_change(
     name, day = use_case.name, night.day
     if news.event == "over":
         title = _OVER[news.concern]
-        lines = [f"It had been told since the night of {news.since}."]
+        lines = [f"It had lasted since the night of {news.since}."]
     elif news.concern == "retraining":
         title = f"retraining is requested, because of {night.verdict.trigger}"
         lines = [

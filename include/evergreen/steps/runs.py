@@ -54,7 +54,7 @@ async def tell_late_run(context: Mapping[str, Any]) -> str:
         again = commands.run_day(run["dag_id"], parse_day(day))
         message += f" If it has failed: mend the cause, then {again}"
     logger.error("%s", message)
-    await send_to_all(title, message)
+    await send_to_all(title, message, "warning")
     return message
 
 

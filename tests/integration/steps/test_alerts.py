@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 from aiosmtpd.controller import Controller
+from click.testing import CliRunner
 
 from embedded import Build
 from evergreen import lake, steps
+from evergreen.cli import cli
 from evergreen.errors import ServiceDownError
 from evergreen.monitoring import alerting
 from evergreen.provenance import receipts
@@ -181,6 +183,7 @@ def test_a_state_is_told_when_it_begins_and_when_it_ends(
     assert tell(worse, bad=True) == []
     new_day(mended)
     over = f"shop, night of {mended}: the data are right again"
+    assert [message["type"] for message in webhook.got] == ["info", "warning"]
     assert tell(mended) == [f"ops: {over}", f"team: {over}"]
     assert f"since the night of {bad}" in webhook.got[2]["message"]
     assert tell(mended) == []
@@ -296,6 +299,27 @@ def test_without_destinations_nothing_is_told_and_nothing_recorded(shop: Path) -
     new_day(BEGAN)
     assert tell(BEGAN, bad=True) == []
     assert rows() == []
+
+
+def test_a_test_message_reaches_everybody_and_no_secret_is_shown(
+    webhook: Webhook,
+    mail: MailServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert CliRunner().invoke(cli, "alert").output == "Told ops, team.\n"
+    assert webhook.titles == [m["subject"] for m in mail.got] == ["A test of Evergreen"]
+    monkeypatch.setenv("EVERGREEN_ALERT_TYPO", "mailto:/ann:hunter2@example.com")
+    refused = CliRunner().invoke(cli, "alert")
+    assert isinstance(refused.exception, ServiceDownError)
+    assert "did not reach typo; " in str(refused.exception)
+    assert len(webhook.got) == len(mail.got) == 2
+    ours = [record.getMessage() for record in caplog.records]
+    assert any("EVERGREEN_ALERT_TYPO is no URL of a destination" in line for line in ours)
+    assert "hunter2" not in "".join([*ours, refused.output, str(refused.exception)])
+    for name in ("OPS", "TEAM", "TYPO"):
+        monkeypatch.delenv(f"EVERGREEN_ALERT_{name}")
+    assert "set EVERGREEN_ALERT_<NAME>" in CliRunner().invoke(cli, "alert").output
 
 
 def test_a_late_run_is_told(webhook: Webhook, mail: MailServer) -> None:
