@@ -8,7 +8,6 @@ from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
 from airflow.sdk.configuration import conf
 
 from evergreen.contract import UseCase
-from evergreen_plugin import DayDue
 
 # `[evergreen] deadline_callback` in Airflow's configuration names another awaitable, such as one of
 # Airflow's notifiers.
@@ -23,6 +22,9 @@ def day_due(use_case: UseCase) -> DeadlineAlert | None:
     hours = use_case.monitoring.max_delay_hours
     if hours is None:
         return None
+    # Airflow looks it up by the name under which it loads the plugin.
+    from evergreen_plugin import DayDue
+
     # The hours are the reference's, which has to know whether they were over before the run began.
     return DeadlineAlert(DayDue(use_case.zone, hours), interval=timedelta(), callback=_TELL)
 

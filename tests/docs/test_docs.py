@@ -338,6 +338,7 @@ def test_the_changelog_has_the_version_and_its_impact():
 
 def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.contract import load_use_case
+    from evergreen.decisions.alerts import ALERTS
     from evergreen.decisions.stored import DECISIONS
     from evergreen.features.compute.result import labels_task
     from evergreen.monitoring.drift import DRIFT
@@ -361,6 +362,7 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
         "staleness": set(STALENESS.names),
         "labels": set(labels_task(churn).schema.names) - {churn.entity.key},
         "decisions": set(DECISIONS.names),
+        "alerts": set(ALERTS.names),
         "receipts": set(_RECEIPTS.columns.keys()),
         "release_ledger": set(LEDGER.columns.keys()),
     }

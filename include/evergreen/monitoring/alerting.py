@@ -107,8 +107,6 @@ def _tell(
     with receipts.recording(f"{use_case.name}.alerts of anybody"):
         missed = [n for n in destinations if not tell(n, partial(send_what_is_due, n))]
     require_told(missed)
-    if not destinations:
-        logger.info("nobody is told: no EVERGREEN_ALERT_<NAME> is set")
     return sent
 
 

@@ -199,6 +199,7 @@ def test_a_state_is_told_when_it_begins_and_when_it_ends(
         *("gate", "governor", "request")
     }
     assert set(receipts.latest("shop", "tell")) == {calm, bad, mended}
+    assert steps.verify_tables()["shop.alerts"] == 3
 
 
 def test_nights_of_the_past_tell_nothing(shop: Path, webhook: Webhook) -> None:
