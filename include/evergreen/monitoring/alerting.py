@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 # A night also tells of trainings of so many days that ended since, and looks as far back for when
 # a state began.
 _DAYS = timedelta(days=7)
-_KINDS: dict[str, Kind] = {"begun": "warning", "over": "success"}
 
 
 def tell_night(
@@ -76,6 +75,13 @@ def tell_training(use_case: UseCase, day: date, link: str = "") -> list[str]:
     )
 
 
+def _kind(news: News) -> Kind:
+    has_failed = news.concern == "training" and news.version is None
+    if news.event == "begun" or has_failed:
+        return "warning"
+    return "success" if news.event == "over" else "info"
+
+
 def _of(news: News, ended: Iterable[Training]) -> Training:
     return next(t for t in ended if (t.day, t.version) == (news.since, news.version))
 
@@ -99,7 +105,7 @@ def _tell(
     def send_what_is_due(name: str) -> None:
         for news in due(_told(use_case, name)):
             title, text = render(news)
-            send(name, destinations[name], title, text, _KINDS.get(news.event, "info"))
+            send(name, destinations[name], title, text, _kind(news))
             _record(use_case, day, name, news, (title, text))
             sent.append(f"{name}: {title}")
 

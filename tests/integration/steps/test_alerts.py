@@ -22,8 +22,19 @@ from click.testing import CliRunner
 from embedded import Build
 from evergreen import lake, steps
 from evergreen.cli import cli
+from evergreen.contract import load_use_case
+from evergreen.decisions.governor import (
+    Champion,
+    Change,
+    Night,
+    Performance,
+    RetrainingEvidence,
+    decide_retraining,
+    record_retraining_decision,
+)
 from evergreen.errors import ServiceDownError
 from evergreen.monitoring import alerting
+from evergreen.monitoring.night import publish
 from evergreen.provenance import receipts
 from tiny_shop import DAYS, compute, label, open_shop, score, train
 
@@ -284,6 +295,7 @@ def test_requests_and_trainings_are_told_once(shop: Path, webhook: Webhook) -> N
         steps.tell_training("shop", str(day), LINK)
     assert webhook.titles[1:] == [f"shop, training of {day}: failed"]
     assert "a_run" in webhook.got[1]["message"]
+    assert [message["type"] for message in webhook.got] == ["info", "warning"]
     judged = train(day)
     for _ in range(2):
         steps.tell_training("shop", str(day), LINK)
@@ -294,6 +306,52 @@ def test_requests_and_trainings_are_told_once(shop: Path, webhook: Webhook) -> N
     assert "evergreen card shop --version 2" in webhook.got[2]["message"]
     # A night finds nothing more to tell.
     assert steps.tell_night(verdict, LINK) == []
+
+
+def decide(day: date, *, drifts: bool | None, degraded: bool | None) -> dict[str, Any]:
+    """Let the governor decide on made-up measurements (None: not measured), and record it."""
+    declared = load_use_case("shop")
+    columns = ("last_amount",) if drifts else ()
+    seen = Night(day, 1, 3, columns, (), False, 0.5 if drifts else 0.0, bool(drifts), columns)
+    worse = Performance(day, 1, 50, "auc", 0.6, 0.7, bool(degraded))
+    change = Change(day, day - timedelta(days=1), day + timedelta(days=3), ("last_amount",))
+    evidence = RetrainingEvidence(
+        use_case="shop",
+        day=day,
+        newest_day=day,
+        nights=() if drifts is None else (seen,),
+        performance=None if degraded is None else worse,
+        champion=Champion(1, DAYS[-4]),
+        changes=(change,) if drifts else (),
+    )
+    verdict = decide_retraining(evidence, declared.monitoring)
+    table = record_retraining_decision(evidence, declared.monitoring, verdict)
+    part = {"kind": "governor"}
+    publish(declared, day, "decide_retraining", "decisions", table, day, part=part)
+    return {"use_case": "shop", "day": str(day), "mend": []}
+
+
+def test_drift_and_degradation_are_told_from_what_is_stored(shop: Path, webhook: Webhook) -> None:
+    steps.tell_training("shop", str(DAYS[-4]), LINK)
+    del webhook.got[:]
+    for day, drifts, degraded, expected in (
+        (DAYS[-3], True, False, ["drift"]),
+        # Not measured: neither goes on nor ends.
+        (DAYS[-2], None, None, []),
+        (DAYS[-1], False, True, ["the champion has become worse", "drift is over"]),
+        (DAYS[-1] + timedelta(days=1), False, None, []),
+        (DAYS[-1] + timedelta(days=2), False, False, ["the champion is as good as it should be"]),
+    ):
+        before = len(webhook.got)
+        verdict = decide(day, drifts=drifts, degraded=degraded)
+        for _ in range(2):
+            steps.tell_night(verdict, LINK)
+        titles = [title.removeprefix(f"shop, night of {day}: ") for title in webhook.titles]
+        told = [title for title in titles[before:] if "retraining is requested" not in title]
+        assert sorted(told) == sorted(expected), day
+    drift = webhook.got[0]["message"]
+    assert f"retraining is asked for on {DAYS[-3] + timedelta(days=3)}" in drift
+    assert f"evergreen backfill shop {DAYS[-4]} {DAYS[-3]} --reprocess completed" in drift
 
 
 def test_without_destinations_nothing_is_told_and_nothing_recorded(shop: Path) -> None:
