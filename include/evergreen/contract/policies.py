@@ -162,6 +162,8 @@ class Monitoring(Model):
     min_weight: Ratio = 0.05
     # Drift must show on `persistence[0]` of the last `persistence[1]` nights.
     persistence: tuple[int, int] = (2, 3)
+    # A change can be learned once so much of what a challenger is fitted on lies after it.
+    learnable_share: Ratio = 0.25
     # The target's main metric may fall at most this far below the champion's on its holdout; by
     # default as the target says.
     max_performance_drop: Annotated[float, Field(ge=0)] | None = None

@@ -1,6 +1,6 @@
 """The governor: a pure function that decides whether the night is a reason to retrain.
 
-Three things may call for it: drift that persists, degraded performance, the champion's age. Each
+Three things may call for it: drift or degraded performance that persists, the champion's age. Each
 of several things forbids it, whatever calls: bad data, an older night looked at again, a training
 that is under way, a request not long ago. All of them are stated, the losing ones too.
 
@@ -38,6 +38,8 @@ Event = Literal["started", "failed"]
 State = Literal["asked", "started", "failed", "judged"]
 
 _WEEK = timedelta(days=7)
+# Of the cooldown, one for each refused challenger.
+_MOST_DOUBLINGS = 4
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Performance(Stored):
     ----------
     value, holdout
         Of the metric, realised and on the holdout of the same version; None: not measured.
+    degraded
+        Whether it was surely too low on that day.
+    degraded_before
+        The days right before it, gaps that may be among them left out, on which it was as well,
+        oldest first; None in records of when one day was enough.
     """
 
     day: date
@@ -98,6 +105,12 @@ class Performance(Stored):
     value: float | None
     holdout: float | None
     degraded: bool
+    degraded_before: tuple[date, ...] | None = None
+
+    @property
+    def began(self) -> date:
+        """The first of the days on which it has degraded."""
+        return min([self.day, *(self.degraded_before or ())])
 
 
 @dataclass(frozen=True)
@@ -110,7 +123,7 @@ class Champion(Stored):
 
 @dataclass(frozen=True)
 class Change(Stored):
-    """A change that nights showed as drift.
+    """A change that nights showed: as drift, or as degraded performance.
 
     Parameters
     ----------
@@ -121,7 +134,7 @@ class Change(Stored):
     learnable_from
         The first day whose challenger is fitted on labels from after it, and judged on later ones.
     what
-        Columns that drifted then, perhaps the score among them.
+        Columns that drifted then, perhaps the score among them; or the metric that had fallen.
     """
 
     seen: date
@@ -160,6 +173,8 @@ class RetrainingEvidence(Stored):
         What this night and earlier ones found, each change once.
     judged
         Earlier days whose training the gate has judged.
+    refused
+        Of them, those after the champion's whose challenger it refused.
     """
 
     use_case: str
@@ -173,6 +188,7 @@ class RetrainingEvidence(Stored):
     trainings: tuple[RequestedTraining, ...] = ()
     changes: tuple[Change, ...] = ()
     judged: tuple[date, ...] = ()
+    refused: tuple[date, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,7 +230,7 @@ def decide_retraining(evidence: RetrainingEvidence, monitoring: Monitoring) -> R
     """
     calls = tuple(_triggers(evidence, monitoring))
     triggers = tuple(trigger for trigger, _ in calls)
-    due, ahead = _open_changes(evidence)
+    due, ahead = open_changes(evidence)
     blocks = tuple(_blocks(evidence, monitoring))
     if ahead and not due and triggers and "schedule" not in triggers:
         blocks += (("not_learnable", _describe_change(ahead[0])),)
@@ -363,14 +379,21 @@ def _blocks(evidence: RetrainingEvidence, monitoring: Monitoring) -> Iterator[tu
             f"{evidence.day} brings nothing new",
         )
     requests = [request for request in evidence.requests if request != evidence.day]
-    recent = [
-        request for request in requests if (evidence.day - request).days < monitoring.cooldown_days
-    ]
-    if recent:
+    due, _ = open_changes(evidence)
+    # What was not better will hardly be tomorrow, unless there is something new to be learned.
+    refused = [] if due else evidence.refused
+    expected = monitoring.cooldown_days * 2 ** min(len(refused), _MOST_DOUBLINGS)
+    newest = max([*requests, *refused], default=None)
+    if newest and (evidence.day - newest).days < expected:
+        why = (
+            f", after {len(refused)} refused since champion {champion.version}"
+            if champion and refused
+            else ""
+        )
+        asked = "requested" if newest in requests else "tried"
         yield (
             "cooldown",
-            f"retraining was requested on {max(recent)}; expected {monitoring.cooldown_days} "
-            "days in between",
+            f"retraining was {asked} on {newest}; expected {expected} days in between{why}",
         )
     week = {request for request in requests if request > evidence.day - _WEEK}
     if len(week) >= monitoring.weekly_budget:
@@ -401,14 +424,14 @@ def _triggers(
     if champion is None:
         return
     # Measured harm first, then likely harm, then age. What concerns a former champion is history.
-    realised = evidence.performance
-    if realised and realised.degraded and realised.model_version == champion.version:
+    if realised := find_degradation(evidence, monitoring):
+        since = f", and too low since {realised.began}" if realised.began < realised.day else ""
         yield (
             "degradation",
             f"realised {realised.metric} of {realised.day} is {_show(realised.value)} over "
-            f"{realised.rows} rows, against {_show(realised.holdout)} on the holdout",
+            f"{realised.rows} rows, against {_show(realised.holdout)} on the holdout{since}",
         )
-    due, ahead = _open_changes(evidence)
+    due, ahead = open_changes(evidence)
     if due:
         change = due[0]
         yield (
@@ -432,6 +455,23 @@ def _triggers(
     limit = monitoring.max_model_age_days
     if limit is not None and age > limit:
         yield "schedule", f"champion {champion.version} is {age} days old; the limit is {limit}"
+
+
+def find_degradation(evidence: RetrainingEvidence, monitoring: Monitoring) -> Performance | None:
+    """Return the realised performance if it makes an alarm: of the champion's.
+
+    It is too low on as many of the last days as `monitoring.persistence` asks for, the newest among
+    them.
+    """
+    found, champion = evidence.performance, evidence.champion
+    if not (found and champion and found.degraded and found.model_version == champion.version):
+        return None
+    if found.degraded_before is None:
+        return found
+    needed, window = monitoring.persistence
+    start = found.day - timedelta(days=window)
+    days = [day for day in (found.day, *found.degraded_before) if day > start]
+    return found if len(days) >= needed else None
 
 
 def find_alarm(
@@ -461,7 +501,7 @@ def _drift_nights(
     }
 
 
-def _open_changes(evidence: RetrainingEvidence) -> tuple[list[Change], list[Change]]:
+def open_changes(evidence: RetrainingEvidence) -> tuple[list[Change], list[Change]]:
     """Return the changes that can be learned by now, and those that cannot yet.
 
     Without those that a champion or a challenger has had the chance to learn.

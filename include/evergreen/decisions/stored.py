@@ -20,7 +20,7 @@ from pydantic import ValidationError as PydanticError
 
 from evergreen.errors import PermanentError
 
-Kind = Literal["gate", "governor", "delivery"]
+Kind = Literal["gate", "governor", "delivery", "effect"]
 
 DECISIONS = pa.schema(
     [

@@ -22,11 +22,13 @@ from evergreen.contract import Period, UseCase
 from evergreen.decisions.governor import Champion, Performance, find_alarm, summarise_nights
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
+from evergreen.monitoring.effect import measure_effect
 from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.freshness import freshness_table, measure_freshness
 from evergreen.monitoring.onset import estimate_onset, nights_around
 from evergreen.monitoring.performance import (
     ALL,
+    Holdouts,
     PerformanceRow,
     performance_table,
     realised_performance,
@@ -40,7 +42,7 @@ from evergreen.settings import load_settings
 from evergreen.training.compatibility import require_computed, require_fit
 from evergreen.training.model import LoadedModel
 from evergreen.training.slices import find_slices
-from evergreen.training.tracking import describe_version, load_version
+from evergreen.training.tracking import describe_version, fetch_slices, load_version
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +111,38 @@ def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
         summary = _measure_day(use_case, tonight, matured, owed=matured in owed)
     except PermanentError as error:
         return {"performance": None, **_incident(error, "labels", matured)}
+    if summary:
+        summary = replace(summary, degraded_before=_degraded_before(use_case, summary))
+        try:
+            measure_effect(use_case, matured)
+        except NotReadyError as error:
+            logger.warning("what the last promotion was worth could not be measured: %s", error)
     return {"performance": summary and summary.to_dict(), "incidents": [], "bad": []}
+
+
+def _degraded_before(use_case: UseCase, newest: Performance) -> tuple[date, ...]:
+    """Return on which of the days before it the same version had degraded, oldest first.
+
+    As far back as one after the other had, with as many gaps as `monitoring.persistence` forgives;
+    of at least the days that it asks for. All are measured here: what a night says does not depend
+    on which nights ran before it.
+    """
+    needed, window = use_case.monitoring.persistence
+    found: list[date] = []
+    day, calm = newest.day, 0
+    while newest.degraded and calm <= window - needed and len(found) < PERFORMANCE_DAYS:
+        day -= _ONE_DAY
+        try:
+            before = _summary(use_case, day, _performance_of(use_case, day))
+        except PermanentError as error:
+            logger.warning("the performance of %s could not be measured: %s", day, error)
+            before = None
+        if before and before.degraded and before.model_version == newest.model_version:
+            found.append(day)
+            calm = 0
+        else:
+            calm += 1
+    return tuple(reversed(found))
 
 
 def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -297,19 +330,33 @@ def _measure_day(
 ) -> Performance | None:
     """Publish the performance of one scored day; None if there is nothing to compare."""
     basis = receipts.newest_sequence()
-    predictions, labels = (
-        lake.read_day(use_case.name, table, scored) if lake.exists(use_case.name, table) else None
-        for table in ("predictions", "labels")
-    )
-    rows: list[PerformanceRow] = []
-    if predictions and labels:
-        versions = predictions["model_version"].unique().to_pylist()
-        rows = realised_performance(predictions, labels, use_case, _holdouts(use_case, versions))
-    elif not owed:
+    rows = _performance_of(use_case, scored)
+    if not rows and not owed:
         logger.info("%s: no scored day with matured labels (looked at %s)", use_case.name, scored)
         return None
     table = performance_table(scored, rows)
     publish(use_case, tonight, "measure_performance", "performance", table, scored, basis)
+    return _summary(use_case, scored, rows)
+
+
+def _performance_of(use_case: UseCase, scored: date) -> list[PerformanceRow]:
+    """Measure one scored day; nothing without scores and labels."""
+    predictions, labels = (
+        lake.read_day(use_case.name, table, scored) if lake.exists(use_case.name, table) else None
+        for table in ("predictions", "labels")
+    )
+    if not predictions or not labels:
+        return []
+    features = None
+    if slices := use_case.training.slices:
+        owner, columns = use_case.owner_of("features"), [use_case.entity.key, *slices]
+        features = lake.read(owner, "features", scored, scored + _ONE_DAY, columns=columns)
+    versions = predictions["model_version"].unique().to_pylist()
+    holdouts = _holdouts(use_case, versions)
+    return realised_performance(predictions, labels, use_case, holdouts, features)
+
+
+def _summary(use_case: UseCase, scored: date, rows: Iterable[PerformanceRow]) -> Performance | None:
     main = use_case.target.main_metric
     whole = [row for row in rows if (row.slice, row.metric) == (ALL, main)]
     if not whole:
@@ -326,12 +373,13 @@ def _measure_day(
     )
 
 
-def _holdouts(use_case: UseCase, versions: Iterable[int]) -> dict[int, dict[str, float]]:
+def _holdouts(use_case: UseCase, versions: Iterable[int]) -> Holdouts:
     """Look up what versions reached on their holdouts, of those that are still registered."""
     holdouts = {}
     for version in versions:
         try:
-            holdouts[version] = describe_version(use_case, version).holdout
+            slices = fetch_slices(use_case, version) if use_case.training.slices else {}
+            holdouts[version] = {ALL: describe_version(use_case, version).holdout, **slices}
         except NotReadyError as error:
             logger.warning("version %d is measured and not judged: %s", version, error)
     return holdouts

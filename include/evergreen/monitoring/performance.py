@@ -1,23 +1,31 @@
-"""Realised performance: what past scores were worth, once their labels are known."""
+"""Realised performance: what past scores were worth, once their labels are known.
+
+A model has degraded where it is surely worth less than its promotion promised: where the main
+metric, with all that chance may have taken from either, does not reach the holdout's less a margin.
+A day that is merely lower says nothing, and there are many days.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError, ValidationError
-from evergreen.statistics import of_rows, once
+from evergreen.statistics import Metrics, Weights, once, resample, weigh
 from evergreen.targets import TargetModel
+from evergreen.training.slices import find_slices
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float64]
@@ -29,6 +37,8 @@ PERFORMANCE = pa.schema(
         ("slice", pa.string()),
         ("metric", pa.string()),
         ("value", pa.float64()),
+        ("lower", pa.float64()),
+        ("upper", pa.float64()),
         ("rows", pa.int64()),
         ("unlabelled", pa.int64()),
         ("holdout", pa.float64()),
@@ -39,10 +49,16 @@ PERFORMANCE = pa.schema(
 """Arrow schema of the table `performance`: one row per scored day, version, slice and metric."""
 
 ALL = "all"
-"""The slice of all predictions of a version; the others are `band=<name>`."""
+"""The slice of all predictions of a version; the others are `band=<name>` and those declared."""
+
+Holdouts = Mapping[int, Mapping[str, Mapping[str, float]]]
+"""By version and slice, what was measured on the holdout: metrics, and bounds of theirs."""
 
 # Of an interval.
 _ENDS = ("lower", "upper")
+
+_LEVEL = 0.95
+_RESAMPLES = 200
 
 MAX_UNLABELLED_RATIO = 0.01
 """Largest tolerable share of predictions without a label."""
@@ -56,14 +72,14 @@ class PerformanceRow(Stored):
     ----------
     metric
         Of the target, or `mean_label`, `mean_score`.
-    value
-        None where the metric does not exist for these rows.
+    value, lower, upper
+        None where the metric does not exist for these rows; bounds at 95 %.
     rows, unlabelled
         Predictions with and without a label.
     holdout
         What the same version reached on its holdout; None if that is not on record, and for bands.
     degraded, reason
-        Whether the main metric of slice `all` fell too far below it, and why; else no reason.
+        Whether the main metric has surely fallen too far below it, and why; else no reason.
     """
 
     model_version: int
@@ -72,6 +88,8 @@ class PerformanceRow(Stored):
     value: float | None
     rows: int
     unlabelled: int
+    lower: float | None = None
+    upper: float | None = None
     holdout: float | None = None
     degraded: bool = False
     reason: str = ""
@@ -81,7 +99,8 @@ def realised_performance(
     predictions: pa.Table,
     labels: pa.Table,
     use_case: UseCase,
-    holdouts: Mapping[int, Mapping[str, float]],
+    holdouts: Holdouts,
+    features: pa.Table | None = None,
 ) -> list[PerformanceRow]:
     """Compare the scores of one day with the labels of the same day.
 
@@ -94,14 +113,16 @@ def realised_performance(
         Entity key, `label` (null while unknown); one row per key. More keys than predictions are
         fine: events that arrived late brought new entities. Not modified.
     holdouts
-        Metrics on its holdout, by model version; a version that is not in it is not judged.
+        A version, or a slice of it, that is not in it is not judged.
+    features
+        Entity key and the features of `training.slices` that day. Not modified.
 
     Returns
     -------
     list of PerformanceRow
-        Per model version: the slice `all`, then each band by name; of each, the target's metrics in
-        their order, `mean_label` and `mean_score`. Only the main metric of `all` is judged: within
-        a band the scores hardly differ.
+        Per model version: the slice `all`, each band by name, and the slices of `training.slices`;
+        of each, the target's metrics in their order, `mean_label` and `mean_score`. Bands are not
+        judged: within a band the scores hardly differ.
 
     Raises
     ------
@@ -112,14 +133,18 @@ def realised_performance(
         predictions have no label.
     """
     joined = _joined(predictions, labels, use_case)
+    slices = _members(features, use_case) if features else {}
     rows: list[PerformanceRow] = []
     for version in sorted(joined["model_version"].unique().to_pylist()):
         of_version = joined.filter(pc.equal(joined["model_version"], version))
-        whole = list(_measured(version, ALL, of_version, use_case.target))
-        rows += _judged(whole, of_version, use_case, holdouts.get(version, {}))
+        promised = holdouts.get(version, {})
+        rows += _judged(ALL, of_version, version, use_case, promised.get(ALL, {}))
         for band in sorted(of_version["band"].unique().to_pylist()):
             part = of_version.filter(pc.equal(of_version["band"], band))
-            rows += _measured(version, f"band={band}", part, use_case.target)
+            rows += _measured(version, f"band={band}", part, use_case)
+        for name, members in slices.items():
+            part = of_version.filter(pc.is_in(of_version[use_case.entity.key], members))
+            rows += _judged(name, part, version, use_case, promised.get(name, {}), len(slices))
     return rows
 
 
@@ -156,69 +181,119 @@ def _joined(predictions: pa.Table, labels: pa.Table, use_case: UseCase) -> pa.Ta
     return joined
 
 
-def _held(rows: pa.Table, labels: Vector, target: TargetModel) -> dict[str, float]:
-    """Measure the intervals, where the day was scored with any."""
+def _members(features: pa.Table, use_case: UseCase) -> dict[str, pa.Array]:
+    """Return who is in each slice of `training.slices`."""
+    keys = features[use_case.entity.key].combine_chunks()
+    return {name: keys.filter(pa.array(mask)) for name, mask in find_slices(use_case, features)}
+
+
+def _metrics(target: TargetModel, rows: pa.Table) -> Metrics:
+    """Prepare the metrics of labelled rows, under weights of theirs, and two means."""
+    labels = target.read_labels(rows["label"])
+    scores = rows["score"].to_numpy()
+    measured = [target.resampled(labels, scores)]
     scored = {*_ENDS} <= {*rows.column_names}
-    if target.level is None or not scored or rows["lower"].null_count:
-        return {}
-    ends = [rows[name].to_numpy() for name in _ENDS]
-    return once(of_rows(target.resampled_intervals, labels, *ends), len(labels))
+    if target.level is not None and scored and not rows["lower"].null_count:
+        ends = [rows[name].to_numpy() for name in _ENDS]
+        measured.append(target.resampled_intervals(labels, *ends))
+
+    def metrics(weights: Weights) -> dict[str, Vector]:
+        drawn = weights.astype(np.float64)
+        sizes = drawn.sum(axis=1)
+        found = {name: values for part in measured for name, values in part(weights).items()}
+        means = {"mean_label": labels, "mean_score": scores}
+        with np.errstate(invalid="ignore"):
+            return found | {name: weigh(drawn, each) / sizes for name, each in means.items()}
+
+    return metrics
 
 
 def _measured(
-    version: int, name: str, rows: pa.Table, target: TargetModel
+    version: int, name: str, rows: pa.Table, use_case: UseCase
 ) -> Iterator[PerformanceRow]:
+    """Measure one slice, with bounds of what other customers of the same kind would have shown."""
+    target, seed = use_case.target, use_case.training.seed
     labelled = rows.filter(pc.is_valid(rows["label"]))
-    labels = target.read_labels(labelled["label"])
-    scores = labelled["score"].to_numpy()
-    values: dict[str, float | None] = {
-        **dict.fromkeys(target.all_metrics),
-        **target.measure(labels, scores),
-        **_held(labelled, labels, target),
-        "mean_label": float(labels.mean()) if len(labels) else None,
-        "mean_score": float(scores.mean()) if len(labels) else None,
-    }
-    for metric, value in values.items():
+    size = labelled.num_rows
+
+    def measure(part: NDArray[np.intp]) -> Metrics:
+        return _metrics(target, labelled.take(pa.array(part)))
+
+    found = once(measure, size)
+    samples = resample(measure, size, resamples=_RESAMPLES, seed=seed) if size else {}
+    limits = target.all_metrics
+    for metric in (*target.all_metrics, "mean_label", "mean_score"):
+        value, lower, upper = found.get(metric), None, None
+        if value is not None and np.isfinite(samples[metric]).sum() > 1:
+            reach = _reach(_LEVEL) * float(np.nanstd(samples[metric], ddof=1))
+            least, most = limits.get(metric, (-math.inf, math.inf))
+            lower, upper = max(value - reach, least), min(value + reach, most)
         yield PerformanceRow(
             model_version=version,
             slice=name,
             metric=metric,
             value=value,
-            rows=len(labels),
-            unlabelled=rows.num_rows - len(labels),
+            lower=lower,
+            upper=upper,
+            rows=size,
+            unlabelled=rows.num_rows - size,
         )
 
 
 def _judged(
-    measured: Sequence[PerformanceRow],
+    name: str,
     rows: pa.Table,
+    version: int,
     use_case: UseCase,
     holdout: Mapping[str, float],
+    among: int = 1,
 ) -> Iterator[PerformanceRow]:
+    """Measure one slice out of so many, and judge it by its holdout."""
     target = use_case.target
     counts = target.count(target.read_labels(rows["label"].drop_null()))
-    for row in measured:
+    for row in _measured(version, name, rows, use_case):
         compared = replace(row, holdout=holdout.get(row.metric))
-        if row.metric == target.main_metric:
-            degraded, reason = _judge(compared, target.too_few(counts), use_case)
+        if row.metric == target.main_metric and (name == ALL or compared.holdout is not None):
+            degraded, reason = _judge(compared, holdout, target.too_few(counts), use_case, among)
             compared = replace(compared, degraded=degraded, reason=reason)
         yield compared
 
 
-def _judge(row: PerformanceRow, too_few: str | None, use_case: UseCase) -> tuple[bool, str]:
+def _judge(
+    row: PerformanceRow,
+    holdout: Mapping[str, float],
+    too_few: str | None,
+    use_case: UseCase,
+    among: int,
+) -> tuple[bool, str]:
     if row.holdout is None:
         return False, f"version {row.model_version} has no {row.metric} of a holdout on record"
-    if too_few or row.value is None:
+    if too_few or row.value is None or row.lower is None or row.upper is None:
         return False, f"too little to judge: {too_few or f'{row.metric} does not exist'}"
     drop = use_case.monitoring.max_performance_drop
     if drop is None:
         drop = use_case.target.max_drop
+    # Both were measured on samples. A holdout whose bounds are not known counts as unsure as this.
+    ours = row.upper - row.lower
+    low, high = (holdout.get(f"{row.metric}_{end}") for end in ("low", "high"))
+    theirs = ours if low is None or high is None else high - low
+    error = math.hypot(ours, theirs) / (2 * _reach(_LEVEL))
+    reach = _reach(1 - (1 - _LEVEL) / among) * error
     least = row.holdout - drop
-    degraded = row.value < least
+    degraded = row.value + reach < least
+    if degraded:
+        what = "is surely below"
+    else:
+        what = "reaches" if row.value >= least else "may by chance be below"
     return degraded, (
-        f"{row.metric} {row.value:.4f} {'is below' if degraded else 'reaches'} {least:.4f}, "
+        f"{row.metric} {row.value:.4f} (give or take {reach:.4f}) {what} {least:.4f}, "
         f"{row.holdout:.4f} on the holdout less allowed drop {drop:g}"
     )
+
+
+def _reach(level: float) -> float:
+    """How many standard errors an interval reaches to either side."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _require_unique(what: str, rows: pa.Table, key: str) -> None:

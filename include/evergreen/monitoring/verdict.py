@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date, timedelta
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from evergreen.decisions.governor import (
     RetrainingEvidence,
     RetrainingVerdict,
     decide_retraining,
+    find_degradation,
+    open_changes,
     record_retraining_decision,
 )
 from evergreen.decisions.stored import Stored
@@ -103,19 +105,35 @@ def _gather(
     newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
     requested = requests.requested_before(use_case.name, tonight)
     trainings = requests.trainings_before(use_case.name, tonight, requested)
-    return RetrainingEvidence(
+    champion = champion_of(use_case, tonight)
+    evidence = RetrainingEvidence(
         use_case=use_case.name,
         day=tonight,
         newest_day=newest,
         nights=tuple(Night.from_dict(night) for night in drift.get("nights", ())),
         performance=Performance.from_dict(summary) if summary else None,
-        champion=champion_of(use_case, tonight),
+        champion=champion,
         requests=requested,
         incidents=tuple(incidents),
         trainings=tuple(made for made in trainings if made.state in ("asked", "started")),
         changes=_changes(use_case, tonight, drift.get("change"), is_newest=newest == tonight),
         judged=tuple(made.day for made in trainings if made.state == "judged"),
+        refused=requests.refused_between(use_case.name, champion.trained_on, tonight)
+        if champion
+        else (),
     )
+    return _with_degradation(use_case, evidence)
+
+
+def _with_degradation(use_case: UseCase, evidence: RetrainingEvidence) -> RetrainingEvidence:
+    """Add degraded performance to the changes that are known, if none of them may explain it."""
+    realised = find_degradation(evidence, use_case.monitoring)
+    is_newest = evidence.day == evidence.newest_day
+    if not (realised and is_newest) or any(open_changes(evidence)):
+        return evidence
+    day = _learnable_from(use_case, realised.began)
+    change = Change(evidence.day, realised.began, day, (f"realised {realised.metric}",))
+    return replace(evidence, changes=(*evidence.changes, change))
 
 
 def _changes(
@@ -128,10 +146,11 @@ def _changes(
     """
     if not is_newest:
         return ()
-    horizon = use_case.target.horizon_days
     known = []
     if lake.exists(use_case.name, "decisions"):
-        first = tonight - timedelta(days=2 * horizon) - _SHOWS
+        # Before then, none has begun that is not over.
+        waited = _learnable_from(use_case, tonight) - tonight
+        first = tonight - waited - _SHOWS
         rows = lake.read(use_case.name, "decisions", first, tonight).to_pylist()
         for row in rows:
             if row["kind"] == "governor":
@@ -142,9 +161,15 @@ def _changes(
         began = date.fromisoformat(found["began"])
         # Later nights see the same change, and see it worse.
         if not any(change.began <= tonight <= change.began + _SHOWS for change in known):
-            day = learnable_from(began, horizon)
+            day = _learnable_from(use_case, began)
             known.append(Change(tonight, began, day, tuple(found["what"])))
     return tuple(sorted(known, key=lambda change: change.seen))
+
+
+def _learnable_from(use_case: UseCase, began: date) -> date:
+    training, horizon = use_case.training, use_case.target.horizon_days
+    share = use_case.monitoring.learnable_share
+    return learnable_from(training, horizon, use_case.first_day, began, share)
 
 
 def _recorded(

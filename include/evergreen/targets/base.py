@@ -181,6 +181,8 @@ class TargetModel(Model):
 
         Share of the labels that their intervals hold, and mean width.
         """
+        import numpy as np
+
         from evergreen.statistics import weigh
 
         held = ((lower <= labels) & (labels <= upper)).astype(float)
@@ -189,10 +191,11 @@ class TargetModel(Model):
         def metrics(weights: Weights) -> dict[str, Vector]:
             drawn = weights.astype(float)
             rows = drawn.sum(axis=1)
-            return {
-                "coverage": weigh(drawn, held) / rows,
-                "interval_width": weigh(drawn, width) / rows,
-            }
+            with np.errstate(invalid="ignore"):
+                return {
+                    "coverage": weigh(drawn, held) / rows,
+                    "interval_width": weigh(drawn, width) / rows,
+                }
 
         return metrics
 

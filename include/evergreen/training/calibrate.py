@@ -126,7 +126,9 @@ def _platt(labels: Vector, scores: Vector) -> Calibration:
     fitted = LogisticRegression(C=np.inf).fit(
         np.vstack([odds, odds]), np.repeat([1, 0], len(labels)), sample_weight=weights.ravel()
     )
-    return Calibration("platt", float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
+    slope = float(fitted.coef_[0, 0])
+    # Days on which high scores happened less are of another world; nothing is turned upside down.
+    return Calibration("platt", slope, float(fitted.intercept_[0])) if slope > 0 else Calibration()
 
 
 def _isotonic(labels: Vector, scores: Vector) -> Calibration:

@@ -26,6 +26,7 @@ from evergreen.training.tune import Choice
 REFERENCE_FILE = "reference.json"
 IMPORTANCES_FILE = "importances.json"
 PERMUTATION_FILE = "permutation_importances.json"
+SLICES_FILE = "slices.json"
 # The model that was measured; the one that serves is the version's own.
 MEASURED_FILE = "measured.ubj"
 
@@ -180,7 +181,7 @@ def write_artifacts(record: TrainingRecord, target: TargetModel, folder: Path) -
         IMPORTANCES_FILE: record.model.importances,
         PERMUTATION_FILE: [one.to_dict() for one in record.importances],
         "choice.json": record.choice.to_dict(),
-        "slices.json": {name: bias.to_dict() for name, bias in record.bias.items()},
+        SLICES_FILE: {name: bias.to_dict() for name, bias in record.bias.items()},
         "left_out.json": dict(record.left_out),
         "calibration.json": [asdict(bin_) for bin_ in record.evaluation.calibration],
     }

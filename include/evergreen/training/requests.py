@@ -49,6 +49,16 @@ def requested_before(use_case: str, night: date) -> tuple[date, ...]:
     return tuple(sorted(found))
 
 
+def refused_between(use_case: str, after: date, night: date) -> tuple[date, ...]:
+    """Return the days after one and before the other whose challenger the gate has refused."""
+    if not lake.exists(use_case, "decisions"):
+        return ()
+    columns = ["day", "kind", "decision"]
+    rows = lake.read(use_case, "decisions", after, night, columns=columns).to_pylist()
+    found = {r["day"] for r in rows if (r["kind"], r["decision"]) == ("gate", "refuse")}
+    return tuple(sorted(found - {after}))
+
+
 def trainings_before(
     use_case: str, night: date, requested: Iterable[date]
 ) -> tuple[RequestedTraining, ...]:

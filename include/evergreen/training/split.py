@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Self
@@ -168,16 +169,34 @@ def plan_split(training: Training, horizon_days: int, first_day: date, day: date
     return SplitPlan(tuple(inner), calibration, evaluation, cutoffs(newest_test))
 
 
-def learnable_from(began: date, horizon_days: int) -> date:
+def learnable_from(
+    training: Training, horizon_days: int, first_day: date, began: date, share: float
+) -> date:
     """Return the first day whose challenger can learn a change, and be judged on what came after.
 
-    It is fitted on days up to two horizons before its own (`plan_split`): their labels, and those
-    of the holdout, lie wholly after the change then.
+    It is fitted on days up to two horizons before its own (`plan_split`); `share` of these days,
+    and at least one, lie wholly after the change then, as does the holdout.
 
-    >>> learnable_from(date(2026, 1, 6), 14)
-    datetime.date(2026, 2, 3)
+    Parameters
+    ----------
+    share
+        In [0, 1].
+
+    >>> training = Training(cutoff_every_days=7, max_cutoffs=8, min_history_days=1)
+    >>> str(learnable_from(training, 14, date(2025, 1, 1), date(2026, 1, 6), 0.25))
+    '2026-02-10'
     """
-    return began + 2 * timedelta(days=horizon_days)
+    day = began + 2 * timedelta(days=horizon_days)
+    # With as many days from after the change as are ever fitted on, all of them are.
+    last = day + timedelta(days=training.cutoff_every_days * (training.max_cutoffs - 1))
+    while day < last:
+        with suppress(NotReadyError):
+            fitted = plan_split(training, horizon_days, first_day, day).evaluation.fit
+            after = sum(cutoff >= began for cutoff in fitted)
+            if after >= max(share * len(fitted), 1):
+                break
+        day += timedelta(days=1)
+    return day
 
 
 def _going_back(last: date, step: timedelta, oldest: date, count: int) -> Iterator[date]:

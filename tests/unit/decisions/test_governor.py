@@ -137,6 +137,52 @@ def test_degradation_of_a_former_champion_is_history():
     assert decide(replace(CALM, performance=former)).decision == "wait"
 
 
+@pytest.mark.parametrize(
+    ("before", "decision"),
+    [
+        # Records of when one day was enough.
+        (None, "retrain"),
+        ((), "wait"),
+        ((91,), "retrain"),
+        ((92,), "retrain"),
+        ((93,), "wait"),
+        ((100, 99, 91), "retrain"),
+    ],
+)
+def test_degradation_must_persist(before, decision):
+    days = None if before is None else tuple(ago(n) for n in before)
+    realised = replace(DEGRADED.performance, degraded_before=days)
+    found = decide(replace(CALM, performance=realised))
+    assert found.decision == decision
+    if before and decision == "retrain":
+        assert f"too low since {ago(max(before))}" in found.reasons[0]
+    # The newest day is well again.
+    well = replace(realised, degraded=False)
+    assert decide(replace(CALM, performance=well)).decision == "wait"
+
+
+@pytest.mark.parametrize(("refused", "expected"), [(0, 7), (1, 14), (2, 28), (4, 112), (9, 112)])
+def test_every_refused_challenger_doubles_the_cooldown(refused, expected):
+    days = tuple(ago(expected + n) for n in range(refused))
+    ready = replace(DRIFTING, requests=(ago(expected),), refused=days)
+    assert decide(ready).decision == "retrain"
+    early = replace(ready, requests=(ago(expected - 1),))
+    found = decide(early)
+    assert found.blocks[0] == "cooldown"
+    assert (
+        f"requested on {ago(expected - 1)}; expected {expected} days in between"
+        in (found.reasons[0])
+    )
+    assert (f"after {refused} refused since champion 3" in found.reasons[0]) == bool(refused)
+    # One that was tried by hand counts as well.
+    tried = replace(DRIFTING, refused=(*days, ago(1)))
+    assert decide(tried).blocks[0] == "cooldown"
+    assert f"tried on {ago(1)}" in decide(tried).reasons[0]
+    # What can be learned since then is something new.
+    due = replace(early, requests=(ago(7),), changes=(change(began=28, learnable=0, seen=24),))
+    assert decide(due).decision == "retrain"
+
+
 def test_cooldown_and_budget_end_on_time():
     assert decide(replace(DRIFTING, requests=(ago(7),))).decision == "retrain"
     lenient = MONITORING.model_copy(update={"cooldown_days": 0})

@@ -30,7 +30,9 @@ def tables(scores, labels, **more):
 
 
 def rows_of(scores, labels, use_case=CHURN, holdout=None, **more):
-    return realised_performance(*tables(scores, labels, **more), use_case, {3: holdout or {}})
+    return realised_performance(
+        *tables(scores, labels, **more), use_case, {3: {"all": holdout or {}}}
+    )
 
 
 def measure(*arguments, name="all", **more):
@@ -156,22 +158,70 @@ def test_nothing_to_measure_is_not_ready():
 
 
 @pytest.mark.parametrize("use_case", [CHURN, SPEND], ids=["binary", "number"])
-def test_a_fall_below_the_holdout_is_degraded(use_case):
+def test_a_sure_fall_below_the_holdout_is_degraded(use_case):
     if use_case is CHURN:
         scores, labels = large(0.5)
     else:
         scores = np.random.default_rng(2).gamma(2.0, 1.0, 2_000).tolist()
         labels = np.random.default_rng(3).poisson(scores).tolist()
     metric = use_case.target.main_metric
-    value = measure(scores, labels, use_case=use_case)[metric]
+    found = rows_of(scores, labels, use_case)[0]
+    value, reach = found.value, (found.upper - found.lower) / 2
+
+    def judged(holdout, declared=use_case, **bounds):
+        known = {metric: holdout} | {f"{metric}_{end}": at for end, at in bounds.items()}
+        return judge(scores, labels, known, declared)
+
     for drop, allowed in ((0.02, 0.02), (None, use_case.target.max_drop)):
         declared = allowing(drop, use_case)
-        assert judge(scores, labels, {metric: value + allowed + 0.01}, declared).degraded
-        assert not judge(scores, labels, {metric: value + allowed - 0.01}, declared).degraded
-        assert not judge(scores, labels, {metric: value - 0.3}, declared).degraded
-    found = judge(scores, labels, {metric: value + 0.3}, use_case)
-    assert found.holdout == value + 0.3
-    assert found.reason.startswith(f"{metric} {value:.4f} is below")
+        # Of a holdout that is known exactly, the day's own chance is all there is.
+        for beyond, degraded in ((0.001, True), (-0.001, False)):
+            at = value + reach + allowed + beyond
+            assert judged(at, declared, low=at, high=at).degraded is degraded
+            # One without bounds is as unsure as the day.
+            at = value + np.sqrt(2) * reach + allowed + beyond
+            assert judged(at, declared).degraded is degraded
+        assert not judged(value - 0.3, declared).degraded
+    lower = judged(value + use_case.target.max_drop + 0.001)
+    assert not lower.degraded
+    assert "may by chance be below" in lower.reason
+    found = judged(value + 2.0)
+    assert (found.holdout, found.degraded) == (value + 2.0, True)
+    assert found.reason.startswith(f"{metric} {value:.4f} (give or take ")
+
+
+def test_bounds_hold_what_other_customers_would_have_shown():
+    """Nine in ten or more of the 95 % intervals hold the value of a very large sample."""
+    truth = {name: measure(*large(0.5, rows=200_000))[name] for name in ("auc", "logloss")}
+    held = dict.fromkeys(truth, 0)
+    for seed in range(120):
+        found = {row.metric: row for row in rows_of(*large(0.5, rows=1_000, seed=seed + 100))[:2]}
+        for name, value in truth.items():
+            held[name] += found[name].lower <= value <= found[name].upper
+    assert min(held.values()) >= 108
+
+
+def test_declared_slices_are_judged_by_their_own_holdouts():
+    scores, labels = large(0.8)
+    # In the second half the scores say nothing.
+    mixed = scores[:1000] + np.random.default_rng(5).permutation(scores[1000:]).tolist()
+    predictions, known = tables(mixed, labels)
+    keys = predictions["customer_id"]
+    features = pa.table({"customer_id": keys, "kind": ["a"] * 1000 + ["b"] * 1000})
+    training = CHURN.training.model_copy(update={"slices": {"kind": ()}})
+    sliced = CHURN.model_copy(update={"training": training})
+    promised = {"all": {"auc": 0.71}, "kind=a": {"auc": 0.71}, "kind=b": {"auc": 0.71}}
+    rows = realised_performance(predictions, known, sliced, {3: promised}, features)
+    found = {row.slice: row for row in rows if row.metric == "auc"}
+    assert [name for name, row in found.items() if row.degraded] == ["all", "kind=b"]
+    assert found["kind=b"].rows == 1000
+    # What has no holdout is shown and not judged.
+    rows = realised_performance(predictions, known, sliced, {3: {"all": {"auc": 0.71}}}, features)
+    assert {row.reason for row in rows if row.slice == "kind=b"} == {""}
+    # An entity whose features are gone is in no slice, and in `all` as before.
+    rows = realised_performance(predictions, known, sliced, {}, features.slice(0, 900))
+    sizes = {row.slice: row.rows for row in rows}
+    assert (sizes["all"], sizes["kind=a"], "kind=b" in sizes) == (2000, 900, False)
 
 
 def test_too_few_rows_judge_nothing():
@@ -190,7 +240,7 @@ def test_too_few_rows_judge_nothing():
 
 def test_a_version_is_held_against_its_own_holdout():
     predictions, labels = tables(*large(0.0))
-    rows = realised_performance(predictions, labels, CHURN, {4: {"auc": 0.99}})
+    rows = realised_performance(predictions, labels, CHURN, {4: {"all": {"auc": 0.99}}})
     assert not any(row.degraded for row in rows)
     assert any("version 3 has no auc of a holdout" in row.reason for row in rows)
 

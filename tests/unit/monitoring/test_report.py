@@ -43,7 +43,7 @@ def test_a_night_from_end_to_end():
         ),
         pa.table({"customer_id": keys, "label": generator.integers(0, 2, 400)}),
         declare({"name": "gone"}, FEATURES),
-        {3: {"auc": 0.9}},
+        {3: {"all": {"auc": 0.9}}},
     )
     freshness = measure_freshness({"features": DAY, "predictions": None}, DAY, 1)
     nights = summarise_nights(

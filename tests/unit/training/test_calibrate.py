@@ -85,3 +85,11 @@ def test_one_day_says_nothing_about_another():
 def test_numpy_still_warns_after_venn_abers_was_imported():
     calibrate("venn_abers", *sample(200, confident))
     assert np.geterr()["divide"] == "warn"
+
+
+def test_a_day_that_says_the_opposite_turns_no_score_upside_down():
+    turned = [(1 - labels, scores) for labels, scores in days(confident, confident, confident)]
+    for kind in KINDS:
+        after = calibrate(kind, *pool(turned)).apply(np.linspace(0, 1, 1_001))
+        assert (np.diff(after) >= 0).all()
+    assert calibrate("platt", *pool(turned)) == Calibration()

@@ -1,6 +1,6 @@
 """All of MLflow: runs, registered versions, and what it shows of who is in charge."""
 
-from evergreen.training.tracking.cards import complete_card, fetch_card
+from evergreen.training.tracking.cards import complete_card, fetch_card, fetch_slices
 from evergreen.training.tracking.dead_runs import fail_dead_runs
 from evergreen.training.tracking.runs import (
     RunFacts,
@@ -30,6 +30,7 @@ __all__ = [
     "describe_version",
     "fail_dead_runs",
     "fetch_card",
+    "fetch_slices",
     "initialise",
     "load_version",
     "log_training_run",

@@ -15,6 +15,7 @@ from evergreen.errors import NotReadyError
 from evergreen.settings import Settings
 from evergreen.training.card import CardFacts, Decision, render_card
 from evergreen.training.card.page import Format
+from evergreen.training.record import SLICES_FILE
 from evergreen.training.tracking.client import connect, explained
 from evergreen.training.tracking.runs import CARD_FACTS_FILE, describe_version
 
@@ -64,6 +65,19 @@ def fetch_card(
             f"{use_case.name}_train go on, or train a new version."
         )
     return found
+
+
+def fetch_slices(
+    use_case: UseCase, version: int, settings: Settings | None = None
+) -> dict[str, dict[str, float]]:
+    """Fetch what the slices of `training.slices` reached on the holdout of a version, by metric."""
+    run_id = describe_version(use_case, version, settings).run_id
+    with explained(f"version {version} of {use_case.name}"):
+        found = _fetch(connect(settings), run_id, SLICES_FILE)
+    features = json.loads(found).values() if found else ()
+    return {
+        name: part["metrics"] for feature in features for name, part in feature["slices"].items()
+    }
 
 
 def _fetch(client: MlflowClient, run_id: str, name: str) -> str | None:

@@ -1,0 +1,125 @@
+"""The effect of a promotion: what the new version realised, beside what the former would have."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import date
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evergreen import lake
+from evergreen.contract import UseCase
+from evergreen.decisions.effect import EffectEvidence, judge_effect, record_effect
+from evergreen.decisions.gate import Difference
+from evergreen.provenance import receipts
+from evergreen.provenance.staging import Staged, publish_chunk
+from evergreen.release import ledger
+from evergreen.settings import load_settings
+from evergreen.training.evaluate import compare, score_features
+from evergreen.training.tracking import describe_version, load_version
+
+logger = logging.getLogger(__name__)
+
+_STEP = "measure_effect"
+
+
+def measure_effect(use_case: UseCase, scored: date) -> None:
+    """Record what the promotion of the version that scored a day was worth, by its labels.
+
+    The first labelled day of a version counts, whichever night comes first: days share customers,
+    so more of them would hardly say more.
+
+    Raises
+    ------
+    NotReadyError
+        A version is not in MLflow any more, or the features of the day are missing.
+    """
+    rows = _labelled(use_case, scored)
+    versions = {*rows["model_version"].unique().to_pylist()} if rows else set()
+    entry = next(
+        (
+            entry
+            for entry in reversed(ledger.entries(ledger.engine(), use_case.name))
+            if entry.action == "promote" and {entry.version} == versions
+        ),
+        None,
+    )
+    if rows is None or entry is None or entry.previous_version is None:
+        return
+    facts = describe_version(use_case, entry.version)
+    trained_on = date.fromisoformat(facts.tags["day"])
+    if (known := _measured_on(use_case, trained_on, entry.version)) and known <= scored:
+        return
+    basis = receipts.newest_sequence()
+    evidence = _compare(use_case, scored, rows, entry, trained_on)
+    verdict = judge_effect(evidence)
+    logger.info("effect of version %d: %s", entry.version, "; ".join(verdict.reasons))
+    batch = Staged(
+        use_case.name,
+        trained_on.isoformat(),
+        "",
+        inputs={"scored": scored.isoformat(), "version": entry.version},
+        basis=basis,
+    )
+    publish_chunk(
+        batch,
+        _STEP,
+        "decisions",
+        record_effect(evidence, verdict),
+        [trained_on],
+        part={"kind": "effect", "version": entry.version},
+    )
+
+
+def _labelled(use_case: UseCase, scored: date) -> pa.Table | None:
+    """Return key, score, version and label of the entities of a day that have all of them."""
+    name, key = use_case.name, use_case.entity.key
+    if not all(lake.exists(name, table) for table in ("predictions", "labels")):
+        return None
+    scores = lake.read_day(name, "predictions", scored).select([key, "score", "model_version"])
+    labels = lake.read_day(name, "labels", scored).select([key, "label"])
+    known = labels.filter(pc.is_valid(labels["label"]))
+    return scores.join(known, keys=key, join_type="inner").sort_by(key)
+
+
+def _compare(
+    use_case: UseCase, scored: date, rows: pa.Table, entry: ledger.Entry, trained_on: date
+) -> EffectEvidence:
+    assert entry.previous_version is not None
+    target, key = use_case.target, use_case.entity.key
+    features = lake.read_day(use_case.owner_of("features"), "features", scored)
+    places = pc.index_in(rows[key], features[key].combine_chunks())
+    rows, features = rows.filter(pc.is_valid(places)), features.take(places.drop_null())
+    labels, ours = target.read_labels(rows["label"]), rows["score"].to_numpy()
+    former = load_version(use_case, entry.previous_version)
+    theirs = score_features(former.model, features, target, load_settings().threads)
+    metric = target.main_metric
+    differences = compare(target, labels, ours, theirs, seed=use_case.training.seed)
+    facts = describe_version(use_case, entry.version)
+    return EffectEvidence(
+        use_case=use_case.name,
+        version=entry.version,
+        former_version=entry.previous_version,
+        trained_on=trained_on,
+        sequence=entry.sequence,
+        run_id=facts.run_id,
+        day=scored,
+        rows=rows.num_rows,
+        metric=metric,
+        realised=target.measure(labels, ours).get(metric),
+        former=target.measure(labels, theirs).get(metric),
+        difference=differences.get(metric, Difference(None, None, None)),
+        promised=facts.holdout.get(metric),
+    )
+
+
+def _measured_on(use_case: UseCase, trained_on: date, version: int) -> date | None:
+    """Return the day that the effect of a version has been measured on."""
+    if not lake.exists(use_case.name, "decisions"):
+        return None
+    for row in lake.read_day(use_case.name, "decisions", trained_on).to_pylist():
+        if (row["kind"], row["version"]) == ("effect", version):
+            return EffectEvidence.from_dict(json.loads(row["evidence"])["evidence"]).day
+    return None
