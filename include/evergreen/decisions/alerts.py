@@ -17,7 +17,12 @@ from typing import Literal
 
 import pyarrow as pa
 
-from evergreen.decisions.governor import RetrainingEvidence, RetrainingVerdict
+from evergreen.decisions.governor import (
+    Change,
+    RetrainingEvidence,
+    RetrainingVerdict,
+    open_changes,
+)
 
 Lasting = Literal["incident", "drift", "degradation"]
 Concern = Literal["incident", "drift", "degradation", "retraining", "training"]
@@ -75,10 +80,19 @@ class Night:
         return self.evidence.day
 
     @property
+    def drifts(self) -> tuple[Change, ...]:
+        """Changes that showed as drift, and that no training has had the chance to learn."""
+        due, ahead = open_changes(self.evidence)
+        return tuple(change for change in (*due, *ahead) if not _is_of_performance(change))
+
+    @property
     def state(self) -> State:
         """Which concerns hold; None where the night measured nothing that could tell."""
         evidence, verdict = self.evidence, self.verdict
-        drift = "drift" in verdict.triggers or verdict.learnable_from is not None
+        # The governor calls whatever has become due by that name.
+        due, _ = open_changes(evidence)
+        alarmed = "drift" in verdict.triggers and not (due and _is_of_performance(due[0]))
+        drift = alarmed or bool(self.drifts)
         seen = any(night.day == evidence.day for night in evidence.nights)
         degraded = "degradation" in verdict.triggers
         return {
@@ -86,6 +100,11 @@ class Night:
             "drift": drift or (False if seen else None),
             "degradation": degraded or (False if evidence.performance else None),
         }
+
+
+def _is_of_performance(change: Change) -> bool:
+    """Whether a change was seen by realised performance: a metric, and no column, has changed."""
+    return all(what.startswith("realised ") for what in change.what)
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _recorded(
             nights.append(
                 Night(RetrainingEvidence.from_dict(evidence), RetrainingVerdict.from_dict(verdict))
             )
-        elif row["kind"] == "gate" or row["decision"] == "failed":
+        elif row["kind"] == "gate" or (row["kind"], row["decision"]) == ("request", "failed"):
             decision = row["decision"] if row["kind"] == "gate" else None
             reasons = tuple(row["reasons"])
             ended.append(Training(row["day"], row["version"], decision, reasons))

@@ -86,9 +86,8 @@ def _what(news: News, night: Night) -> Iterator[str]:
         return
     yield from (f"What: {why}" for why in _reasons(night, news.concern))
     if news.concern == "drift":
-        for change in evidence.changes:
-            if change.learnable_from == night.verdict.learnable_from:
-                yield f"What: {', '.join(change.what)} changed about {change.began}"
+        for change in night.drifts:
+            yield f"What: {', '.join(change.what)} changed about {change.began}"
         for seen in evidence.nights:
             if seen.day == night.day and seen.what:
                 share = "" if seen.weight is None else f", {seen.weight:.0%} of the importance"
@@ -114,7 +113,7 @@ def _what_to_do(use_case: UseCase, news: News, night: Night, mend: Sequence[str]
     if news.concern == "degradation":
         by_hand = commands.run_day(f"{use_case.name}_train", night.day)
         return ["look at the slices in the night's report; to train now, by hand:", by_hand]
-    began = min((change.began for change in night.evidence.changes), default=news.since)
+    began = min((change.began for change in night.drifts), default=news.since)
     days = Period(began, night.day + timedelta(days=1))
     again = commands.backfill(use_case.base or use_case.name, days, "completed")
     return ["if it is a fault of the data, mend it at its source and load the days again:", again]

@@ -14,12 +14,13 @@ from evergreen.decisions.alerts import (
     due_by_trainings,
     find_changes,
 )
-from evergreen.decisions.governor import Night as DriftOfNight
 from evergreen.decisions.governor import (
+    Change,
     Performance,
     RetrainingEvidence,
     RetrainingVerdict,
 )
+from evergreen.decisions.governor import Night as DriftOfNight
 
 DAY = date(2026, 3, 20)
 CALM = {"incident": False, "drift": False, "degradation": False}
@@ -108,6 +109,12 @@ QUIET = Night(
 )
 
 
+AHEAD = Change(after(-3), after(-5), after(90), ("spent_30d",))
+DUE = replace(AHEAD, learnable_from=after(-1))
+METRIC = replace(DUE, what=("realised auc",))
+METRIC_AHEAD = replace(METRIC, learnable_from=after(9))
+
+
 def seen(night=QUIET, verdict=(), **evidence):
     return replace(
         night,
@@ -126,8 +133,21 @@ def seen(night=QUIET, verdict=(), **evidence):
         (seen(performance=None), {"degradation": None}),
         (seen(verdict={"triggers": ("drift",)}), {"drift": True}),
         # The alarm may be over while the change still waits to be learned.
-        (seen(verdict={"learnable_from": after(90)}), {"drift": True}),
-        (seen(verdict={"learnable_from": after(90)}, nights=()), {"drift": True}),
+        (seen(changes=(AHEAD,)), {"drift": True}),
+        (seen(changes=(AHEAD,), nights=()), {"drift": True}),
+        (seen(verdict={"triggers": ("drift",)}, changes=(DUE,)), {"drift": True}),
+        # A challenger has had its chance.
+        (seen(changes=(DUE,), judged=(after(-1),)), {}),
+        # What only performance shows is no drift, though the governor calls it so when it is due.
+        (seen(verdict={"triggers": ("drift",)}, changes=(METRIC,)), {}),
+        (
+            seen(
+                verdict={"triggers": ("degradation",)},
+                changes=(replace(METRIC, learnable_from=after(9)),),
+            ),
+            {"degradation": True},
+        ),
+        (seen(verdict={"triggers": ("drift",)}, changes=(METRIC, AHEAD)), {"drift": True}),
         (
             seen(verdict={"triggers": ("degradation", "drift")}),
             {"drift": True, "degradation": True},
