@@ -4,7 +4,8 @@ Measures drift of features and score against the champion's training reference, 
 realised on days whose labels have matured, also late ones, and freshness. The governor weighs them
 and may request retraining; only the newest day may, so a backfill of old nights never starts
 training. Days whose inputs have changed since are listed in `staleness`, with the commands that
-mend them. What has begun or ended since is told to whom the settings name, once.
+mend them. What has begun or ended since is told to whom the settings name, once. At the end the
+night is told on one page, linked from `report_night`.
 """
 
 from airflow.sdk import chain, dag, task, task_group
@@ -12,6 +13,7 @@ from airflow.sdk import chain, dag, task, task_group
 from conventions import DAY, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import link_report
 
 
 def monitor(use_case: UseCase) -> None:
@@ -34,13 +36,17 @@ def monitor(use_case: UseCase) -> None:
                 task(steps.measure_freshness)(use_case.name, DAY),
             ]
 
-        task(steps.measure_staleness)(use_case.name, DAY)
+        stale = task(steps.measure_staleness)(use_case.name, DAY)
         # A measurement that fails for good arrives as None: the others still count.
         decide = task(steps.decide_retraining, trigger_rule="all_done")
         verdict = decide(use_case.name, DAY, measure())
         wanted = task.short_circuit(steps.is_retraining_wanted)(verdict)
         request = publisher(steps.request_retraining, asset(use_case, "retraining"))(verdict)
         chain(wanted, request)
+        # Whatever was decided or failed; nothing waits for it.
+        report = task(steps.report_night, trigger_rule="all_done")(use_case.name, DAY)
+        link_report(report)
+        chain([verdict, stale], report)
         # Beside all that, so that a destination that is down holds nothing up.
         task(steps.tell_night)(verdict, "{{ ti.log_url }}")
 

@@ -1,6 +1,8 @@
-"""The demo: two years of orders, a first champion, two weeks of daily runs, a change of habits.
+"""The demo: what happens when customers change their habits, from first alarm to recovery.
 
-Then a second model, of spend, on the same tables and features.
+Nine months of orders, a first champion, and a change. Drift is alarmed, what can be learned is
+waited for, performance falls, a challenger is asked for and judged, and its scores are held against
+those the former champion would have given.
 
 Everything goes through a real Airflow: this module only triggers runs, waits for them, and reads
 the tables afterwards. It starts from nothing each time, and only ever removes what a demo made.
@@ -38,12 +40,13 @@ from evergreen.release import ledger
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 from evergreen.sources.bounds import oracle_no_purchase, posterior_no_purchase
 
-USE_CASE, SECOND, ORDERS = "churn", "spend", "orders"
-# Daily runs before habits change; the rest of the days show how the monitor takes it.
-CALM_DAYS = 5
+USE_CASE, ORDERS = "coffee", "orders"
+# Days that are run one by one before habits change, and from then on: nights look at the first of
+# them, and the scores of all are judged by their labels later.
+CALM_DAYS, NIGHTS, CHANGED_DAYS = 2, 3, 6
 RUN_SECONDS = 1_200
 
-_OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "staging", "warehouse")
+_OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "reports", "staging", "warehouse")
 
 
 @dataclass
@@ -68,7 +71,7 @@ class _Stopwatch:
         return time.monotonic() - self.started
 
 
-def run_demo(settings: Settings, *, days: int) -> None:
+def run_demo(settings: Settings) -> None:
     """Run the whole chain and write `EVERGREEN_HOME/demo/summary.json`.
 
     Raises
@@ -78,15 +81,16 @@ def run_demo(settings: Settings, *, days: int) -> None:
     ConfigError
         The data directory holds data that no demo made, or an Airflow that runs.
     PermanentError
-        A run failed; what was told before names the task and its error.
+        A run failed, and what was told before names the task and its error; or the nights said
+        nothing of the change.
     """
     with home.claimed(settings):
-        _run_demo(settings, days)
+        _run_demo(settings)
 
 
-def _run_demo(settings: Settings, days: int) -> None:
+def _run_demo(settings: Settings) -> None:
     declared = load_use_case(USE_CASE)
-    first, calm_until, last = _calendar(declared, days)
+    changed = _day_of_change(declared)
     watch = _Stopwatch()
     click.echo(f"Emptying {settings.home}")
     _start_over(settings)
@@ -97,12 +101,12 @@ def _run_demo(settings: Settings, days: int) -> None:
             watch.tell(line)
         instance = airflow.start(settings, tell=watch.tell)
         client = connect(settings)
-        client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history", f"{SECOND}_score")
+        client.wait_for_dags(f"{USE_CASE}_monitor", f"{USE_CASE}_history", f"{USE_CASE}_score")
         watch.tell(f"watch it: {instance.url}  ({instance.username} / {instance.password})")
     try:
         with memory:
-            requested = _run_chain(client, watch, first, calm_until, last)
-        summary = _summarise(declared, requested, calm_until, last)
+            _Story(client, watch, declared, changed).run()
+        summary = _summarise(declared, changed)
         summary["seconds"] = {
             "setup": _setup_seconds(),
             **watch.seconds,
@@ -116,59 +120,99 @@ def _run_demo(settings: Settings, days: int) -> None:
         deploy.stop_services(settings)
 
 
-def _run_chain(
-    client: AirflowClient,
-    watch: _Stopwatch,
-    first: date,
-    calm_until: date,
-    last: date,
-) -> dict[str, Any]:
-    history_end = calm_until - timedelta(days=CALM_DAYS)
-    period = Period(history_end + timedelta(days=1), last + timedelta(days=1))
-    tell = watch.tell
-    with watch.phase("history", f"Loading {first} .. {history_end} in one run"):
-        conf = {"from": str(first), "to": str(history_end)}
-        _finish(client, start_run(client, f"{USE_CASE}_history", conf=conf, tell=tell), tell)
-    with watch.phase("training", f"Training the first model on what was known on {history_end}"):
-        started = start_run(client, f"{USE_CASE}_train", day=str(history_end), tell=tell)
-        (run,) = _finish(client, started, tell)
-        _verdict(client, run, tell)
-    with watch.phase(
-        "daily", f"Backfilling {len(period.days)} days; features and scores follow by asset events"
-    ):
-        tell(f"$ {commands.backfill(USE_CASE, period)}")
-        _finish(client, start_backfill(client, USE_CASE, period, unpause=True, tell=tell), tell)
-    with watch.phase(
-        "nights", f"Monitoring the {len(period.days)} nights; the governor may request retraining"
-    ):
-        nights = start_backfill(client, f"{USE_CASE}_monitor", period, unpause=True, tell=tell)
-        runs = _finish(client, nights, tell)
-    with watch.phase("second_model", "Training what customers will spend, on the same features"):
+@dataclass(frozen=True)
+class _Story:
+    """Days and nights around a change of habits, through Airflow."""
+
+    client: AirflowClient
+    watch: _Stopwatch
+    use_case: UseCase
+    changed: date
+
+    def run(self) -> None:
+        """Run all of it.
+
+        Days that are only needed to be there come in one run each time (`coffee_history`), days
+        that are scored one by one.
+        """
+        change, horizon = self.changed, self.use_case.target.horizon_days
+        known, seen = _after(change, -CALM_DAYS - 1), _after(change, NIGHTS - 1)
+        scored = _after(change, CHANGED_DAYS - 1)
+        with self.watch.phase(
+            "history", f"Loading {self.use_case.first_day} .. {known} in one run"
+        ):
+            self._load(self.use_case.first_day, known)
+        with self.watch.phase("training", f"Training the first model on what was known on {known}"):
+            self._train(known)
+        with self.watch.phase("days", f"Running days; on {change} habits change"):
+            self._days(_after(known, 1), seen)
+        with self.watch.phase("nights", f"Monitoring the nights up to {seen}"):
+            self._nights(_after(known, 1), seen)
+            alarm = _verdict_of(seen)
+            if alarm["learnable_from"] is None:
+                raise PermanentError(f"Nothing was alarmed by {seen}: {alarm['reasons']}")
+        learnable = date.fromisoformat(alarm["learnable_from"])
+        with self.watch.phase("labels", f"Time passes, until labels of {scored} are known"):
+            judged = _after(scored, horizon)
+            self._days(_after(seen, 1), scored)
+            self._load(_after(scored, 1), _after(judged, -1))
+            self._days(judged, judged)
+            self._nights(judged, judged)
+        with self.watch.phase("retraining", f"Time passes, until {learnable}"):
+            self._load(_after(judged, 1), _after(learnable, -1))
+            self._days(learnable, learnable)
+            self._nights(learnable, learnable)
+        with self.watch.phase("effect", "Time passes, until labels of the next day are known"):
+            first = _after(learnable, 1)
+            last = _after(first, horizon)
+            self._days(first, first)
+            self._load(_after(first, 1), _after(last, -1))
+            self._days(last, last)
+            self._nights(last, last)
+        for stage in ("ingest", "monitor"):
+            self.client.set_paused(f"{USE_CASE}_{stage}", paused=True)
+
+    def _load(self, first: date, last: date) -> None:
         conf = {"from": str(first), "to": str(last)}
-        _finish(client, start_run(client, f"{SECOND}_history", conf=conf, tell=tell), tell)
-        (run,) = _finish(
-            client, start_run(client, f"{SECOND}_train", day=str(last), tell=tell), tell
+        self._finish(start_run(self.client, f"{USE_CASE}_history", conf=conf, tell=self._tell))
+
+    def _days(self, first: date, last: date) -> None:
+        """Run days through ingestion; features and scores follow by asset events."""
+        self._backfill(USE_CASE, Period(first, _after(last, 1)))
+
+    def _nights(self, first: date, last: date) -> None:
+        """Run nights, and a training that the last one may ask for; tell what that one decided."""
+        runs = self._backfill(f"{USE_CASE}_monitor", Period(first, _after(last, 1)))
+        for reason in _verdict_of(last)["reasons"]:
+            self._tell(f"night of {last}: {reason}")
+        for run in runs:
+            if run.dag_id == f"{USE_CASE}_train":
+                self._tell_gate(run)
+
+    def _backfill(self, what: str, period: Period) -> list[Run]:
+        self._tell(f"$ {commands.backfill(what, period)}")
+        return self._finish(
+            start_backfill(self.client, what, period, unpause=True, tell=self._tell)
         )
-        _verdict(client, run, tell)
-        _finish(client, start_run(client, f"{SECOND}_score", day=str(last), tell=tell), tell)
-    for stage in ("ingest", "monitor"):
-        client.set_paused(f"{USE_CASE}_{stage}", paused=True)
-    requested = [run for run in runs if run.dag_id == f"{USE_CASE}_train"]
-    if not requested:
-        return {"requested": False, "reason": None, "verdict": None}
-    run = requested[-1]
-    request = client.xcom(run.dag_id, run.run_id, "accept_request")
-    tell(request["reason"])
-    judged = _verdict(client, run, tell)
-    return {
-        "requested": True,
-        "day": run.partition_key,
-        "reason": request["reason"],
-        "verdict": judged["decision"],
-        "verdict_reasons": judged["reasons"],
-        "verdict_checks": len(judged["verdict"]["checks"]),
-        "version": judged["version"],
-    }
+
+    def _train(self, day: date) -> None:
+        started = start_run(self.client, f"{USE_CASE}_train", day=str(day), tell=self._tell)
+        (run,) = self._finish(started)
+        self._tell_gate(run)
+
+    def _tell_gate(self, run: Run) -> None:
+        judged = self.client.xcom(run.dag_id, run.run_id, "judge_challenger")
+        self._tell(f"version {judged['version']}: {judged['decision']}")
+
+    def _finish(self, started: Started) -> list[Run]:
+        return _finish(self.client, started, self._tell)
+
+    def _tell(self, text: str) -> None:
+        self.watch.tell(text)
+
+
+def _after(day: date, days: int) -> date:
+    return day + timedelta(days=days)
 
 
 def _finish(client: AirflowClient, started: Started, tell: Tell) -> list[Run]:
@@ -181,22 +225,14 @@ def _finish(client: AirflowClient, started: Started, tell: Tell) -> list[Run]:
     return runs
 
 
-def _verdict(client: AirflowClient, run: Run, tell: Tell) -> dict[str, Any]:
-    judged: dict[str, Any] = client.xcom(run.dag_id, run.run_id, "judge_challenger")
-    tell(f"version {judged['version']}: {judged['decision']}")
-    return judged
-
-
-def _calendar(use_case: UseCase, days: int) -> tuple[date, date, date]:
-    """Return the first day, the last calm day, and the last day of the demo."""
+def _day_of_change(use_case: UseCase) -> date:
     source = use_case.events[ORDERS].source
     if not isinstance(source, GeneratorSource) or source.regime_change is None:
         raise ConfigError(
             f"The demo needs {USE_CASE} to use the generator with a regime change; found source "
             f"kind {source.kind}. Restore include/use_cases/{USE_CASE}/use_case.yaml."
         )
-    calm_until = source.regime_change.day - timedelta(days=1)
-    return use_case.first_day, calm_until, calm_until + timedelta(days=days - CALM_DAYS)
+    return source.regime_change.day
 
 
 def _setup_seconds() -> float | None:
@@ -212,7 +248,7 @@ def _start_over(settings: Settings) -> None:
     found = sorted(path.name for path in folder.iterdir() if path.name in _OURS)
     warehouse = folder / "warehouse"
     foreign = (
-        sorted(path.name for path in warehouse.iterdir() if path.name not in (USE_CASE, SECOND))
+        sorted(path.name for path in warehouse.iterdir() if path.name != USE_CASE)
         if warehouse.is_dir()
         else []
     )
@@ -271,27 +307,24 @@ class _MemoryMeter:
 # --- the summary ---------------------------------------------------------------------------------
 
 
-def _summarise(
-    use_case: UseCase, retraining: dict[str, Any], calm_until: date, last: date
-) -> dict[str, Any]:
-    from evergreen.training.tracking import describe_version
-
+def _summarise(use_case: UseCase, changed: date) -> dict[str, Any]:
     name = use_case.name
     rows: Counter[str] = Counter()
     for receipt in receipts.latest(name, f"publish_{ORDERS}").values():
         rows.update(receipt.counts)
-    entry = ledger.champion(ledger.engine(), name)
-    if entry is None:
+    entries = ledger.entries(ledger.engine(), name)
+    if not entries:
         raise PermanentError("No model was promoted; see the reasons of the gate in `decisions`.")
-    metrics = describe_version(use_case, entry.version).metrics
     decisions = lake.read(name, "decisions").to_pylist()
-    if not retraining["requested"]:
-        (night,) = [d for d in decisions if (d["kind"], d["day"]) == ("governor", last)]
-        retraining = retraining | {"reason": "; ".join(night["reasons"])}
-    night_of_drift, features = _drift(lake.read(name, "drift").to_pylist())
+    nights = [_verdict_of(day) | {"day": day} for day in _days_of(decisions, "governor")]
+    alarmed = next((night for night in nights if "drift" in night["triggers"]), None)
+    asked = next((night for night in nights if night["decision"] == "retrain"), None)
     return {
         "use_case": name,
-        "days": {"first": use_case.first_day.isoformat(), "last": last.isoformat()},
+        "days": {
+            "first": use_case.first_day.isoformat(),
+            "last": max(_days_of(decisions, "governor")).isoformat(),
+        },
         "rows": {
             "in": rows["rows_in"],
             "accepted": rows["accepted"],
@@ -302,33 +335,62 @@ def _summarise(
             table: len(lake.partitions(name, table))
             for table in (ORDERS, "features", "predictions")
         },
-        "champion": {
-            "version": entry.version,
-            "auc": round(metrics["holdout_auc"], 4),
-            "baseline_auc": round(metrics["linear_auc"], 4),
-            "recency_auc": round(metrics[f"{use_case.training.baselines[0]}_auc"], 4),
-            **{name: round(auc, 4) for name, auc in _best_aucs(use_case, entry).items()},
-        },
-        "second": _second_model(),
-        "regime_change": (calm_until + timedelta(days=1)).isoformat(),
-        "drift": {"first_night": night_of_drift, "features": features},
-        "retraining": retraining,
+        "champions": [_champion(use_case, entry) for entry in entries],
+        "regime_change": changed.isoformat(),
+        "drift": _drift(lake.read(name, "drift").to_pylist()),
+        "alarm": alarmed and {"night": str(alarmed["day"]), "reasons": alarmed["reasons"]},
+        "learnable_from": next(
+            (night["learnable_from"] for night in nights if night["learnable_from"]), None
+        ),
+        "degradation": _degradation(use_case, lake.read(name, "performance").to_pylist()),
+        "retraining": asked and {"day": str(asked["day"]), "reasons": asked["reasons"]},
+        "verdicts": _told(decisions, "gate"),
+        "effects": _told(decisions, "effect"),
         "decisions": dict(Counter(f"{d['kind']}: {d['decision']}" for d in decisions)),
     }
 
 
-def _second_model() -> dict[str, Any]:
-    """Return the mean absolute error of the model of spend, and of its baselines."""
+def _days_of(decisions: list[dict[str, Any]], kind: str) -> list[date]:
+    return sorted({row["day"] for row in decisions if row["kind"] == kind})
+
+
+def _verdict_of(day: date) -> dict[str, Any]:
+    """Return what the governor decided on a night."""
+    rows = lake.read_day(USE_CASE, "decisions", day).to_pylist()
+    verdict: dict[str, Any] = next(
+        json.loads(row["verdict"]) for row in rows if row["kind"] == "governor"
+    )
+    return verdict
+
+
+def _told(decisions: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    rows = sorted((row for row in decisions if row["kind"] == kind), key=lambda row: row["version"])
+    return [{key: row[key] for key in ("version", "decision", "reasons")} for row in rows]
+
+
+def _champion(use_case: UseCase, entry: ledger.Entry) -> dict[str, Any]:
+    """AUC of a champion on its holdout, of its baselines, and the best that anyone could reach."""
     from evergreen.training.tracking import describe_version
 
-    use_case = load_use_case(SECOND)
-    entry = ledger.champion(ledger.engine(), SECOND)
-    if entry is None:
-        return {"use_case": SECOND, "version": None}
     metrics = describe_version(use_case, entry.version).metrics
-    errors = {of: round(metrics[f"{of}_mae"], 2) for of in ("holdout", "linear", "naive")}
-    scored = lake.partitions(SECOND, "predictions")
-    return {"use_case": SECOND, "version": entry.version, "mae": errors, "scored": len(scored)}
+    baseline = use_case.training.baselines[0]
+    return {
+        "version": entry.version,
+        "auc": round(metrics["holdout_auc"], 4),
+        "baseline_auc": round(metrics["linear_auc"], 4),
+        "recency_auc": round(metrics[f"{baseline}_auc"], 4),
+        **{name: round(auc, 4) for name, auc in _best_aucs(use_case, entry).items()},
+    }
+
+
+def _degradation(use_case: UseCase, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return how far the main metric had fallen on the newest day that counts as degraded."""
+    degraded = [row for row in rows if row["degraded"] and row["slice"] == "all"]
+    if not degraded:
+        return None
+    row = max(degraded, key=lambda row: row["day"])
+    keys = ("metric", "value", "lower", "upper", "holdout", "rows")
+    return {"day": str(row["day"]), **{key: row[key] for key in keys}}
 
 
 def _best_aucs(use_case: UseCase, entry: ledger.Entry) -> dict[str, float]:
@@ -344,16 +406,17 @@ def _best_aucs(use_case: UseCase, entry: ledger.Entry) -> dict[str, float]:
     return measured
 
 
-def _drift(rows: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
+def _drift(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the first night with drift and every feature that drifted on any night."""
     drifted = [row for row in rows if row["drifted"] and row["slice"] == "all"]
-    nights = sorted({row["day"].isoformat() for row in drifted})
-    return (nights[0] if nights else None), sorted({row["feature"] for row in drifted})
+    return {
+        "first_night": min((row["day"].isoformat() for row in drifted), default=None),
+        "features": sorted({row["feature"] for row in drifted}),
+    }
 
 
 def _show(summary: dict[str, Any], path: Path) -> None:
-    rows, champion, drift = summary["rows"], summary["champion"], summary["drift"]
-    retraining, seconds = summary["retraining"], summary["seconds"]
+    rows, drift, seconds = summary["rows"], summary["drift"], summary["seconds"]
     table = Table(title="Evergreen, from orders to decisions", show_header=False, min_width=84)
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
@@ -365,22 +428,14 @@ def _show(summary: dict[str, Any], path: Path) -> None:
         f"+ {rows['duplicates']:,} duplicates",
     )
     line("Partitions", ", ".join(f"{n} {t}" for t, n in summary["partitions"].items()))
-    line(
-        "Champion",
-        f"version {champion['version']}: AUC {champion['auc']:.3f} on the holdout; a linear model "
-        f"{champion['baseline_auc']:.3f}, recency alone {champion['recency_auc']:.3f}, "
-        f"the best from the orders {champion['posterior_auc']:.3f}, the truth behind them "
-        f"{champion['oracle_auc']:.3f}",
-    )
-    second = summary["second"]
-    line(
-        "Second model",
-        f"{second['use_case']}, version {second['version']}: mean error "
-        f"{second['mae']['holdout']:.2f}; linear {second['mae']['linear']:.2f}, the mean "
-        f"{second['mae']['naive']:.2f}"
-        if second["version"]
-        else f"{second['use_case']}: the gate refused it",
-    )
+    for champion in summary["champions"]:
+        line(
+            "Champion",
+            f"version {champion['version']}: AUC {champion['auc']:.3f} on its holdout; a linear "
+            f"model {champion['baseline_auc']:.3f}, recency alone {champion['recency_auc']:.3f}, "
+            f"the best from the orders {champion['posterior_auc']:.3f}, the truth behind them "
+            f"{champion['oracle_auc']:.3f}",
+        )
     line("Habits change", summary["regime_change"])
     line(
         "Drift",
@@ -388,19 +443,25 @@ def _show(summary: dict[str, Any], path: Path) -> None:
         if drift["first_night"]
         else "none",
     )
+    alarm = summary["alarm"]
+    line("Alarm", f"on {alarm['night']}; {alarm['reasons'][0]}" if alarm else "none")
+    line("Learnable from", summary["learnable_from"] or "no change is known")
+    fallen = summary["degradation"]
     line(
-        "Retraining",
-        f"requested for {retraining['day']}: {retraining['reason']}"
-        if retraining["requested"]
-        else f"not requested on {summary['days']['last']}: {retraining['reason']}",
+        "Performance",
+        f"{fallen['metric']} {fallen['value']:.3f} ({fallen['lower']:.3f} to {fallen['upper']:.3f})"
+        f" on {fallen['day']}, against {fallen['holdout']:.3f} on the holdout"
+        if fallen
+        else "no day has degraded",
     )
-    if retraining["requested"]:
-        why = (
-            f"all {retraining['verdict_checks']} checks passed"
-            if retraining["verdict"] == "promote"
-            else "; ".join(retraining["verdict_reasons"])
-        )
-        line("Gate", f"version {retraining['version']}: {retraining['verdict']}; {why}")
+    asked = summary["retraining"]
+    line("Retraining", f"on {asked['day']}; {asked['reasons'][0]}" if asked else "none")
+    for verdict in summary["verdicts"][1:]:
+        beside = [reason for reason in verdict["reasons"] if "champion" in reason]
+        reasons = beside if verdict["decision"] == "promote" else verdict["reasons"]
+        line("Gate", f"version {verdict['version']}: {verdict['decision']}; {'; '.join(reasons)}")
+    for effect in summary["effects"]:
+        line("Effect", f"{effect['decision']}: {'; '.join(effect['reasons'])}")
     told = {name: value for name, value in seconds.items() if value is not None}
     line("Time", ", ".join(f"{name} {value:.0f} s" for name, value in told.items()))
     line("Peak memory", f"{summary['peak_memory_mb']:,} MB")
@@ -412,10 +473,9 @@ def _show(summary: dict[str, Any], path: Path) -> None:
 
 
 @click.command()
-@click.option("--days", type=click.IntRange(min=14), default=14, help="Days to backfill.")
-def demo(days: int) -> None:
+def demo() -> None:
     """Run the whole chain under a real Airflow, and end with a summary."""
-    run_demo(load_settings(), days=days)
+    run_demo(load_settings())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What Airflow knows of us: a page of facts, the Data Docs of every use case, when a day is due.
+"""What Airflow knows of us: a page of facts, reports of nights, Data Docs, when a day is due.
 
 Airflow executes this file in every process, tasks included. So nothing heavy is imported here: the
 web framework, the lake and the rest of the package come with the first request, which only the API
@@ -83,6 +83,13 @@ def build_app() -> FastAPI:
             raise HTTPException(404, f"There is no page {path!r} in the Data Docs of {use_case!r}.")
         return found
 
+    @app.get("/nights/{use_case}/{day}", response_class=FileResponse)
+    def night(use_case: str, day: str) -> Path:
+        found = find_report(use_case, day)
+        if found is None:
+            raise HTTPException(404, _without_report(use_case, day))
+        return found
+
     @app.exception_handler(AnyHTTPException)
     async def refusal(_: Request, error: AnyHTTPException) -> Response:
         message = str(error.detail)
@@ -125,6 +132,49 @@ def find_page(use_case: str, path: str) -> Path | None:
     return None if hidden else target
 
 
+# --- reports of nights ---------------------------------------------------------------------------
+
+
+def find_report(use_case: str, day: str) -> Path | None:
+    """Return the report of a night; None where there is none, or no such use case or day."""
+    from evergreen.contract import list_use_cases, parse_day
+    from evergreen.errors import ConfigError
+    from evergreen.settings import load_settings
+
+    if use_case not in list_use_cases():
+        return None
+    try:
+        path = load_settings().night_report(use_case, parse_day(day))
+    except ConfigError:
+        return None
+    return path if path.is_file() else None
+
+
+def _newest_report(use_case: str) -> str | None:
+    """Return the newest day with a report."""
+    from evergreen.settings import load_settings
+
+    days = [path.stem for path in load_settings().reports.glob(f"{use_case}/*.html")]
+    return max((day for day in days if find_report(use_case, day)), default=None)
+
+
+def _without_report(use_case: str, day: str) -> str:
+    from evergreen.contract import list_use_cases, parse_day
+    from evergreen.errors import ConfigError
+    from evergreen.provenance import commands
+
+    if use_case not in list_use_cases():
+        return f"There is no use case {use_case!r}; there are: {', '.join(list_use_cases())}."
+    try:
+        written = commands.report(use_case, parse_day(day))
+    except ConfigError as error:
+        return str(error)
+    return (
+        f"The night of {day} has no report. If {use_case}_monitor ran for it, write it by: "
+        f"{written}. Otherwise run the night first."
+    )
+
+
 # --- the page ------------------------------------------------------------------------------------
 
 
@@ -149,6 +199,7 @@ def _facts(name: str) -> dict[str, Any]:
         "tables": _read_or_explain(lambda: _tables(name)),
         "rows": _read_or_explain(lambda: _rows(name)),
         "stale": _read_or_explain(lambda: _stale(name)),
+        "night": _newest_report(name),
         "validated": find_page(name, "index.html") is not None,
     }
 

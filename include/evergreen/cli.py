@@ -215,6 +215,23 @@ def card(use_case: str, version: int | None, file: Path | None) -> None:
 
 
 @cli.command()
+@click.argument("use_case")
+@click.argument("day", required=False)
+def report(use_case: str, day: str | None) -> None:
+    """Write the report of the night of DAY, by default the newest, and print where it is.
+
+    What was decided and why, what drifted and how, realised performance, freshness: one page that
+    loads nothing, from what the tables hold now.
+    """
+    from evergreen.contract import load_use_case, parse_day
+    from evergreen.monitoring.report import newest_night, write_report
+
+    declared = load_use_case(use_case)
+    path, _ = write_report(declared, parse_day(day) if day else newest_night(declared))
+    click.echo(path)
+
+
+@cli.command()
 @click.argument("target")
 def replay(target: str) -> None:
     """Make an output again from what was recorded of it, and compare.

@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -139,6 +140,15 @@ class Settings:
     def quality(self) -> Path:
         """Validation results and Data Docs."""
         return self.home / "quality"
+
+    @property
+    def reports(self) -> Path:
+        """Reports of nights; a folder per use case."""
+        return self.home / "reports"
+
+    def night_report(self, use_case: str, day: date) -> Path:
+        """Where the report of one night is."""
+        return self.reports / use_case / f"{day}.html"
 
 
 def load_settings() -> Settings:

@@ -241,8 +241,27 @@ def test_a_declared_delay_is_a_deadline_of_every_run_for_a_day(
     assert [s for s in OF_TABLES if dag_bag.dags[f"churn_{s}"].deadline] == ["ingest"]
 
 
+def test_every_night_leads_to_its_report(dag_bag: DagBag) -> None:
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = dag_bag.dags["churn_monitor"]
+    task = dag.get_task("report_night")
+    (link,) = task.operator_extra_links
+    # As the task runner has it in the end, rendered.
+    ended = SimpleNamespace(op_args=["churn", "2026-01-09"])
+    address = link.get_link(ended, ti_key=None)
+    assert address.endswith("/evergreen/nights/churn/2026-01-09")
+    # What the UI knows of the task.
+    known = DagSerialization.from_dict(DagSerialization.to_dict(dag)).get_task("report_night")
+    assert known.extra_links == ["Report of the night"]
+    # Neither what was decided nor a failed measurement stops it, and nothing waits for it.
+    assert task.trigger_rule == "all_done"
+    assert task.upstream_task_ids == {"decide_retraining", "measure_staleness"}
+    assert task.downstream_task_ids == set()
+
+
 def test_parsing_imports_no_heavy_library(run_python: Callable[[str], str]) -> None:
-    shared = ("conventions", "patience", "deadlines")
+    shared = ("conventions", "links", "patience", "deadlines")
     files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem not in shared)
     assert len(files) == len({*OF_TABLES, *OF_FEATURES}) + 2
     code = "\n".join(

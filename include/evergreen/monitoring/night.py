@@ -67,7 +67,7 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
         return {"nights": [], "change": None, "incidents": [], "bad": []}
     basis = receipts.newest_sequence()
     model = load_version(use_case, version)
-    reference = _watched(use_case, model)
+    reference = watched(use_case, model)
     found: dict[date, list[DriftRow]] = {}
     first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
     for night in Period(first, tonight + _ONE_DAY).days:
@@ -235,7 +235,7 @@ def _version_of_night(use_case: UseCase, night: date) -> int | None:
     return champion.version if champion else None
 
 
-def _watched(use_case: UseCase, model: LoadedModel) -> Reference:
+def watched(use_case: UseCase, model: LoadedModel) -> Reference:
     """Return what the champion was trained on, of the columns whose drift counts."""
     declared = use_case.features.columns
     watched = {SCORE, *(name for name, feature in declared.items() if feature.drift)}
@@ -253,7 +253,7 @@ def _drift_of(
     require_fit(use_case, model.version, model)
     require_computed(use_case, [(night, tonight)], model.inputs.names)
     weeks = weeks_before(night)
-    before = _sampled(use_case, model, reference, weeks, tonight.num_rows)
+    before = sample_nights(use_case, model, reference, weeks, tonight.num_rows)
     return measure_drift(
         reference,
         [_scored(use_case, model, tonight), *(before.get(day) for day in weeks)],
@@ -276,12 +276,12 @@ def _onset(
     size = max(row.current_rows for row in rows)
     return estimate_onset(
         [(frozen[feature], test) for feature, test in sorted(drifted)],
-        _sampled(use_case, model, reference, nights_around(night), size),
+        sample_nights(use_case, model, reference, nights_around(night), size),
         night,
     )
 
 
-def _sampled(
+def sample_nights(
     use_case: UseCase, model: LoadedModel, reference: Reference, days: Sequence[date], rows: int
 ) -> dict[date, pa.Table]:
     """Read and score a sample of the entities of some days, the same ones on all of them.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import date, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase
@@ -22,22 +22,16 @@ from evergreen.decisions.governor import (
     open_changes,
     record_retraining_decision,
 )
-from evergreen.decisions.stored import Stored
-from evergreen.monitoring.drift import DriftRow
 from evergreen.monitoring.expected import WEEKS
-from evergreen.monitoring.freshness import FreshnessRow
 from evergreen.monitoring.night import champion_of, publish
-from evergreen.monitoring.performance import PerformanceRow
 from evergreen.monitoring.reference import SCORE
-from evergreen.monitoring.report import render_night
+from evergreen.monitoring.report import gather_night, render_night
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import Stale, mend_commands
 from evergreen.training import requests
 from evergreen.training.split import learnable_from
 
 logger = logging.getLogger(__name__)
-
-_Row = TypeVar("_Row", bound=Stored)
 
 # Nights show a change until it has become what is expected, and a week for luck.
 _SHOWS = timedelta(weeks=WEEKS + 1)
@@ -74,7 +68,7 @@ def decide(
             step, part = "decide_retraining", {"kind": "governor"}
             publish(use_case, tonight, step, "decisions", table, tonight, part=part)
         state = requests.states(use_case.name).get(tonight)
-    logger.info("%s", _report(use_case, evidence, verdict))
+    logger.info("%s", render_night(gather_night(use_case, tonight, nights=1)))
     if verdict.decision == "retrain" and state:
         logger.info(
             "the training of %s is %s, and is not started again; to do so, clear its run of "
@@ -205,25 +199,3 @@ def _drifted(nights: Iterable[Mapping[str, Any]], tonight: date) -> list[str]:
         if night["day"] == tonight.isoformat():
             return [*night["drifted"], *([SCORE] if night["score_drifted"] else [])]
     return []
-
-
-def _report(use_case: UseCase, evidence: RetrainingEvidence, verdict: RetrainingVerdict) -> str:
-    """Tell the night as text, from what its measurements left in the tables."""
-
-    def stored(kind: type[_Row], table: str, day: date) -> list[_Row]:
-        if not lake.exists(use_case.name, table):
-            return []
-        names = [field.name for field in fields(kind)]
-        return [
-            kind(**{name: row[name] for name in names})
-            for row in lake.read_day(use_case.name, table, day).to_pylist()
-        ]
-
-    matured = evidence.day - timedelta(days=use_case.target.horizon_days)
-    return render_night(
-        evidence,
-        verdict,
-        stored(DriftRow, "drift", evidence.day),
-        stored(PerformanceRow, "performance", matured),
-        stored(FreshnessRow, "freshness", evidence.day),
-    )

@@ -18,7 +18,7 @@ from evergreen.release import ledger
 from evergreen.release.ledger import Entry
 
 if TYPE_CHECKING:
-    from evergreen.training.card.page import Format
+    from evergreen.pages import Format
 
 
 def show_champions(name: str) -> None:

@@ -41,7 +41,7 @@ def initialise(settings: Settings) -> Iterator[str]:
         local = [
             Path(tree) for tree in (settings.warehouse, settings.artifacts) if "://" not in tree
         ]
-        for folder in (settings.staging, settings.quality, *local):
+        for folder in (settings.staging, settings.quality, settings.reports, *local):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lake.catalog(settings).create_tables()
         yield "catalog of the lake"

@@ -61,6 +61,11 @@ def show_card(use_case: str, version: int | None = None) -> str:
     return f"evergreen card {use_case}{f' --version {version}' if version else ''}"
 
 
+def report(use_case: str, day: date) -> str:
+    """Write the report of a night again."""
+    return f"evergreen report {use_case} {day}"
+
+
 def replay(target: str) -> str:
     """Make an output again from what was recorded of it, and compare."""
     return f"evergreen replay {target}"

@@ -33,6 +33,7 @@ from evergreen.steps.monitoring import (
     measure_freshness,
     measure_performance,
     measure_staleness,
+    report_night,
     request_retraining,
 )
 from evergreen.steps.release import has_day, release_version, resolve_release
@@ -85,6 +86,7 @@ __all__ = [
     "release_version",
     "remove_orphan_files",
     "repair_registry",
+    "report_night",
     "request_retraining",
     "require_known_conf",
     "resolve_model",

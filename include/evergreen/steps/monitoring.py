@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from evergreen.contract import load_use_case, parse_day
 from evergreen.errors import IncidentError
+
+logger = logging.getLogger(__name__)
 
 
 def measure_drift(use_case: str, day: str) -> dict[str, Any]:
@@ -43,6 +46,19 @@ def decide_retraining(
     from evergreen.monitoring.verdict import decide
 
     return decide(load_use_case(use_case), parse_day(day), measured)
+
+
+def report_night(use_case: str, day: str) -> dict[str, Any]:
+    """Write the night as one page, and keep a copy with the run of the version it was about.
+
+    The page is in its place before MLflow is asked, and the decision long before the page.
+    """
+    from evergreen.monitoring.report import keep_report, write_report
+
+    path, facts = write_report(load_use_case(use_case), parse_day(day))
+    logger.info("the report of the night of %s: %s", day, path)
+    keep_report(path, facts)
+    return {"use_case": use_case, "day": day, "file": str(path)}
 
 
 def is_retraining_wanted(verdict: dict[str, Any]) -> bool:

@@ -95,7 +95,7 @@ def test_no_route_is_without_authentication(app: Any) -> None:
         for inner in dependant.dependencies:
             yield from calls(inner)
 
-    assert len(app.routes) == 2
+    assert len(app.routes) == 3
     assert all(get_user in calls(route.dependant) for route in app.routes)
 
 
@@ -182,6 +182,68 @@ def test_encoded_tricks_end_in_404(login: Login, site: Path, path: str) -> None:
     assert "classified" not in answer.text
     assert "root:" not in answer.text
     assert "<script>" not in answer.text
+
+
+# --- reports of nights ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def report() -> Path:
+    """The report of one night of `churn`, beside what nobody may fetch."""
+    settings = load_settings()
+    path = settings.night_report("churn", date(2026, 1, 9))
+    path.parent.mkdir(parents=True)
+    path.write_text("what the night said")
+    (path.parent / ".2026-01-10.html.17").write_text("half")
+    (settings.reports / "secret.html").write_text("classified")
+    return path
+
+
+def test_reports_are_behind_the_same_door(login: Login, stranger: Any, report: Path) -> None:
+    address = "/evergreen/nights/churn/2026-01-09"
+    refused = stranger.get(address)
+    assert refused.status_code == 401
+    assert "what the night said" not in refused.text
+    assert login(None).get(address).status_code == 403
+    shown = login("viewer").get(address)
+    assert (shown.status_code, shown.text) == (200, "what the night said")
+    assert shown.headers["content-type"].startswith("text/html")
+    for answer in (refused, shown):
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("churn/2026-01-10", "evergreen report churn 2026-01-10"),
+        ("churn/yesterday", "expected a day written YYYY-MM-DD"),
+        ("churn/2026-01-09.html", "expected a day written YYYY-MM-DD"),
+        ("churn/..%2fsecret", ""),
+        ("churn/.2026-01-10.html.17", "expected a day"),
+        ("..%2f/secret.html", ""),
+        ("nobody/2026-01-09", "There is no use case"),
+        ("nobody/%3Cscript%3Ealert(1)%3C%2Fscript%3E", ""),
+    ],
+)
+def test_a_night_without_a_report_says_what_to_do(
+    login: Login, report: Path, path: str, told: str
+) -> None:
+    answer = login("viewer").get(f"/evergreen/nights/{path}")
+
+    assert answer.status_code == 404
+    assert told in answer.text
+    for foreign in ("classified", "half", "<script>"):
+        assert foreign not in answer.text
+
+
+def test_the_page_leads_to_the_newest_report(login: Login, report: Path) -> None:
+    report.with_name("2025-12-31.html").write_text("older")
+    report.with_name("zebra.html").write_text("no night")
+
+    page = login("viewer").get("/evergreen/").text
+
+    assert 'href="nights/churn/2026-01-09"' in page
+    assert page.count("nights/") == 1
 
 
 # --- the page ------------------------------------------------------------------------------------

@@ -173,6 +173,14 @@ def test_a_night_is_judged_and_recorded(chain: tuple[Settings, AirflowClient]) -
         "days_since_last_order",
         "score",
     }
+    # Its task leads to the report, for whoever may open the UI.
+    (run,) = started.runs
+    task = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/report_night"
+    link = client._call("GET", f"{task}/links")["extra_links"]["Report of the night"]
+    assert link.endswith(f"/evergreen/nights/shop/{night}")
+    page = client._http.get(f"/evergreen/nights/shop/{night}")
+    assert page.text == load_settings().night_report("shop", night).read_text()
+    assert f"shop, night of {night}" in page.text
 
 
 def test_bad_data_fails_at_once_and_is_listed(chain: tuple[Settings, AirflowClient]) -> None:

@@ -105,6 +105,15 @@ def test_a_change_is_seen_dated_waited_for_and_learned_once(shop: Path) -> None:
     assert any(f"retraining is asked for on {learnable}" in reason for reason in told["reasons"])
     # The same night again says the same.
     assert night(seen) == told
+    page = Path(steps.report_night("shop", str(seen))["file"]).read_text()
+    assert "Wait, though drift calls for retraining: " in page
+    assert f"asked for on {learnable}" in page
+    for name in told["drifted"]:
+        assert f"<h3>{name}: drifted</h3>" in page
+    # Tonight beside the expected night and the training; the nights before, with their alarms.
+    assert ">expected</text>" in page
+    assert ">drifted</text>" in page
+    assert len(page) < 300_000
 
     # Until then it is waited for, and remains one change, though nights show it worse and worse.
     load(day, learnable - timedelta(days=1))

@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from functools import cache, partial
-from pathlib import Path
-from typing import Any, Literal
-
-import jinja2
+from functools import partial
+from typing import Any
 
 from evergreen.decisions.gate import Difference, PromotionEvidence
+from evergreen.pages import (
+    NONE,
+    Block,
+    Figure,
+    Format,
+    Section,
+    Table,
+    figures,
+    render_page,
+    show,
+    table,
+)
 from evergreen.provenance import commands
-from evergreen.training.card import figures
 from evergreen.training.card.facts import CardFacts, Dependence
-
-Format = Literal["md", "html"]
 
 # Measurements that have a place of their own on the card.
 _PLACED = {"metrics", "intervals", "counts", "calibration", "baselines", "over_baselines"}
-_NONE = "-"
-# From here on, digits behind the point say nothing.
-_LARGE = 1_000.0
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts below the names of the columns."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture, drawn as an SVG element where it is shown.
-
-    Markdown leaves it out, so its numbers are in a table as well.
-    """
-
-    draw: Callable[[], str]
-    caption: str
-
-
-Block = str | Table | Figure
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what stands below it."""
-
-    title: str
-    blocks: tuple[Block, ...]
 
 
 def render_card(facts: CardFacts, format: Format = "md") -> str:
@@ -71,7 +41,7 @@ def render_card(facts: CardFacts, format: Format = "md") -> str:
         The same text for the same facts.
     """
     sections = [Section(title, tuple(make(facts))) for title, make in _SECTIONS.items()]
-    return _render(_title(facts), sections, format)
+    return render_page(_title(facts), sections, format)
 
 
 def render_essence(facts: CardFacts) -> str:
@@ -81,32 +51,7 @@ def render_essence(facts: CardFacts) -> str:
         strongest = [one.feature for one in facts.importances if one.helps][:5]
         blocks.append(f"Rests most on {', '.join(strongest) or 'no feature that surely helps'}.")
     blocks.append(f"The whole card: {_card_command(facts)}")
-    return _render("", [Section("In short", tuple(blocks))], "md")
-
-
-def _render(title: str, sections: Sequence[Section], format: Format) -> str:
-    template = _templates().get_template(f"card.{format}.jinja")
-    return template.render(title=title, sections=sections).strip() + "\n"
-
-
-@cache
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = _escape_markdown
-    environment.tests["table"] = lambda block: isinstance(block, Table)
-    environment.tests["figure"] = lambda block: isinstance(block, Figure)
-    return environment
-
-
-def _escape_markdown(text: str) -> str:
-    """Escape what Markdown and HTML inside of it would read as their own."""
-    return re.sub(r"([\\|<>*`\[\]])", r"\\\1", " ".join(text.split()))
+    return render_page("", [Section("In short", tuple(blocks))], "md")
 
 
 # --- the sections --------------------------------------------------------------------------------
@@ -143,7 +88,7 @@ def _decision(facts: CardFacts) -> Iterator[Block]:
         (check.name, "passed" if check.passed else "failed", check.reason)
         for check in verdict.checks
     ]
-    yield _table(("demand", "outcome", "reason"), checks)
+    yield table(("demand", "outcome", "reason"), checks)
 
 
 def _data(facts: CardFacts) -> Iterator[Block]:
@@ -151,9 +96,9 @@ def _data(facts: CardFacts) -> Iterator[Block]:
     parts = [
         (name, _days(part.days), part.rows, part.mean_label) for name, part in facts.parts.items()
     ]
-    yield _table(("rows for", "as-of days", "rows", kind), parts)
-    tables = [(name, str(snapshot or _NONE)) for name, snapshot in facts.snapshots.items()]
-    yield _table(("table", "snapshot"), tables)
+    yield table(("rows for", "as-of days", "rows", kind), parts)
+    tables = [(name, str(snapshot or NONE)) for name, snapshot in facts.snapshots.items()]
+    yield table(("table", "snapshot"), tables)
     left_out = sum(facts.left_out.values())
     yield (
         f"Left out: {left_out} labelled rows without features, on {_days(facts.left_out)}."
@@ -169,7 +114,7 @@ def _split(facts: CardFacts) -> Iterator[Block]:
     )
     folds = [(fold.used_for, _days(fold.fit), fold.test) for fold in facts.folds]
     final = facts.parts["final"].days
-    yield _table(
+    yield table(
         ("for", "fitted on", "tested on"),
         [*folds, ("the model that serves", _days(final), "nothing: it knows all labels")],
     )
@@ -188,13 +133,13 @@ def _recipe(facts: CardFacts) -> Iterator[Block]:
             "declared" if each["declared"] else "searched",
             each["recipe"]["rounds"],
             _settings(each["recipe"]),
-            _show(each["loss"]) if each["loss"] is not None else "given up early",
+            show(each["loss"]) if each["loss"] is not None else "given up early",
         )
         for each in facts.tried
     ]
     if tried:
         columns = ("family", "recipe", "rounds", "settings", "out-of-fold loss")
-        yield _table(columns, tried, "Everything that was tried")
+        yield table(columns, tried, "Everything that was tried")
 
 
 def _holdout(facts: CardFacts) -> Iterator[Block]:
@@ -204,7 +149,7 @@ def _holdout(facts: CardFacts) -> Iterator[Block]:
     yield _metrics(facts)
     over = [(name, _difference(found)) for name, found in _of(evaluation, "over_baselines")]
     if over:
-        yield _table(("baseline", f"{facts.main_metric} above it"), over)
+        yield table(("baseline", f"{facts.main_metric} above it"), over)
     yield (
         f"A split of the rows at random would have promised {_difference(facts.leakage)} more of "
         f"{facts.main_metric}: rows of the same entities and days are no news."
@@ -213,7 +158,7 @@ def _holdout(facts: CardFacts) -> Iterator[Block]:
     others = {name: found for name, found in evaluation.items() if name not in _PLACED}
     single = [(name, value) for name, value in others.items() if not _is_nested(value)]
     if single:
-        yield _table(("also measured", "value"), single)
+        yield table(("also measured", "value"), single)
     for name, value in others.items():
         if _is_nested(value) and value:
             yield _any_table(name.replace("_", " "), value)
@@ -229,12 +174,12 @@ def _metrics(facts: CardFacts) -> Table:
         (
             name,
             metrics[name],
-            " to ".join(_show(bound) for bound in intervals.get(name, ())),
+            " to ".join(show(bound) for bound in intervals.get(name, ())),
             *(found.get(name) for found in baselines.values()),
         )
         for name in names
     ]
-    return _table(("metric", "model", "interval", *baselines), rows)
+    return table(("metric", "model", "interval", *baselines), rows)
 
 
 def _champion(facts: CardFacts) -> Iterator[Block]:
@@ -244,7 +189,7 @@ def _champion(facts: CardFacts) -> Iterator[Block]:
         yield "Nobody was in charge to be compared with."
         return
     yield (
-        f"Held against version {champion.version}, {_show(champion.age_days)} days older, on the "
+        f"Held against version {champion.version}, {show(champion.age_days)} days older, on the "
         "same holdout: differences are this one's minus the champion's."
     )
     if champion.unfit:
@@ -254,10 +199,10 @@ def _champion(facts: CardFacts) -> Iterator[Block]:
         (name, champion.metrics.get(name), _difference(difference))
         for name, difference in champion.differences.items()
     ]
-    yield _table(("metric", "champion", "difference"), rows)
+    yield table(("metric", "champion", "difference"), rows)
     slices = [(name, _difference(found)) for name, found in champion.slices.items()]
     if slices:
-        yield _table(("slice", f"difference of {facts.main_metric}"), slices)
+        yield table(("slice", f"difference of {facts.main_metric}"), slices)
 
 
 def _slices(facts: CardFacts) -> Iterator[Block]:
@@ -272,12 +217,12 @@ def _slices(facts: CardFacts) -> Iterator[Block]:
         slices = bias.slices
         metrics = list(dict.fromkeys(name for one in slices.values() for name in one.metrics))
         rows = [(name, one.rows, *map(one.metrics.get, metrics)) for name, one in slices.items()]
-        yield _table((feature, "rows", *metrics), rows)
+        yield table((feature, "rows", *metrics), rows)
         rates: list[Sequence[Any]] = [
             (
                 name,
                 *(
-                    f"{_show(rate)} [{_difference(one.beyond_rest[of])}]"
+                    f"{show(rate)} [{_difference(one.beyond_rest[of])}]"
                     for of, rate in one.rates.items()
                 ),
             )
@@ -287,7 +232,7 @@ def _slices(facts: CardFacts) -> Iterator[Block]:
             ("largest difference", *bias.difference.values()),
             ("least ratio", *bias.ratio.values()),
         ]
-        yield _table((feature, *bias.difference), rates)
+        yield table((feature, *bias.difference), rates)
 
 
 def _calibration(facts: CardFacts) -> Iterator[Block]:
@@ -296,7 +241,7 @@ def _calibration(facts: CardFacts) -> Iterator[Block]:
         ", which changes nothing." if facts.calibration == "identity" else "."
     )
     if kinds:
-        yield _table(("kind", "log loss on later days"), kinds)
+        yield table(("kind", "log loss on later days"), kinds)
     bins = facts.evaluation.get("calibration") or []
     if not bins:
         return
@@ -309,7 +254,7 @@ def _calibration(facts: CardFacts) -> Iterator[Block]:
         (found["rows"], score, label)
         for found, score, label in zip(bins, predicted, observed, strict=True)
     ]
-    yield _table(("rows", "mean score", "mean label"), rows)
+    yield table(("rows", "mean score", "mean label"), rows)
 
 
 def _features(facts: CardFacts) -> Iterator[Block]:
@@ -330,7 +275,7 @@ def _features(facts: CardFacts) -> Iterator[Block]:
         for one in facts.features
     ]
     columns = ("feature", "mean |SHAP|", "direction", "declared monotone", "missing", "meaning")
-    yield _table(columns, rows)
+    yield table(columns, rows)
     for dependence in facts.dependences:
         yield from _dependence(dependence)
 
@@ -355,13 +300,13 @@ def _importances(facts: CardFacts) -> Iterator[Block]:
     rows = [
         (
             one.feature,
-            f"{_show(one.loss)} ± {_show(one.error)}",
+            f"{show(one.loss)} ± {show(one.error)}",
             f"{one.helps_in} of {one.folds}",
             "yes" if one.helps else "not to be told from useless",
         )
         for one in found
     ]
-    yield _table(("feature", "rise of the loss", "days on which it helps", "helps"), rows)
+    yield table(("feature", "rise of the loss", "days on which it helps", "helps"), rows)
 
 
 def _dependence(found: Dependence) -> Iterator[Block]:
@@ -375,7 +320,7 @@ def _dependence(found: Dependence) -> Iterator[Block]:
         numbers = [float(value) for value in found.values]
         draw = partial(figures.draw_curve, numbers, found.scores, found.feature, "mean score")
     yield Figure(draw, caption)
-    yield _table((found.feature, "mean score"), list(zip(found.values, found.scores, strict=True)))
+    yield table((found.feature, "mean score"), list(zip(found.values, found.scores, strict=True)))
 
 
 def _serving(facts: CardFacts) -> Iterator[Block]:
@@ -390,8 +335,8 @@ def _serving(facts: CardFacts) -> Iterator[Block]:
     if evidence and evidence.refit:
         yield (
             f"On the newest day, whose labels nobody knew, the scores of both have a rank "
-            f"correlation of {_show(evidence.refit.correlation)}, and their means differ by "
-            f"{_show(evidence.refit.shift)} standard deviations."
+            f"correlation of {show(evidence.refit.correlation)}, and their means differ by "
+            f"{show(evidence.refit.shift)} standard deviations."
         )
 
 
@@ -434,7 +379,7 @@ def _limits(facts: CardFacts) -> Iterator[Block]:
 
 
 def _making(facts: CardFacts) -> Iterator[Block]:
-    yield _table(("made by", "value"), list(facts.made_by.items()))
+    yield table(("made by", "value"), list(facts.made_by.items()))
     if facts.decision:
         replay = commands.replay(f"{facts.use_case}/{facts.decision.evidence.version}")
         yield f"Make it again and compare byte for byte: {replay}"
@@ -469,7 +414,7 @@ def _of(evaluation: Mapping[str, Any], name: str) -> list[tuple[str, Any]]:
 
 
 def _settings(recipe: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_show(value)}" for name, value in recipe["settings"].items())
+    return ", ".join(f"{name} {show(value)}" for name, value in recipe["settings"].items())
 
 
 def _days(days: Sequence[date] | Mapping[str, int]) -> str:
@@ -480,11 +425,7 @@ def _days(days: Sequence[date] | Mapping[str, int]) -> str:
 
 def _difference(found: Difference | Mapping[str, Any]) -> str:
     stored = found if isinstance(found, Difference) else Difference.from_dict(found)
-    return f"{_show(stored.estimate)} ({_show(stored.lower)} to {_show(stored.upper)})"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "") -> Table:
-    return Table(tuple(columns), tuple(tuple(map(_show, row)) for row in rows), caption)
+    return f"{show(stored.estimate)} ({show(stored.lower)} to {show(stored.upper)})"
 
 
 def _is_nested(value: Any) -> bool:
@@ -495,23 +436,6 @@ def _any_table(name: str, value: Any) -> Table:
     """Show any measurement: one row per name or place, one column per key of what is nested."""
     items = list(value.items() if isinstance(value, Mapping) else enumerate(value, start=1))
     if not all(isinstance(item, Mapping) for _, item in items):
-        return _table((name, "value"), items)
+        return table((name, "value"), items)
     columns = list(dict.fromkeys(key for _, item in items for key in item))
-    return _table((name, *columns), [(key, *map(item.get, columns)) for key, item in items])
-
-
-def _show(value: Any) -> str:
-    """Show a number in four digits, or anything else as its text."""
-    if value is None:
-        return _NONE
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= _LARGE else f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_show(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return " to ".join(map(_show, value))
-    return str(value)
+    return table((name, *columns), [(key, *map(item.get, columns)) for key, item in items])

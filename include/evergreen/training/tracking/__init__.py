@@ -2,6 +2,7 @@
 
 from evergreen.training.tracking.cards import complete_card, fetch_card, fetch_slices
 from evergreen.training.tracking.dead_runs import fail_dead_runs
+from evergreen.training.tracking.nights import keep_night
 from evergreen.training.tracking.runs import (
     RunFacts,
     TrainedVersion,
@@ -32,6 +33,7 @@ __all__ = [
     "fetch_card",
     "fetch_slices",
     "initialise",
+    "keep_night",
     "load_version",
     "log_training_run",
     "set_champion",

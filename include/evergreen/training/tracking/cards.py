@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from evergreen.contract import UseCase
 from evergreen.disk import scratch
 from evergreen.errors import NotReadyError
+from evergreen.pages import Format
 from evergreen.settings import Settings
 from evergreen.training.card import CardFacts, Decision, render_card
-from evergreen.training.card.page import Format
 from evergreen.training.record import SLICES_FILE
 from evergreen.training.tracking.client import connect, explained
 from evergreen.training.tracking.runs import CARD_FACTS_FILE, describe_version

@@ -31,7 +31,7 @@ _HOLD = """
 import sys, time
 from evergreen.ops.local.home import claimed
 from evergreen.settings import load_settings
-sys.argv = ["/somewhere/bin/evergreen", "demo", "--days", "14"]
+sys.argv = ["/somewhere/bin/evergreen", "demo"]
 with claimed(load_settings()):
     print("held", flush=True)
     time.sleep(300)
@@ -67,13 +67,13 @@ def test_whoever_is_at_work_is_named_and_left_alone(monkeypatch, capsys, command
     home = load_settings().home
     with _held_by_another() as holder:
         # What the demo that runs has made so far.
-        for name in ("warehouse/churn", "demo"):
+        for name in ("warehouse/coffee", "demo"):
             (home / name).mkdir(parents=True)
         (home / "demo" / "made-by-demo").touch()
         before = sorted(home.rglob("*"))
         assert _run(monkeypatch, *command) == 1
         error = capsys.readouterr().err
-        assert f"{home} is in use by `evergreen demo --days 14` (process {holder.pid}, " in error
+        assert f"{home} is in use by `evergreen demo` (process {holder.pid}, " in error
         assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)", error)
         assert "EVERGREEN_HOME" in error
         assert sorted(home.rglob("*")) == before
@@ -82,7 +82,7 @@ def test_whoever_is_at_work_is_named_and_left_alone(monkeypatch, capsys, command
 
 def test_the_demo_starts_over_on_what_a_demo_left_and_on_nothing_else(monkeypatch, tmp_path):
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
-    for name in ("warehouse/churn", "warehouse/spend", "demo"):
+    for name in ("warehouse/coffee", "demo"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "demo" / "made-by-demo").touch()
     start_over(load_settings())
