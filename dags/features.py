@@ -11,6 +11,7 @@ from operator import and_
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, publisher
+from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from patience import UNTIL_NO_GAP
@@ -23,6 +24,7 @@ def features(use_case: UseCase) -> None:
     @dag(
         **dag_arguments(use_case, "features", __doc__),
         schedule=PartitionedAssetTimetable(assets=tables),
+        deadline=day_due(use_case),
         is_paused_upon_creation=False,
         max_active_runs=3,
     )

@@ -11,9 +11,10 @@ reason in `without_data`: it is published empty, and the decision is kept in `de
 from airflow.sdk import Param, dag, task, task_group
 
 from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, daily, publisher
+from deadlines import source_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
-from patience import DEADLINE, UNTIL_DELIVERED
+from patience import UNTIL_DELIVERED
 
 ASKED_AT = "{{ dag_run.start_date }}"
 
@@ -35,7 +36,7 @@ def ingest(use_case: UseCase) -> None:
                 None, enum=[None, *use_case.tables], title="Of this table; all if none is chosen"
             ),
         },
-        deadline=DEADLINE,
+        deadline=source_due(use_case),
         is_paused_upon_creation=True,
         max_active_runs=3,
     )

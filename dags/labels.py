@@ -6,6 +6,7 @@ Runs once per published day of the other's `features`.
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, asset, dag_arguments
+from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from patience import UNTIL_NO_GAP
@@ -17,6 +18,7 @@ def labels(use_case: UseCase) -> None:
     @dag(
         **dag_arguments(use_case, "labels", __doc__),
         schedule=PartitionedAssetTimetable(assets=asset(use_case, "features")),
+        deadline=day_due(use_case),
         is_paused_upon_creation=False,
         max_active_runs=3,
     )

@@ -4,8 +4,8 @@ Measures drift of features and score against the champion's training reference, 
 realised on days whose labels have matured, also late ones, and freshness. The governor weighs them
 and may request retraining; only the newest day may, so a backfill of old nights never starts
 training. What tonight's scores will be worth is estimated. Days whose inputs have changed since are
-listed in `staleness`, with the commands that mend them. At the end the night is told on one page,
-linked from `report_night`.
+listed in `staleness`, with the commands that mend them. What has begun or ended since is told to
+whom the settings name, once. At the end the night is told on one page, linked from `report_night`.
 """
 
 from airflow.sdk import chain, dag, task, task_group
@@ -48,6 +48,8 @@ def monitor(use_case: UseCase) -> None:
         report = task(steps.report_night, trigger_rule="all_done")(use_case.name, DAY)
         link_report(report)
         chain([verdict, stale, estimated], report)
+        # Beside all that, so that a destination that is down holds nothing up.
+        task(steps.tell_night)(verdict, "{{ ti.log_url }}")
 
     build()
 

@@ -1,4 +1,4 @@
-"""How long is waited, and for what: retries, deadlines, and what is not worth waiting for.
+"""How long is waited, and for what: retries, and what is not worth waiting for.
 
 Bad data fails at once, because trying again cannot mend it; everything else (a network, a lock) is
 tried a few times more. A source that is late is waited for, for hours.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import AsyncCallback, DeadlineAlert, DeadlineReference
-from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.retry_policy import (
     ExceptionRetryPolicy,
     RetryAction,
@@ -62,17 +60,6 @@ UNTIL_DELIVERED: dict[str, Any] = {
     "retries": RETRIES_OF_A_LATE_SOURCE,
     "retry_policy": LateSourcePolicy(),
 }
-
-# Says that a run is late while its source is still waited for. `[evergreen] deadline_callback` in
-# Airflow's configuration names another awaitable, such as one of Airflow's notifiers.
-DEADLINE = DeadlineAlert(
-    reference=DeadlineReference.DAGRUN_QUEUED_AT,
-    interval=timedelta(hours=4),
-    callback=AsyncCallback(
-        conf.get("evergreen", "deadline_callback", fallback="evergreen.steps.tell_late_run"),
-        kwargs=conf.getjson("evergreen", "deadline_kwargs", fallback={}),
-    ),
-)
 
 # Days of a backfill are ingested side by side; a gap usually closes within seconds. Waits about ten
 # minutes in all, without holding a worker.

@@ -11,6 +11,7 @@ from typing import Any
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, RUN, asset, dag_arguments, publisher, refuse_unknown_conf
+from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 
@@ -27,6 +28,7 @@ def score(use_case: UseCase) -> None:
     @dag(
         **dag_arguments(use_case, "score", __doc__),
         schedule=PartitionedAssetTimetable(assets=asset(use_case, "features")),
+        deadline=day_due(use_case),
         is_paused_upon_creation=False,
         max_active_runs=3,
     )

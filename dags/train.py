@@ -51,7 +51,8 @@ def train(use_case: UseCase) -> None:
         verdict = task(steps.judge_challenger)(challenger)
         # The run still ends as failed: the promotion, which cannot start, is a leaf as well.
         failure = task(steps.fail_request, trigger_rule="one_failed")(use_case.name, DAY, RUN)
-        chain(verdict, failure)
+        tell = task(steps.tell_training, trigger_rule="all_done")
+        chain(verdict, failure, tell(use_case.name, DAY, "{{ ti.log_url }}"))
         if gate.mode == "shadow":
             return
         passed = task.short_circuit(steps.is_promotable)(verdict)

@@ -1,4 +1,4 @@
-"""What Airflow's UI shows of us: one page of facts, reports of nights, and Data Docs.
+"""What Airflow knows of us: a page of facts, reports of nights, Data Docs, when a day is due.
 
 Airflow executes this file in every process, tasks included. So nothing heavy is imported here: the
 web framework, the lake and the rest of the package come with the first request, which only the API
@@ -8,17 +8,20 @@ server gets. Pages need no script and no network, and are served to whoever may 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk.definitions.deadline import BaseDeadlineReference
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
     from jinja2 import Template
+    from sqlalchemy.orm import Session
     from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -305,6 +308,65 @@ def _template() -> Template:
     return templates.get_template("evergreen.html")
 
 
+# --- deadlines -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DayDue(BaseDeadlineReference):
+    """When the day of a run must be done: some hours after its end, a midnight of its zone.
+
+    Airflow asks when it creates a run. It is told None, no deadline, for a run of a backfill, for
+    one that begins when the time is over (its day is old, or an earlier DAG was late, whose own
+    deadline said so), and for one that has no day.
+
+    Parameters
+    ----------
+    zone
+        Name of the time zone whose midnights end days.
+    hours
+        After that.
+    """
+
+    zone: str = "UTC"
+    hours: float = 0.0
+
+    required_kwargs: ClassVar[set[str]] = {"dag_id", "run_id"}
+
+    def serialize_reference(self) -> dict[str, Any]:
+        """Return what the DAG processor stores of it."""
+        return {**super().serialize_reference(), "zone": self.zone, "hours": self.hours}
+
+    @classmethod
+    def deserialize_reference(cls, reference_data: Mapping[str, Any]) -> DayDue:
+        """Rebuild it from what is stored."""
+        return cls(reference_data["zone"], reference_data["hours"])
+
+    def _evaluate_with(self, *, session: Session, dag_id: str, run_id: str) -> datetime | None:
+        from airflow.models import DagRun
+        from sqlalchemy import select
+
+        columns = DagRun.partition_key, DagRun.run_type, DagRun.queued_at, DagRun.run_after
+        found = session.execute(
+            select(*columns).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+        ).one_or_none()
+        if found is None or found.run_type == "backfill":
+            return None
+        return self.of(found.partition_key, found.queued_at or found.run_after)
+
+    def of(self, key: str | None, begun: datetime) -> datetime | None:
+        """Return the deadline of a run with a partition key that begins at an instant."""
+        from evergreen.contract import parse_day
+        from evergreen.contract.days import as_of
+        from evergreen.errors import ConfigError
+
+        try:
+            due = as_of(parse_day(key or ""), self.zone) + timedelta(hours=self.hours)
+        except ConfigError:
+            # Its first task says so; the scheduler must not stumble over it.
+            return None
+        return due if begun < due else None
+
+
 # --- the plugin ----------------------------------------------------------------------------------
 
 
@@ -319,9 +381,10 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class EvergreenPlugin(AirflowPlugin):
-    """One web application under `/evergreen`, and one entry in the navigation that opens it."""
+    """A web application under `/evergreen`, an entry in the navigation for it, and a deadline."""
 
     name = "evergreen"
+    deadline_references: ClassVar[list[Any]] = [DayDue]
     fastapi_apps: ClassVar[list[Any]] = [
         {"app": serve, "url_prefix": "/evergreen", "name": "Evergreen"}
     ]

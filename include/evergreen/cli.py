@@ -159,6 +159,20 @@ def status() -> None:
 
 
 @cli.command()
+def alert() -> None:
+    """Send a test message to everybody whom `EVERGREEN_ALERT_<NAME>` names."""
+    import asyncio
+
+    from evergreen.monitoring.destinations import send_to_all
+    from evergreen.settings import alert_destinations
+
+    if not (names := ", ".join(alert_destinations())):
+        raise click.ClickException("Nobody is named: set EVERGREEN_ALERT_<NAME> to a URL.")
+    asyncio.run(send_to_all("A test of Evergreen", "Whoever reads this is told of changes."))
+    click.echo(f"Told {names}.")
+
+
+@cli.command()
 @click.argument("use_case")
 @click.option(
     "--at",

@@ -27,6 +27,8 @@ DATABASES: tuple[Database, ...] = ("airflow", "catalog", "mlflow", "feast", "led
 # In the data directory: the absolute path by which tables and models name their files there.
 LOCATION_FILE = "location"
 
+_ALERT = "EVERGREEN_ALERT_"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -218,6 +220,18 @@ def secret(name: str) -> str:
     if not value:
         raise ConfigError(f"The environment variable {variable} is not set. Set it to the secret.")
     return value
+
+
+def alert_destinations() -> dict[str, str]:
+    """Return who is told of changes: URLs of Apprise by name, from `EVERGREEN_ALERT_<NAME>`.
+
+    The URLs hold secrets: they are never logged and never stored; the names are.
+    """
+    return {
+        variable.removeprefix(_ALERT).lower(): url
+        for variable, url in sorted(os.environ.items())
+        if variable.startswith(_ALERT) and url
+    }
 
 
 def _place(variable: str, default: Path) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="evergreen-dags-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__DAGS_FOLDER"] = str(PROJECT_ROOT / "dags")
+os.environ["AIRFLOW__CORE__PLUGINS_FOLDER"] = str(PROJECT_ROOT / "plugins")
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
 DAGS = PROJECT_ROOT / "dags"
@@ -37,10 +38,12 @@ def dag_bag() -> DagBag:
 def run_python(tmp_path: Path) -> object:
     """Run code in a fresh interpreter, as a task does, and return what it prints."""
 
+    found = os.pathsep.join([str(DAGS), os.environ.get("PYTHONPATH", "")])
+
     def run(code: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONPATH": str(DAGS), "AIRFLOW_HOME": str(tmp_path)},
+            env={**os.environ, "PYTHONPATH": found, "AIRFLOW_HOME": str(tmp_path)},
             capture_output=True,
             text=True,
             check=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -224,6 +225,22 @@ def test_the_deadline_of_ingestion_calls_what_exists(dag_bag: DagBag) -> None:
     assert inspect.iscoroutinefunction(getattr(steps, name))
 
 
+def test_a_declared_delay_is_a_deadline_of_every_run_for_a_day(
+    dag_bag: DagBag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_small_shop(tmp_path, zone="Europe/Berlin", monitoring={"max_delay_hours": 6.5})
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path))
+    dags = {s: type(dag_bag)(DAGS / f"{s}.py").dags[f"shop_{s}"] for s in OF_TABLES}
+    assert [s for s, dag in dags.items() if dag.deadline] == ["ingest", "features", "score"]
+    for stage in ("ingest", "features", "score"):
+        (deadline,) = dags[stage].deadline
+        stored = deadline.reference.serialize_reference()
+        assert stored == {"reference_type": "DayDue", "zone": "Europe/Berlin", "hours": 6.5}
+        assert deadline.interval == timedelta()
+    # By default there is none but that of a late source.
+    assert [s for s in OF_TABLES if dag_bag.dags[f"churn_{s}"].deadline] == ["ingest"]
+
+
 def test_every_night_leads_to_its_report(dag_bag: DagBag) -> None:
     from airflow.serialization.serialized_objects import DagSerialization
 
@@ -244,7 +261,7 @@ def test_every_night_leads_to_its_report(dag_bag: DagBag) -> None:
 
 
 def test_parsing_imports_no_heavy_library(run_python: Callable[[str], str]) -> None:
-    shared = ("conventions", "links", "patience")
+    shared = ("conventions", "links", "patience", "deadlines")
     files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem not in shared)
     assert len(files) == len({*OF_TABLES, *OF_FEATURES}) + 2
     code = "\n".join(

@@ -75,7 +75,7 @@ def test_every_command_in_the_pages_exists_and_every_command_is_explained():
 
 
 def test_every_dag_in_the_readme_has_a_file_and_every_file_is_in_the_readme():
-    without_dag = {"conventions", "links", "patience", "broken_use_cases"}
+    without_dag = {"conventions", "links", "patience", "deadlines", "broken_use_cases"}
     stages = {path.stem for path in (PROJECT_ROOT / "dags").glob("*.py")} - without_dag
     named = set(re.findall(r"\b(?:churn|shop|spend)_([a-z]+)\b", README.read_text()))
     assert "ingest" in stages
@@ -93,8 +93,9 @@ def _variables_of_the_code() -> set[str]:
             continue
         text = path.read_text()
         found |= set(re.findall(r"EVERGREEN_[A-Z_]*[A-Z](?![A-Z_<{])", text))
-        if re.search(r"EVERGREEN_SECRET_[<{]", text):
-            found.add("EVERGREEN_SECRET_<NAME>")
+        for family in ("SECRET", "ALERT"):
+            if re.search(rf"EVERGREEN_{family}_[<{{]", text):
+                found.add(f"EVERGREEN_{family}_<NAME>")
     return found | {f"EVERGREEN_{name.upper()}_URL" for name in DATABASES}
 
 
@@ -337,6 +338,7 @@ def test_the_changelog_has_the_version_and_its_impact():
 
 def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.contract import load_use_case
+    from evergreen.decisions.alerts import ALERTS
     from evergreen.decisions.stored import DECISIONS
     from evergreen.features.compute.result import labels_task
     from evergreen.monitoring.drift import DRIFT
@@ -362,6 +364,7 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
         "staleness": set(STALENESS.names),
         "labels": set(labels_task(churn).schema.names) - {churn.entity.key},
         "decisions": set(DECISIONS.names),
+        "alerts": set(ALERTS.names),
         "receipts": set(_RECEIPTS.columns.keys()),
         "release_ledger": set(LEDGER.columns.keys()),
     }

@@ -175,6 +175,8 @@ class Monitoring(Model):
     request_expires_days: Annotated[int, Field(ge=1)] = 7
     # The newest feature and prediction partitions may lie at most this far behind.
     max_staleness_days: Annotated[int, Field(ge=0)] = 1
+    # So many hours after its end a day is to be ingested, computed and scored; None: no deadline.
+    max_delay_hours: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("persistence")
     @classmethod

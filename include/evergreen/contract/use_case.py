@@ -34,7 +34,7 @@ from evergreen.targets.kinds import Target
 # What a use case that builds on another leaves to that one, beside the declared tables.
 _SHARED_TABLES = {"features", "quarantine", "refused"}
 _OWN_TABLES = {
-    *("labels", "predictions", "decisions"),
+    *("labels", "predictions", "decisions", "alerts"),
     *("drift", "performance", "estimates", "freshness", "staleness"),
     # Names of an asset, of what is recorded in SQL, and of what SQL sees.
     *("retraining", "receipts", "as_of_days"),

@@ -7,6 +7,7 @@ attempt, and publishing replaces whole partitions.
 Parsing a DAG imports this package, so heavy libraries are imported inside the functions.
 """
 
+from evergreen.steps.alerts import tell_night, tell_training
 from evergreen.steps.features import (
     compute_features,
     materialize_online,
@@ -96,6 +97,8 @@ __all__ = [
     "stage_rows",
     "sweep_staging",
     "tell_late_run",
+    "tell_night",
+    "tell_training",
     "train_challenger",
     "validate_features",
     "validate_predictions",

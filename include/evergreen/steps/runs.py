@@ -32,19 +32,29 @@ def require_known_conf(conf: Mapping[str, Any] | None, known: Iterable[str]) -> 
 
 
 async def tell_late_run(context: Mapping[str, Any]) -> str:
-    """Say that a run is not finished in time; Airflow calls it when a deadline is missed."""
+    """Say that a run is not finished in time; Airflow calls it when a deadline is missed.
+
+    It is logged, and told to whom `EVERGREEN_ALERT_<NAME>` names.
+    """
+    from evergreen.monitoring.destinations import send_to_all
+
     run = context["dag_run"]
-    use_case, day = run["dag_id"].removesuffix("_ingest"), run["partition_key"]
+    (use_case, _, stage), day = run["dag_id"].rpartition("_"), run["partition_key"]
+    title = f"{run['dag_id']} of {day or run['dag_run_id']} is late"
     message = (
-        f"{run['dag_id']} of {day or run['dag_run_id']} is late: it is {run['state']} at its "
-        f"deadline, {context['deadline']['deadline_time']}. Its log says what it waits for."
+        f"{title}: it is {run['state']} at its deadline, {context['deadline']['deadline_time']}. "
+        "Its log says what it waits for."
     )
-    if day:
+    if day and stage == "ingest":
         message += (
             " Later days wait for it. If there will never be data for it, decide so: "
             + commands.declare_without_data(use_case, parse_day(day))
         )
+    elif day:
+        again = commands.run_day(run["dag_id"], parse_day(day))
+        message += f" If it has failed: mend the cause, then {again}"
     logger.error("%s", message)
+    await send_to_all(title, message, "warning")
     return message
 
 
