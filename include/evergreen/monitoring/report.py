@@ -8,6 +8,7 @@ from evergreen.decisions.governor import RetrainingEvidence, RetrainingVerdict
 from evergreen.monitoring.drift import DriftRow
 from evergreen.monitoring.freshness import FreshnessRow
 from evergreen.monitoring.performance import PerformanceRow
+from evergreen.monitoring.skew import SkewRow
 
 
 def render_night(
@@ -16,8 +17,10 @@ def render_night(
     drift: Sequence[DriftRow] = (),
     performance: Sequence[PerformanceRow] = (),
     freshness: Sequence[FreshnessRow] = (),
+    skew: Sequence[SkewRow] = (),
+    skew_not_measured: str | None = None,
 ) -> str:
-    """Return a short Markdown text: verdict, reasons, drift, performance, freshness.
+    """Return a short Markdown text: verdict, reasons, drift, performance, freshness, skew.
 
     Drifted columns come first, then by effect; parts that were not measured say so.
     """
@@ -34,6 +37,7 @@ def render_night(
         *_drift(drift),
         *_performance(performance),
         *_freshness(freshness),
+        *_skew(skew, skew_not_measured),
     ]
     return "\n".join(lines) + "\n"
 
@@ -108,11 +112,40 @@ def _freshness(rows: Sequence[FreshnessRow]) -> list[str]:
             row.table,
             str(row.newest_day or "none"),
             "" if row.lag_days is None else str(row.lag_days),
-            "**stale**" if row.stale else "",
+            str(len(row.owed or ())),
+            _number(row.rows, ","),
+            _number(row.usual_rows, ",.0f"),
+            ", ".join(
+                f"**{word}**"
+                for word in ("stale" if row.stale else "", row.volume or "")
+                if word not in ("", "usual")
+            ),
         ]
         for row in rows
     ]
-    return ["", "## Freshness", "", *_table(["table", "newest day", "lag in days", ""], cells)]
+    header = ["table", "newest day", "lag in days", "days owed", "rows", "usual rows", ""]
+    return ["", "## Freshness", "", *_table(header, cells)]
+
+
+def _skew(rows: Sequence[SkewRow], not_measured: str | None) -> list[str]:
+    head = ["", "## Online values", ""]
+    if not rows or not_measured:
+        return [*head, f"Not measured{f': {not_measured}' if not_measured else ''}."]
+    cells = [
+        [
+            row.feature,
+            row.reference,
+            f"{row.keys:,}",
+            *(f"{count:,}" for count in (row.mismatch, row.missing, row.extra)),
+            ", ".join(row.examples),
+        ]
+        for row in rows
+        if row.differing
+    ]
+    if not cells:
+        return [*head, f"All of {rows[0].keys:,} served rows are what they should be."]
+    header = ["feature", "against", "rows", "mismatch", "missing", "extra", "such as"]
+    return [*head, *_table(header, cells)]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

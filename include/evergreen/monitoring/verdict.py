@@ -28,6 +28,7 @@ from evergreen.monitoring.night import champion_of, publish
 from evergreen.monitoring.performance import PerformanceRow
 from evergreen.monitoring.reference import SCORE
 from evergreen.monitoring.report import render_night
+from evergreen.monitoring.skew import SkewRow
 from evergreen.provenance import receipts
 from evergreen.provenance.staleness import Stale, mend_commands
 from evergreen.training import requests
@@ -39,7 +40,7 @@ _Row = TypeVar("_Row", bound=Stored)
 
 # Nights show a change until it has become what is expected, and a week for luck.
 _SHOWS = timedelta(weeks=WEEKS + 1)
-_MEASURED = ("drift", "performance", "freshness")
+_MEASURED = ("drift", "performance", "freshness", "skew")
 
 
 def decide(
@@ -72,7 +73,7 @@ def decide(
             step, part = "decide_retraining", {"kind": "governor"}
             publish(use_case, tonight, step, "decisions", table, tonight, part=part)
         state = requests.states(use_case.name).get(tonight)
-    logger.info("%s", _report(use_case, evidence, verdict))
+    logger.info("%s", _report(use_case, evidence, verdict, found[-1].get("not_measured")))
     if verdict.decision == "retrain" and state:
         logger.info(
             "the training of %s is %s, and is not started again; to do so, clear its run of "
@@ -98,7 +99,7 @@ def _gather(
     measured: Sequence[Mapping[str, Any]],
     incidents: Sequence[str],
 ) -> RetrainingEvidence:
-    drift, performance, _ = measured
+    drift, performance, *_ = measured
     summary = performance.get("performance")
     newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
     requested = requests.requested_before(use_case.name, tonight)
@@ -163,7 +164,7 @@ def _recorded(
     return None
 
 
-def _what_to_do(use_case: UseCase, night: date, measured: Iterable[Mapping[str, Any]]) -> list[str]:
+def _what_to_do(use_case: UseCase, night: date, measured: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the commands that make again what was bad on a night, and then run the night again."""
     bad = [
         Stale(table, day, "bad")
@@ -172,7 +173,8 @@ def _what_to_do(use_case: UseCase, night: date, measured: Iterable[Mapping[str, 
         for day in Period.parse(period).days
     ]
     again = mend_commands(use_case, [Stale("drift", night, "bad")])
-    return mend_commands(use_case, bad) + again
+    mend = [command for measurement in measured for command in measurement.get("mend", ())]
+    return mend_commands(use_case, bad) + mend + again
 
 
 def _drifted(nights: Iterable[Mapping[str, Any]], tonight: date) -> list[str]:
@@ -182,7 +184,12 @@ def _drifted(nights: Iterable[Mapping[str, Any]], tonight: date) -> list[str]:
     return []
 
 
-def _report(use_case: UseCase, evidence: RetrainingEvidence, verdict: RetrainingVerdict) -> str:
+def _report(
+    use_case: UseCase,
+    evidence: RetrainingEvidence,
+    verdict: RetrainingVerdict,
+    skew_not_measured: str | None,
+) -> str:
     """Tell the night as text, from what its measurements left in the tables."""
 
     def stored(kind: type[_Row], table: str, day: date) -> list[_Row]:
@@ -201,4 +208,6 @@ def _report(use_case: UseCase, evidence: RetrainingEvidence, verdict: Retraining
         stored(DriftRow, "drift", evidence.day),
         stored(PerformanceRow, "performance", matured),
         stored(FreshnessRow, "freshness", evidence.day),
+        stored(SkewRow, "skew", evidence.day),
+        skew_not_measured,
     )

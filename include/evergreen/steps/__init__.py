@@ -31,8 +31,10 @@ from evergreen.steps.monitoring import (
     measure_drift,
     measure_freshness,
     measure_performance,
+    measure_skew,
     measure_staleness,
     request_retraining,
+    start_owed_features,
 )
 from evergreen.steps.release import has_day, release_version, resolve_release
 from evergreen.steps.runs import one_day, require_known_conf, tell_late_run
@@ -74,6 +76,7 @@ __all__ = [
     "measure_drift",
     "measure_freshness",
     "measure_performance",
+    "measure_skew",
     "measure_staleness",
     "one_day",
     "promote_challenger",
@@ -90,6 +93,7 @@ __all__ = [
     "resolve_release",
     "score_customers",
     "stage_rows",
+    "start_owed_features",
     "sweep_staging",
     "tell_late_run",
     "train_challenger",
