@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import date, timedelta
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import ColumnExpression
 
 from evergreen import lake
 from evergreen.contract import UseCase
@@ -23,6 +25,7 @@ from evergreen.features.compute import totals
 from evergreen.features.compute.comparison import same_values
 from evergreen.features.compute.run import compute_features, feature_schema
 from evergreen.features.store import OnlineReader
+from evergreen.lake.iceberg import with_missing_columns
 from evergreen.lake.opening import open_files
 from evergreen.monitoring.night import publish
 from evergreen.monitoring.recompute import is_newest
@@ -106,13 +109,14 @@ def _read(use_case: UseCase, tonight: date) -> tuple[pa.Table, date]:
     if newest is None:
         raise NotReadyError("there are no features yet")
     with OnlineReader(use_case) as reader:
-        online = list(reader.keys())
-        if not online:
+        online = sample_keys(reader.keys(), keys_wanted)
+        if not len(online):
             raise NotReadyError("nothing has been materialised yet")
         stored = lake.scan(use_case.name, "features", newest, newest + _ONE_DAY)
         key = use_case.entity.key
-        offline = (piece[key] for piece in lake.stream(stored, [key], _ROWS))
-        keys = sample_keys([*online, *offline], keys_wanted)
+        pieces = lake.stream(stored, [key], _ROWS)
+        offline = (piece[key].cast(online.type).combine_chunks() for piece in pieces)
+        keys = sample_keys(chain([online], offline), keys_wanted)
         return reader.read(keys.to_pylist()), newest
 
 
@@ -167,32 +171,31 @@ def _stored(
     Whoever is not served should be with the newest row there is. Beside the features: `held_day`,
     the day of the row, and `newest_day`, the newest on which the entity has one.
     """
-    key, names = use_case.entity.key, use_case.feature_names
-    kinds = feature_schema(use_case)
+    key, kinds = use_case.entity.key, feature_schema(use_case)
     keys = served[key].combine_chunks()
+    schema = pa.schema(
+        [kinds.field(key), ("day", pa.date32()), *map(kinds.field, use_case.feature_names)]
+    )
     first = min((day for day in claimed if day), default=newest)
     found = lake.scan(use_case.name, "features", first, newest + _ONE_DAY)
-    if not found.paths:
-        nothing = pa.nulls(len(keys), pa.date32())
-        none = {name: pa.nulls(len(keys), kinds.field(name).type) for name in names}
-        return pa.table({"held_day": nothing, "newest_day": nothing, **none})
-    with opened("served") as connection:
-        files = open_files(connection, found.paths)
-        asked = connection.from_arrow(pa.table({key: keys}))
-        days = (
-            files.join(asked, f'"{key}"')
-            .aggregate(f'"{key}", max(day) AS newest_day', f'"{key}"')
-            .to_arrow_table()
-        )
-        newest_day = _in_order(days, key, keys)["newest_day"]
-        is_served = pc.is_valid(served["as_of"])
-        wanted = pc.if_else(is_served, pa.array(claimed, pa.date32()), newest_day)
-        rows = (
-            files.join(connection.from_arrow(pa.table({key: keys, "day": wanted})), f'"{key}", day')
-            .select(f'"{key}"', "day AS held_day", *(f'"{name}"' for name in names))
-            .to_arrow_table()
-        )
-    return _in_order(rows, key, keys).append_column("newest_day", newest_day)
+    rows, newest_day = schema.empty_table(), pa.nulls(len(keys), pa.date32())
+    if found.paths:
+        with opened("served") as connection:
+            files = open_files(connection, found.paths)
+            asked = connection.from_arrow(pa.table({key: keys}))
+            last = files.join(asked, f'"{key}"').aggregate(
+                f'"{key}", max(day) AS newest_day', f'"{key}"'
+            )
+            newest_day = _in_order(last.to_arrow_table(), key, keys)["newest_day"]
+            is_served = pc.is_valid(served["as_of"])
+            wanted = pc.if_else(is_served, pa.array(claimed, pa.date32()), newest_day)
+            asked = connection.from_arrow(pa.table({key: keys, "day": wanted}))
+            # A feature that is new is in no file of older days.
+            columns = [name for name in schema.names if name in files.columns]
+            joined = files.join(asked, f'"{key}", day').select(*map(ColumnExpression, columns))
+            rows = with_missing_columns(joined.to_arrow_table(), schema)
+    held = _in_order(rows.select(schema.names).cast(schema), key, keys)
+    return held.rename_columns({"day": "held_day"}).append_column("newest_day", newest_day)
 
 
 def _in_order(rows: pa.Table, key: str, keys: pa.Array) -> pa.Table:

@@ -123,7 +123,7 @@ def compare(
     return Outcome(online & offline & ~equal, offline & ~online, online & ~offline)
 
 
-def sample_keys(pieces: Iterable[pa.ChunkedArray | pa.Array], size: int) -> pa.Array:
+def sample_keys(pieces: Iterable[pa.Array], size: int) -> pa.Array:
     """Return the keys with the least hashes: every night the same ones, as long as they exist.
 
     Parameters
@@ -140,8 +140,7 @@ def sample_keys(pieces: Iterable[pa.ChunkedArray | pa.Array], size: int) -> pa.A
     """
     least: pa.Array | None = None
     for piece in pieces:
-        chunk = piece.combine_chunks() if isinstance(piece, pa.ChunkedArray) else piece
-        keys = (chunk if least is None else pa.concat_arrays([least, chunk])).unique()
+        keys = (piece if least is None else pa.concat_arrays([least, piece])).unique()
         hashed = pd.util.hash_array(keys.to_numpy(zero_copy_only=False), categorize=False)
         least = keys.take(pa.array(np.argsort(hashed, kind="stable")[:size]))
     return pa.array([]) if least is None else least
