@@ -89,7 +89,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift bench-volume ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -122,6 +122,10 @@ bench-monitor: $(READY) ## How often drift is alarmed where there is none, how s
 .PHONY: bench-drift
 bench-drift: $(READY) ## What measuring drift costs, beside scipy's test and Evidently
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.drift
+
+.PHONY: bench-volume
+bench-volume: $(READY) ## How often a table's volume is called unusual where nothing happens, and what is found
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.volume
 
 .PHONY: bench-score
 bench-score: $(READY) ## What scores and their reasons cost beside prediction alone: time, memory

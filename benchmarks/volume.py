@@ -1,6 +1,6 @@
 """How often a table's volume is called unusual where nothing happens, and what is found.
 
-    .venv/bin/python -m benchmarks.volume [--series 40]
+    .venv/bin/python -m benchmarks.volume [--series 20]
 
 Simulated tables of three years after a year to learn from: rows a day by a negative binomial
 distribution around a level with weekdays, a yearly season and growth; looked at every night.
@@ -67,7 +67,7 @@ def simulate(table: Table, level: float, seed: int) -> NDArray[np.int64]:
 def main() -> None:
     """Print how often, per table and year."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--series", type=int, default=40, help="of each table and level")
+    parser.add_argument("--series", type=int, default=20, help="of each table and level")
     series = parser.parse_args().series
     lines = []
     for table in TABLES:

@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Asset, CronPartitionTimetable, Param, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from evergreen import steps
 from evergreen.contract import UseCase
@@ -79,29 +78,13 @@ def day_param(title: str) -> Param:
 
 
 def publisher(function: Callable[..., dict[str, Any]], outlet: Asset) -> Callable[..., Any]:
-    """Make a task of a publishing step; its receipt becomes the asset event's `extra`."""
+    """Make a task of a publishing step: the event's `extra` is its receipt, its keys are `days`."""
 
     @task(task_id=function.__name__, outlets=[outlet], doc_md=function.__doc__)
     def publish(*arguments: Any, outlet_events: Any = None) -> dict[str, Any]:
         published = function(*arguments)
         outlet_events[outlet].extra = published
+        outlet_events[outlet].add_partitions(published.get("days", []))
         return published
 
     return publish
-
-
-def starter(function: Callable[..., list[str]], outlet: Asset) -> Callable[..., Any]:
-    """Make a task of a step that chooses days: each starts what listens, with itself as the key.
-
-    Without any it is skipped; it would else announce its own run's day.
-    """
-
-    @task(task_id=function.__name__, outlets=[outlet], doc_md=function.__doc__)
-    def start(*arguments: Any, outlet_events: Any = None) -> list[str]:
-        days = function(*arguments)
-        if not days:
-            raise AirflowSkipException("nothing is to be started")
-        outlet_events[outlet].add_partitions(days)
-        return days
-
-    return start

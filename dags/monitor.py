@@ -10,7 +10,7 @@ are further behind than they may be are computed, if `monitoring.max_recomputed_
 
 from airflow.sdk import chain, dag, task, task_group
 
-from conventions import DAY, RUN, asset, dag_arguments, daily, publisher, starter
+from conventions import DAY, RUN, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 
@@ -39,8 +39,9 @@ def monitor(use_case: UseCase) -> None:
         task(steps.measure_staleness)(use_case.name, DAY)
         measured = measure()
         _, _, freshness, _ = measured
-        recomputation = asset(use_case, "recomputation")
-        starter(steps.start_owed_features, recomputation)(use_case.name, DAY, RUN, freshness)
+        choose = task.short_circuit(steps.choose_owed_features)
+        owed = choose(use_case.name, DAY, RUN, freshness)
+        publisher(steps.start_owed_features, asset(use_case, "recomputation"))(owed)
         # A measurement that fails for good arrives as None: the others still count.
         decide = task(steps.decide_retraining, trigger_rule="all_done")
         verdict = decide(use_case.name, DAY, measured)

@@ -342,6 +342,7 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.monitoring.drift import DRIFT
     from evergreen.monitoring.freshness import FRESHNESS
     from evergreen.monitoring.performance import PERFORMANCE
+    from evergreen.monitoring.skew import SKEW
     from evergreen.provenance.receipts import _RECEIPTS
     from evergreen.provenance.staleness import STALENESS
     from evergreen.quality.schemas import quarantine_schema
@@ -358,6 +359,8 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
         "performance": set(PERFORMANCE.names),
         "freshness": set(FRESHNESS.names),
         "staleness": set(STALENESS.names),
+        "served": {"day", "as_of"},
+        "skew": set(SKEW.names),
         "labels": set(labels_task(churn).schema.names) - {churn.entity.key},
         "decisions": set(DECISIONS.names),
         "receipts": set(_RECEIPTS.columns.keys()),

@@ -21,7 +21,7 @@ from evergreen.provenance.staging import Staged, publish_chunk
 
 logger = logging.getLogger(__name__)
 
-_STEP, _KIND = "start_owed_features", "recomputation"
+_STEP, _KIND = "choose_owed_features", "recomputation"
 _ONE_DAY = timedelta(days=1)
 
 

@@ -26,6 +26,7 @@ from evergreen.steps.maintenance import (
     verify_tables,
 )
 from evergreen.steps.monitoring import (
+    choose_owed_features,
     decide_retraining,
     is_retraining_wanted,
     measure_drift,
@@ -60,6 +61,7 @@ __all__ = [
     "accept_request",
     "assemble_training_set",
     "back_up",
+    "choose_owed_features",
     "choose_recipe",
     "compact_tables",
     "compute_features",

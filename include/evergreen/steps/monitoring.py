@@ -36,8 +36,8 @@ def measure_skew(use_case: str, day: str) -> dict[str, Any]:
     return serving.skew(load_use_case(use_case), parse_day(day))
 
 
-def start_owed_features(use_case: str, day: str, run: str, freshness: dict[str, Any]) -> list[str]:
-    """Choose the owed days of features that are computed now; each is announced as an asset event.
+def choose_owed_features(use_case: str, day: str, run: str, freshness: dict[str, Any]) -> list[str]:
+    """Choose the owed days of features that are computed now, and put them on record.
 
     None, unless `monitoring.max_recomputed_days` allows some.
     """
@@ -46,6 +46,11 @@ def start_owed_features(use_case: str, day: str, run: str, freshness: dict[str, 
     owed = [parse_day(text) for text in freshness["owed"]]
     started = start_owed(load_use_case(use_case), parse_day(day), owed, run)
     return [chosen.isoformat() for chosen in started]
+
+
+def start_owed_features(days: list[str]) -> dict[str, Any]:
+    """Announce the chosen days, each by an asset event that starts its features."""
+    return {"days": days}
 
 
 def measure_staleness(use_case: str, day: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def measure(day: date = LAST) -> dict[str, Any]:
 
 
 def start(day: date, run: str) -> list[str]:
-    return steps.start_owed_features(NAME, str(day), run, measure(day))
+    return steps.choose_owed_features(NAME, str(day), run, measure(day))
 
 
 def told(table: str, day: date = LAST) -> dict[str, Any]:

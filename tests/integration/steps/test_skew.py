@@ -150,9 +150,7 @@ def test_an_entity_that_is_not_served_is_missing(shop: Path) -> None:
     width = len(tiny_shop.FEATURES)
     assert online("DELETE FROM {} WHERE encode(entity_key, 'hex') LIKE %s", key_of(victim)) == width
     measure()
-    assert {name: counts(row) for name, row in found().items()} == dict.fromkeys(
-        found(), (0, 1, 0)
-    )
+    assert {name: counts(row) for name, row in found().items()} == dict.fromkeys(found(), (0, 1, 0))
     assert found()["as_of"]["examples"] == [victim]
     materialize_again()
     measure()

@@ -52,12 +52,14 @@ def test_a_holiday_in_the_past_does_not_widen_what_is_usual():
 
 def test_a_change_does_not_hide_itself():
     rows = series(4, 400)
-    halved = {day: n // 3 if day > last(rows) - timedelta(days=10) else n for day, n in rows.items()}
+    halved = {
+        day: n // 3 if day > last(rows) - timedelta(days=10) else n for day, n in rows.items()
+    }
     assert measure_volume(halved, last(rows)).verdict == "extreme"
 
 
 def test_too_short_a_past_is_not_judged():
-    rows = {day: 5 for day in series(0, 60)}
+    rows = dict.fromkeys(series(0, 60), 5)
     volume = measure_volume(rows, last(rows))
     assert (volume.usual_rows, volume.p_value, volume.verdict) == (pytest.approx(5), None, None)
     assert measure_volume({START: 3}, START).usual_rows is None
