@@ -89,7 +89,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift bench-estimates ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift bench-estimates bench-volume ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -126,6 +126,10 @@ bench-estimates: $(READY) ## How near performance is estimated before labels are
 .PHONY: bench-drift
 bench-drift: $(READY) ## What measuring drift costs, beside scipy's test and Evidently
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.drift
+
+.PHONY: bench-volume
+bench-volume: $(READY) ## How often a table's volume is called unusual where nothing happens, and what is found
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.volume
 
 .PHONY: bench-score
 bench-score: $(READY) ## What scores and their reasons cost beside prediction alone: time, memory

@@ -78,12 +78,13 @@ def day_param(title: str) -> Param:
 
 
 def publisher(function: Callable[..., dict[str, Any]], outlet: Asset) -> Callable[..., Any]:
-    """Make a task of a publishing step; its receipt becomes the asset event's `extra`."""
+    """Make a task of a publishing step: the event's `extra` is its receipt, its keys are `days`."""
 
     @task(task_id=function.__name__, outlets=[outlet], doc_md=function.__doc__)
     def publish(*arguments: Any, outlet_events: Any = None) -> dict[str, Any]:
         published = function(*arguments)
         outlet_events[outlet].extra = published
+        outlet_events[outlet].add_partitions(published.get("days", []))
         return published
 
     return publish

@@ -1,6 +1,7 @@
 """Features of one day, for every customer, from what happened before the end of that day.
 
-Runs once per day that is published of all tables. Publishes `features`, moves the online store
+Runs once per day that is published of all tables, and for a day that the monitor finds owed and may
+start. Publishes `features`, moves the online store
 forward (an older day never replaces newer values), and publishes the labels whose horizon this day
 completes. Features wait, by retrying, until no earlier day is missing.
 """
@@ -23,7 +24,7 @@ def features(use_case: UseCase) -> None:
 
     @dag(
         **dag_arguments(use_case, "features", __doc__),
-        schedule=PartitionedAssetTimetable(assets=tables),
+        schedule=PartitionedAssetTimetable(assets=tables | asset(use_case, "recomputation")),
         deadline=day_due(use_case),
         is_paused_upon_creation=False,
         max_active_runs=3,

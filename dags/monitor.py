@@ -1,16 +1,18 @@
 """Watch, every night at 02:00, whether the world has moved away from the model.
 
 Measures drift of features and score against the champion's training reference, the performance
-realised on days whose labels have matured, also late ones, and freshness. The governor weighs them
-and may request retraining; only the newest day may, so a backfill of old nights never starts
-training. What tonight's scores will be worth is estimated. Days whose inputs have changed since are
+realised on days whose labels have matured, also late ones, freshness and volume of the tables, and
+whether the online store serves what features are. The governor weighs them and may request
+retraining; only the newest day may, so a backfill of old nights never starts training. Features
+that are further behind than they may be are computed, if `monitoring.max_recomputed_days` allows
+it. What tonight's scores will be worth is estimated. Days whose inputs have changed since are
 listed in `staleness`, with the commands that mend them. What has begun or ended since is told to
 whom the settings name, once. At the end the night is told on one page, linked from `report_night`.
 """
 
 from airflow.sdk import chain, dag, task, task_group
 
-from conventions import DAY, asset, dag_arguments, daily, publisher
+from conventions import DAY, RUN, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from links import link_report
@@ -34,13 +36,19 @@ def monitor(use_case: UseCase) -> None:
                 task(steps.measure_drift)(use_case.name, DAY),
                 task(steps.measure_performance)(use_case.name, DAY),
                 task(steps.measure_freshness)(use_case.name, DAY),
+                task(steps.measure_skew)(use_case.name, DAY),
             ]
 
         stale = task(steps.measure_staleness)(use_case.name, DAY)
         estimated = task(steps.measure_estimates)(use_case.name, DAY)
+        measured = measure()
+        _, _, freshness, _ = measured
+        choose = task.short_circuit(steps.choose_owed_features)
+        owed = choose(use_case.name, DAY, RUN, freshness)
+        publisher(steps.start_owed_features, asset(use_case, "recomputation"))(owed)
         # A measurement that fails for good arrives as None: the others still count.
         decide = task(steps.decide_retraining, trigger_rule="all_done")
-        verdict = decide(use_case.name, DAY, measure())
+        verdict = decide(use_case.name, DAY, measured)
         wanted = task.short_circuit(steps.is_retraining_wanted)(verdict)
         request = publisher(steps.request_retraining, asset(use_case, "retraining"))(verdict)
         chain(wanted, request)

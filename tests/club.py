@@ -281,5 +281,6 @@ def night(use_case: str, day: date) -> dict[str, Any]:
         steps.measure_drift(use_case, str(day)),
         steps.measure_performance(use_case, str(day)),
         steps.measure_freshness(use_case, str(day)),
+        steps.measure_skew(use_case, str(day)),
     ]
     return steps.decide_retraining(use_case, str(day), measured)

@@ -171,5 +171,6 @@ def night(day: date) -> dict[str, Any]:
         steps.measure_drift(NAME, str(day)),
         steps.measure_performance(NAME, str(day)),
         steps.measure_freshness(NAME, str(day)),
+        steps.measure_skew(NAME, str(day)),
     ]
     return steps.decide_retraining(NAME, str(day), measured)

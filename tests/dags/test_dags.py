@@ -85,6 +85,30 @@ def test_every_dag_explains_itself(dag_bag: DagBag) -> None:
         assert any(tag.startswith("stage:") for tag in dag.tags), dag_id
 
 
+def test_features_start_by_all_tables_or_by_a_night(dag_bag: DagBag) -> None:
+    started_by = dag_bag.dags["churn_features"].timetable.asset_condition
+    assert type(started_by).__name__ == "AssetAny"
+    (table,) = load_use_case("churn").tables
+    assert [asset.name for asset in started_by.objects] == [f"churn/{table}", "churn/recomputation"]
+
+
+def test_a_published_event_has_the_key_of_its_run_or_those_that_are_named(dag_bag: DagBag) -> None:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+
+    days = ["2026-01-05", "2026-01-06"]
+    request = {"use_case": "churn", "day": days[0], "trigger": "drift", "reasons": ["so"]}
+    tasks = dag_bag.dags["churn_monitor"].task_dict
+    for publish, given, keys in (
+        (tasks["start_owed_features"], days, {*days}),
+        (tasks["request_retraining"], request, set()),
+    ):
+        (outlet,) = publish.outlets
+        events = OutletEventAccessors()
+        published = publish.python_callable(given, outlet_events=events)
+        assert events[outlet].extra == published
+        assert events[outlet].partition_keys == keys
+
+
 def test_permanent_errors_are_not_retried(dag_bag: DagBag) -> None:
     from airflow.sdk.definitions.retry_policy import RetryAction
 

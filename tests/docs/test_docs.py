@@ -345,6 +345,7 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.monitoring.estimate import ESTIMATES
     from evergreen.monitoring.freshness import FRESHNESS
     from evergreen.monitoring.performance import PERFORMANCE
+    from evergreen.monitoring.skew import SKEW
     from evergreen.provenance.receipts import _RECEIPTS
     from evergreen.provenance.staleness import STALENESS
     from evergreen.quality.schemas import quarantine_schema
@@ -362,6 +363,8 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
         "estimates": set(ESTIMATES.names),
         "freshness": set(FRESHNESS.names),
         "staleness": set(STALENESS.names),
+        "served": {"day", "as_of"},
+        "skew": set(SKEW.names),
         "labels": set(labels_task(churn).schema.names) - {churn.entity.key},
         "decisions": set(DECISIONS.names),
         "alerts": set(ALERTS.names),

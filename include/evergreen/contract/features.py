@@ -45,3 +45,5 @@ class Features(Model):
     columns: Annotated[dict[Identifier, Feature], Field(min_length=1)]
     # How many days an as-of value stays usable in a point-in-time join.
     ttl_days: Annotated[int, Field(ge=1)] = 1
+    # They may lie at most this far behind a night; by default as monitoring says.
+    max_staleness_days: Annotated[int, Field(ge=0)] | None = None

@@ -138,6 +138,8 @@ class Scoring(Model):
     reasons: Annotated[int, Field(ge=0, le=10)] = 3
     # The bands whose scores get any: those that are acted on. By default the highest.
     reasons_for: tuple[Identifier, ...] | None = None
+    # Predictions may lie at most this far behind a night; by default as monitoring says.
+    max_staleness_days: Annotated[int, Field(ge=0)] | None = None
 
     @field_validator("bands")
     @classmethod
@@ -173,10 +175,16 @@ class Monitoring(Model):
     weekly_budget: Annotated[int, Field(ge=1)] = 1
     # A training that was asked for or started this many days ago is no longer waited for.
     request_expires_days: Annotated[int, Field(ge=1)] = 7
-    # The newest feature and prediction partitions may lie at most this far behind.
+    # Tables may lie at most this far behind the night, unless they say otherwise themselves.
     max_staleness_days: Annotated[int, Field(ge=0)] = 1
     # So many hours after its end a day is to be ingested, computed and scored; None: no deadline.
     max_delay_hours: Annotated[float, Field(gt=0)] | None = None
+    # At most so many owed days of features are started by a night by itself; 0 starts none.
+    max_recomputed_days: Annotated[int, Field(ge=0)] = 0
+    # Entities whose online values are logged and compared every night; 0 compares none.
+    skew_keys: Annotated[int, Field(ge=0)] = 1000
+    # A greater share of them may not differ in any feature.
+    max_skew: Ratio = 0.01
 
     @field_validator("persistence")
     @classmethod

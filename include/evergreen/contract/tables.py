@@ -285,6 +285,8 @@ class Events(Table):
     rollup: RollUp | None = None
     # With it the SQL reads `<table>_daily`; without it, the table.
     daily: Daily | None = None
+    # The table may lie at most this far behind a night; by default as monitoring says.
+    max_staleness_days: Annotated[int, Field(ge=0)] | None = None
 
     @property
     def kind(self) -> TableKind:

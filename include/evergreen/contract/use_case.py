@@ -35,9 +35,9 @@ from evergreen.targets.kinds import Target
 _SHARED_TABLES = {"features", "quarantine", "refused"}
 _OWN_TABLES = {
     *("labels", "predictions", "decisions", "alerts"),
-    *("drift", "performance", "estimates", "freshness", "staleness"),
-    # Names of an asset, of what is recorded in SQL, and of what SQL sees.
-    *("retraining", "receipts", "as_of_days"),
+    *("drift", "performance", "estimates", "freshness", "staleness", "served", "skew"),
+    # Names of assets, of what is recorded in SQL, and of what SQL sees.
+    *("retraining", "recomputation", "receipts", "as_of_days"),
 }
 _DERIVED_TABLE = re.compile(r"_(daily|totals)$")
 
@@ -244,6 +244,15 @@ class UseCase(Model):
         """What the gate demands of metrics: what is declared, else what the target demands."""
         return {**self.target.limits, **self.gate.limits}
 
+    def max_staleness_days(self, table: str) -> int:
+        """Return how many days a table of events, features or predictions may lie behind."""
+        own = {
+            **{name: events.max_staleness_days for name, events in self.events.items()},
+            "features": self.features.max_staleness_days,
+            "predictions": self.scoring.max_staleness_days,
+        }[table]
+        return self.monitoring.max_staleness_days if own is None else own
+
     def as_of(self, day: date) -> datetime:
         """Return the instant up to which features of `day` may know; see `days.as_of`."""
         return days.as_of(day, self.zone)
@@ -335,7 +344,7 @@ class UseCase(Model):
         return None
 
     def _of_rows(self, table: AnyTable) -> Any:
-        contract = table.model_dump(mode="json", exclude={"batch", "daily"})
+        contract = table.model_dump(mode="json", exclude={"batch", "daily", "max_staleness_days"})
         return {"contract": contract, "zone": self.zone, "kind": table.kind}
 
     def _of_sql(self, sql: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def measure_departure(
     nights. Nights of the last three weeks are not among them: a change that has begun would hide
     itself.
     """
-    found = dict(_distances(shapes, distance))
+    found = dict(distances(shapes, distance))
     value = found.pop(0, None)
     if value is None or len(found) < _FEWEST:
         return Departure(value)
@@ -109,9 +109,13 @@ def measure_departure(
     return Departure(value, float(np.exp(usual)), float(student.sf(beyond, size - 2)))
 
 
-def _distances(
+def distances(
     shapes: Sequence[Floats | None], distance: Callable[[Floats, Floats], float]
 ) -> Iterator[tuple[int, float]]:
+    """Yield how far the night (week 0) lies from what was expected, and how far earlier ones did.
+
+    Without nights of the last three weeks: a change that has begun would hide itself.
+    """
     for week in (0, *range(WEEKS, WEEKS + _BACKTESTS)):
         expected = expect(shapes, week)
         if week < len(shapes) and (shape := shapes[week]) is not None and expected is not None:

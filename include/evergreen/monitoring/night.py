@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evergreen import lake
-from evergreen.contract import Period, UseCase
+from evergreen.contract import Period, UseCase, join_days
 from evergreen.decisions.governor import Champion, Performance, find_alarm, summarise_nights
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
@@ -41,6 +41,7 @@ from evergreen.monitoring.performance import (
     realised_performance,
 )
 from evergreen.monitoring.reference import SCORE, Reference
+from evergreen.monitoring.volume import Volume, measure_volume
 from evergreen.provenance import receipts
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale, staleness_table, summarise
@@ -155,7 +156,7 @@ def _degraded_before(use_case: UseCase, newest: Performance) -> tuple[date, ...]
 
 
 def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
-    """Measure how far each table lies behind the day.
+    """Measure how far each table lies behind the day, what it owes, and how many rows came last.
 
     Attributes and references come when they change, so being silent says nothing of them.
     """
@@ -167,20 +168,61 @@ def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
             use_case.owner_of("features"), "publish_features", releases[0].recorded_at
         )
         owed_after = {"predictions": seen} if seen else {}
-    newest = {
-        table: max(receipts.standing(use_case.owner_of(table), table), default=None)
-        for table in tables
-    }
-    rows = measure_freshness(newest, tonight, use_case.monitoring.max_staleness_days, owed_after)
+    standing = {table: {*receipts.standing(use_case.owner_of(table), table)} for table in tables}
+    newest = {table: max(days, default=None) for table, days in standing.items()}
+    rows = measure_freshness(
+        newest,
+        tonight,
+        {table: use_case.max_staleness_days(table) for table in tables},
+        owed_after,
+        {table: _gaps(use_case, table, days) for table, days in standing.items()},
+        {table: volume for table in tables if (volume := _volume(use_case, table, tonight))},
+    )
     table = freshness_table(tonight, rows)
     publish(use_case, tonight, "measure_freshness", "freshness", table, tonight)
-    bad = []
+    incidents, bad, owed = [], [], []
     for row in rows:
-        last = row.newest_day or owed_after.get(row.table)
         if row.stale:
-            first = last + _ONE_DAY if last else use_case.first_day
-            bad.append([row.table, Period(first, tonight + _ONE_DAY).label])
-    return {"incidents": [row.reason for row in rows if row.stale], "bad": bad}
+            days = row.owed or Period(use_case.first_day, tonight + _ONE_DAY).days
+            bad += [[row.table, period.label] for period in join_days(days)]
+            if row.table == "features":
+                owed = [day.isoformat() for day in row.owed]
+        elif row.volume == "extreme" and row.newest_day:
+            bad.append([row.table, min(row.newest_day, tonight).isoformat()])
+        if row.stale or row.volume == "extreme":
+            incidents.append(row.reason)
+        elif row.volume == "unusual":
+            logger.warning("%s", row.reason)
+    return {"incidents": incidents, "bad": bad, "owed": owed}
+
+
+def _gaps(use_case: UseCase, table: str, standing: set[date]) -> list[date]:
+    """Return the days before the newest that a table should have; nobody is owed old scores."""
+    if not standing or table == "predictions":
+        return []
+    begin = min(standing) if table == "features" else use_case.first_day
+    return [day for day in Period(begin, max(standing)).days if day not in standing]
+
+
+def _volume(use_case: UseCase, table: str, tonight: date) -> Volume | None:
+    """Judge the rows of the newest day up to the night; None if nobody counted them."""
+    known = receipts.latest(
+        use_case.owner_of(table),
+        f"publish_{table}",
+        tonight - timedelta(weeks=len(weeks_before(tonight)) + 1),
+        tonight + _ONE_DAY,
+    )
+    rows = {
+        day: count
+        for day, receipt in known.items()
+        if "without_data" not in receipt.counts
+        and (count := receipt.counts.get("published", receipt.counts.get("rows"))) is not None
+    }
+    unusual = use_case.events[table].batch.unusual_days if table in use_case.events else ()
+    newest = max(known, default=None)
+    if newest is None or newest not in rows or newest in unusual:
+        return None
+    return measure_volume(rows, newest)
 
 
 def estimates(use_case: UseCase, tonight: date) -> dict[str, Any]:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Nights show a change until it has become what is expected, and a week for luck.
 _SHOWS = timedelta(weeks=WEEKS + 1)
-_MEASURED = ("drift", "performance", "freshness")
+_MEASURED = ("drift", "performance", "freshness", "skew")
 
 
 def decide(
@@ -94,7 +94,7 @@ def _gather(
     measured: Sequence[Mapping[str, Any]],
     incidents: Sequence[str],
 ) -> RetrainingEvidence:
-    drift, performance, _ = measured
+    drift, performance, *_ = measured
     summary = performance.get("performance")
     newest = receipts.newest_day(use_case.owner_of("features"), "publish_features")
     requested = requests.requested_before(use_case.name, tonight)
@@ -182,7 +182,7 @@ def _recorded(
     return None
 
 
-def _what_to_do(use_case: UseCase, night: date, measured: Iterable[Mapping[str, Any]]) -> list[str]:
+def _what_to_do(use_case: UseCase, night: date, measured: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the commands that make again what was bad on a night, and then run the night again."""
     bad = [
         Stale(table, day, "bad")
@@ -191,7 +191,8 @@ def _what_to_do(use_case: UseCase, night: date, measured: Iterable[Mapping[str, 
         for day in Period.parse(period).days
     ]
     again = mend_commands(use_case, [Stale("drift", night, "bad")])
-    return mend_commands(use_case, bad) + again
+    mend = [command for measurement in measured for command in measurement.get("mend", ())]
+    return mend_commands(use_case, bad) + mend + again
 
 
 def _drifted(nights: Iterable[Mapping[str, Any]], tonight: date) -> list[str]:

@@ -27,15 +27,18 @@ from evergreen.steps.maintenance import (
     verify_tables,
 )
 from evergreen.steps.monitoring import (
+    choose_owed_features,
     decide_retraining,
     is_retraining_wanted,
     measure_drift,
     measure_estimates,
     measure_freshness,
     measure_performance,
+    measure_skew,
     measure_staleness,
     report_night,
     request_retraining,
+    start_owed_features,
 )
 from evergreen.steps.release import has_day, release_version, resolve_release
 from evergreen.steps.runs import one_day, require_known_conf, tell_late_run
@@ -61,6 +64,7 @@ __all__ = [
     "accept_request",
     "assemble_training_set",
     "back_up",
+    "choose_owed_features",
     "choose_recipe",
     "compact_tables",
     "compute_features",
@@ -78,6 +82,7 @@ __all__ = [
     "measure_estimates",
     "measure_freshness",
     "measure_performance",
+    "measure_skew",
     "measure_staleness",
     "one_day",
     "promote_challenger",
@@ -95,6 +100,7 @@ __all__ = [
     "resolve_release",
     "score_customers",
     "stage_rows",
+    "start_owed_features",
     "sweep_staging",
     "tell_late_run",
     "tell_night",

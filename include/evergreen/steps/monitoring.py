@@ -39,6 +39,30 @@ def measure_freshness(use_case: str, day: str) -> dict[str, Any]:
     return night.freshness(load_use_case(use_case), parse_day(day))
 
 
+def measure_skew(use_case: str, day: str) -> dict[str, Any]:
+    """Log what the online store serves to a sample of entities, and hold it against features."""
+    from evergreen.monitoring import serving
+
+    return serving.skew(load_use_case(use_case), parse_day(day))
+
+
+def choose_owed_features(use_case: str, day: str, run: str, freshness: dict[str, Any]) -> list[str]:
+    """Choose the owed days of features that are computed now, and put them on record.
+
+    None, unless `monitoring.max_recomputed_days` allows some.
+    """
+    from evergreen.monitoring.recompute import start_owed
+
+    owed = [parse_day(text) for text in freshness["owed"]]
+    started = start_owed(load_use_case(use_case), parse_day(day), owed, run)
+    return [chosen.isoformat() for chosen in started]
+
+
+def start_owed_features(days: list[str]) -> dict[str, Any]:
+    """Announce the chosen days, each by an asset event that starts its features."""
+    return {"days": days}
+
+
 def measure_staleness(use_case: str, day: str) -> dict[str, Any]:
     """List the days of tables whose inputs have changed since, with the commands that mend them."""
     from evergreen.monitoring import night

@@ -46,7 +46,8 @@ def chain() -> Iterator[tuple[Settings, AirflowClient]]:
     folder = tempfile.TemporaryDirectory(prefix="evergreen-chain-")
     before = dict(os.environ)
     use_cases = Path(folder.name) / "use_cases"
-    write_small_shop(use_cases, gate={**GATE, "mode": "approve"})
+    monitoring = {"max_recomputed_days": 2}
+    write_small_shop(use_cases, gate={**GATE, "mode": "approve"}, monitoring=monitoring)
     club.write_club(Path(folder.name))
     os.environ["EVERGREEN_HOME"] = str(Path(folder.name) / "home")
     os.environ["EVERGREEN_USE_CASES"] = str(use_cases)
@@ -371,3 +372,36 @@ def test_a_day_without_data_through_airflow(chain: tuple[Settings, AirflowClient
     (run,) = follow(client, started.runs, told.append)
     assert run.state == "failed"
     assert "cannot be declared a day without data" in "\n".join(told)
+
+
+def test_a_night_starts_the_features_that_are_owed(
+    chain: tuple[Settings, AirflowClient],
+) -> None:
+    _, client = chain
+    tell: Callable[[str], None] = lambda _: None  # noqa: E731
+    owed = [NEW_DAYS[-1] + timedelta(days=n) for n in (1, 2)]
+    # While it is paused, it receives no event.
+    client.set_paused("shop_features", paused=True)
+    period = Period(owed[0], owed[-1] + timedelta(days=1))
+    finish(client, start_backfill(client, "shop", period, unpause=True, tell=tell).runs)
+    client.set_paused("shop_features", paused=False)
+    assert not {str(day) for day in owed} & runs_by_key(client, "features").keys()
+
+    night = Period(owed[-1], owed[-1] + timedelta(days=1))
+    (run,) = follow(
+        client,
+        start_backfill(client, "shop_monitor", night, unpause=True, tell=tell).runs,
+        tell,
+        timeout_seconds=SECONDS,
+    )
+    # The night tells its incident, and goes on beside it.
+    assert run.state == "failed"
+    keys = [str(day) for day in owed]
+    assert client.xcom("shop_monitor", run.run_id, "choose_owed_features") == keys
+    deadline = time.monotonic() + SECONDS
+    while not {*owed} <= lake.partitions("shop", "predictions").keys():
+        assert time.monotonic() < deadline, "the owed days never came"
+        time.sleep(1)
+    started = runs_by_key(client, "features")
+    assert {key: len(started[key]) for key in keys} == dict.fromkeys(keys, 1)
+    assert runs_by_key(client, "score").keys() >= {*keys}

@@ -64,8 +64,8 @@ def load(first: date, last: date) -> None:
 
 def night(day: date) -> dict[str, Any]:
     # No day is scored here, and nothing is owed.
-    measured = [steps.measure_drift("shop", str(day)), None, None]
-    measured[1:] = [{"performance": None, "incidents": [], "bad": []}, {"incidents": [], "bad": []}]
+    calm: dict[str, Any] = {"performance": None, "incidents": [], "bad": []}
+    measured = [steps.measure_drift("shop", str(day)), calm, calm, calm]
     return steps.decide_retraining("shop", str(day), measured)
 
 

@@ -94,6 +94,7 @@ def night(day: date) -> dict[str, Any]:
         steps.measure_drift("shop", str(day)),
         steps.measure_performance("shop", str(day)),
         steps.measure_freshness("shop", str(day)),
+        steps.measure_skew("shop", str(day)),
     ]
     steps.measure_estimates("shop", str(day))
     return steps.decide_retraining("shop", str(day), measured)

@@ -65,6 +65,7 @@ def night(day: Any) -> dict[str, Any]:
         steps.measure_drift("shop", str(day)),
         steps.measure_performance("shop", str(day)),
         steps.measure_freshness("shop", str(day)),
+        steps.measure_skew("shop", str(day)),
     ]
     return steps.decide_retraining("shop", str(day), measured)
 

@@ -94,6 +94,7 @@ def measure(day: date) -> list[dict[str, Any] | None]:
         steps.measure_drift("shop", str(day)),
         steps.measure_performance("shop", str(day)),
         steps.measure_freshness("shop", str(day)),
+        steps.measure_skew("shop", str(day)),
     ]
 
 
@@ -331,10 +332,10 @@ def test_a_chain_that_has_nothing_to_score_yet_is_no_incident(shop: Path) -> Non
     score(after(2))
     assert night(after(2))["incidents"] == []
     # A measurement that fails for good hides neither the others nor the night.
-    _, performance, freshness = measure(after(2))
-    failed = steps.decide_retraining("shop", str(after(2)), [None, performance, freshness])
+    _, *others = measure(after(2))
+    failed = steps.decide_retraining("shop", str(after(2)), [None, *others])
     assert failed["decision"] == "retrain"
     load(after(3))
-    failed = steps.decide_retraining("shop", str(after(3)), [None, performance, freshness])
+    failed = steps.decide_retraining("shop", str(after(3)), [None, *others])
     assert failed["incidents"] == ["drift was not measured; see measure_drift's log"]
     assert blocks(after(3)) == ["incident", "in_progress", "cooldown"]

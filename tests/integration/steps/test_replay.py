@@ -236,6 +236,7 @@ def test_a_past_night_keeps_its_decision_and_its_reference(shop: Path) -> None:
             steps.measure_drift("shop", str(day)),
             steps.measure_performance("shop", str(day)),
             steps.measure_freshness("shop", str(day)),
+            steps.measure_skew("shop", str(day)),
         ]
         return steps.decide_retraining("shop", str(day), measured)
 

@@ -142,6 +142,7 @@ def night(day: date, *, bad: bool = False) -> dict[str, Any]:
         {"nights": [], "change": None, **calm},
         {"performance": None, **calm},
         None if bad else calm,
+        calm,
     ]
     return steps.decide_retraining("shop", str(day), measured)
 

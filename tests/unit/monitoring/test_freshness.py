@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from evergreen.errors import NotReadyError
 from evergreen.monitoring.freshness import FRESHNESS, freshness_table, measure_freshness
+from evergreen.monitoring.volume import Volume
 
 DAY = date(2026, 3, 10)
 
@@ -36,6 +37,48 @@ def test_a_table_that_begins_later_owes_only_what_comes_after():
         "predictions holds no day yet, and owes those after 2026-03-10, 2 days before 2026-03-12; "
         "more than the allowed 1"
     )
+
+
+def test_a_table_owes_what_comes_after_its_newest_day_and_what_it_lacks_before():
+    gaps = {"features": [DAY - timedelta(5), DAY + timedelta(1)]}
+    (row,) = measure_freshness({"features": DAY - timedelta(2)}, DAY, 9, gaps=gaps)
+    assert row.owed == (DAY - timedelta(5), DAY - timedelta(1), DAY)
+    assert row.reason == (
+        "features ends on 2026-03-08, 2 days before 2026-03-10; within the allowed 9; days before "
+        "that are missing: 2026-03-05"
+    )
+    assert not row.stale
+
+
+@given(st.integers(0, 9), st.integers(0, 5))
+def test_a_missing_day_is_as_late_as_a_table_that_ends_before_it(ago, allowed):
+    day = DAY - timedelta(ago)
+    (hole,) = measure_freshness({"t": DAY + timedelta(1)}, DAY, allowed, gaps={"t": [day]})
+    (end,) = measure_freshness({"t": day - timedelta(1)}, DAY, allowed)
+    assert hole.owed == (day,)
+    assert hole.stale == end.stale
+
+
+def test_every_table_has_its_own_limit():
+    newest = {"orders": DAY - timedelta(3), "features": DAY - timedelta(3)}
+    rows = measure_freshness(newest, DAY, {"orders": 3, "features": 2})
+    assert [(row.table, row.allowed_days, row.stale) for row in rows] == [
+        ("features", 2, True),
+        ("orders", 3, False),
+    ]
+
+
+def test_an_unusual_volume_is_told_and_makes_nothing_stale():
+    volumes = {
+        "orders": Volume(12, 1000.4, 1e-9, "extreme"),
+        "features": Volume(5, 5.0, 1, "usual"),
+    }
+    features, orders = measure_freshness({"orders": DAY, "features": DAY}, DAY, 1, volumes=volumes)
+    assert orders.reason.endswith(
+        "; the newest day of orders has 12 rows, where 1,000 are usual (p = 1e-09)"
+    )
+    assert (orders.rows, orders.volume, orders.stale) == (12, "extreme", False)
+    assert "rows" not in features.reason
 
 
 def test_an_older_night_sees_newer_tables_as_fresh():

@@ -38,7 +38,7 @@ def difference(key: str, columns: Sequence[str], found: pa.Table, expected: pa.T
         return f"which rows exist ({len(only)} differ, e.g. {key} {rows})"
     findings = []
     for name in columns:
-        same = _same(found[name], expected[name])
+        same = same_values(found[name], expected[name])
         differing = np.flatnonzero(~same).tolist()
         if differing:
             examples = "; ".join(
@@ -49,7 +49,7 @@ def difference(key: str, columns: Sequence[str], found: pa.Table, expected: pa.T
     return ", ".join(findings) or None
 
 
-def _same(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+def same_values(left: pa.ChunkedArray, right: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     """Equal, both null, both NaN, or floats as near as the order of a sum explains."""
     alike: npt.NDArray[np.bool_] = pc.equal(pc.is_null(left), pc.is_null(right)).to_numpy()
     if not pa.types.is_floating(left.type):

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from evergreen.contract import UseCase
 from evergreen.features.compute.run import feature_schema
 from evergreen.features.store.definitions import service_name
+from evergreen.features.store.online_store import ForwardPostgresOnlineStore
 from evergreen.features.store.opening import applied_view, open_store
 from evergreen.settings import load_settings
 
@@ -42,7 +43,7 @@ class OnlineReader:
         self._schema = pa.schema([schema.field(n) for n in (self._key, "as_of", *self._names)])
         with ExitStack() as stack:
             self._store = stack.enter_context(open_store(load_settings()))
-            applied_view(self._store, use_case)
+            self._view = applied_view(self._store, use_case)
             self._service = self._store.get_feature_service(service_name(use_case))
             self._stack = stack.pop_all()
 
@@ -55,6 +56,15 @@ class OnlineReader:
     def close(self) -> None:
         """Close the connections."""
         self._stack.close()
+
+    def keys(self) -> Iterator[pa.Array]:
+        """Yield the keys of all entities that have values, in pieces and in no order."""
+        online = ForwardPostgresOnlineStore()
+        try:
+            for keys in online.keys(self._store.config, self._view):
+                yield pa.array(keys, self._schema.field(self._key).type)
+        finally:
+            online.close()
 
     def read(self, keys: Sequence[str] | Sequence[int]) -> pa.Table:
         """Read the newest features of some entities; see `read_online`."""

@@ -36,6 +36,7 @@ from evergreen.features.store.online_rows import copy_rows, copy_table
 
 # A first materialization writes for long.
 _LOCK_SECONDS = 7200
+_KEYS_AT_ONCE = 10_000
 
 _COPY = sql.SQL(
     "COPY {table} (entity_key, feature_name, value, event_ts, created_ts) "
@@ -177,6 +178,15 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         finally:
             self.close()
 
+    def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[list[Any]]:
+        """Yield the keys of all entities that have values, in pieces."""
+        query = sql.SQL("SELECT DISTINCT entity_key FROM {}")
+        table = sql.Identifier(_table_name(config, view))
+        with self._get_conn(config) as connection, connection.cursor("keys") as cursor:
+            cursor.execute(query.format(table))
+            while found := cursor.fetchmany(_KEYS_AT_ONCE):
+                yield _decoded(config, (row[0] for row in found))
+
     def left_over(
         self, config: RepoConfig, view: FeatureView, standing: Mapping[datetime, datetime | None]
     ) -> list[Any]:
@@ -199,9 +209,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
             )
             found = [row[0] for row in cursor.fetchall()]
             connection.commit()
-        version = config.entity_key_serialization_version
-        decoded = (deserialize_entity_key(key, version).entity_values[0] for key in found)
-        return [getattr(value, value.WhichOneof("val")) for value in decoded]
+        return _decoded(config, found)
 
     def replace(
         self,
@@ -317,6 +325,12 @@ def _merge(cursor: psycopg.Cursor[Any], table: sql.Identifier, batch: bytes) -> 
 
 def _bounds(standing: Mapping[datetime, datetime | None]) -> dict[str, list[Any]]:
     return {"events": list(standing), "created": list(standing.values())}
+
+
+def _decoded(config: RepoConfig, keys: Iterable[bytes]) -> list[Any]:
+    version = config.entity_key_serialization_version
+    values = (deserialize_entity_key(key, version).entity_values[0] for key in keys)
+    return [getattr(value, value.WhichOneof("val")) for value in values]
 
 
 def _entity_key(join_key: str, key: str | int) -> EntityKey:
