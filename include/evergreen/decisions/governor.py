@@ -34,6 +34,11 @@ Block = Literal[
     "budget",
 ]
 
+TOLD = ("all columns", "label")
+"""What drift is told of without anything following from it: whether a night can be told from others
+by all of its columns, and what the newest labels say. Scores that are worth less show in realised
+performance."""
+
 Event = Literal["started", "failed"]
 State = Literal["asked", "started", "failed", "judged"]
 
@@ -307,6 +312,8 @@ def summarise_nights(
     """
     nights: dict[tuple[date, int], list[Mapping[str, Any]]] = {}
     for row in drift:
+        if row["feature"] in TOLD:
+            continue
         nights.setdefault((row["day"], int(row["model_version"])), []).append(row)
     return tuple(
         _night(day, version, rows, monitoring, score)

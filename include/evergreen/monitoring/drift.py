@@ -28,15 +28,19 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from evergreen.contract import Monitoring
+from evergreen.decisions.governor import TOLD
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError
 from evergreen.monitoring.expected import WEEKS, measure_departure
+from evergreen.monitoring.joint import measure_joint
 from evergreen.monitoring.reference import (
+    SCORE,
     CategoryReference,
     ColumnReference,
     Floats,
     Reference,
     bin_shares,
+    build_reference,
     count_values,
     sorted_values,
 )
@@ -58,7 +62,10 @@ ALL = "all"
 # Bins of fewer rows are filled by chance: an index of theirs says nothing.
 _FEWEST_ROWS = 200
 _EMPTY = 1e-4
-_EFFECT: dict[Test, str] = {"ks": "D", "chi2": "distance", "missing": "moved", "unseen": "moved"}
+_EFFECT: dict[Test, str] = {
+    **{"ks": "D", "chi2": "distance", "missing": "moved", "unseen": "moved"},
+    "classifier": "told apart by D",
+}
 
 DRIFT = pa.schema(
     [
@@ -99,7 +106,8 @@ class DriftRow(Stored):
         What the night is held against: what was `expected` of it, or the rows of `training`.
     test
         `ks` of numbers, `chi2` of categories; the share of rows that are `missing`, or whose value
-        is `unseen` in training.
+        is `unseen` in training; of all columns, how well a `classifier` tells the night from those
+        before it.
     statistic, usual
         The effect (KS D, total variation distance, difference of shares), and that of nights
         before; of `chi2` usual is what the test looks at, chi-square by row.
@@ -194,6 +202,51 @@ def measure_drift(
         _judged(row, None if row.p_value is None else float(next(adjusted)), monitoring)
         for row in found
     ]
+
+
+def measure_together(
+    reference: Reference,
+    nights: Sequence[pa.Table | None],
+    key: str,
+    monitoring: Monitoring,
+    *,
+    seed: int,
+) -> DriftRow:
+    """Measure how unusual the night's columns are together; see `measure_joint`.
+
+    It is judged alone, by the same bounds as a column.
+    """
+    names = [name for name in reference.names if name != SCORE]
+    departure = measure_joint(nights, names, key, seed=seed)
+    rows, *before = [night.num_rows if night else 0 for night in nights]
+    row = DriftRow(
+        feature=TOLD[0],
+        slice=ALL,
+        reference="expected",
+        test="classifier",
+        reference_rows=sum(before[:WEEKS]),
+        current_rows=rows,
+        statistic=departure.value,
+        usual=departure.usual,
+        p_value=departure.p_value,
+    )
+    return _judged(row, departure.p_value, monitoring)
+
+
+def measure_labels(nights: Sequence[pa.Table | None], monitoring: Monitoring) -> list[DriftRow]:
+    """Measure how unusual the newest labels are, judged alone by the same bounds as a column.
+
+    Parameters
+    ----------
+    nights
+        The column `label` of the newest labelled day, and of those of `weeks_before` it; None, or
+        without rows, for days that are not there.
+    """
+    if not nights[0]:
+        return []
+    (column,) = build_reference(nights[0], TOLD[1:]).columns
+    rows = _against_expected(column, ALL, nights)
+    return [_judged(row, row.p_value, monitoring) for row in rows if row.test != "missing"]
 
 
 def drift_table(day: date, model_version: int, rows: Sequence[DriftRow]) -> pa.Table:

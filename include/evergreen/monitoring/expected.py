@@ -8,7 +8,7 @@ independent (nearly all customers of a night were there in the nights before it)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -21,6 +21,9 @@ WEEKS = 4
 """So many nights, a week apart, make up what is expected of the next."""
 
 _BACKTESTS = 26
+BACKTESTED = (0, *range(WEEKS, WEEKS + _BACKTESTS))
+"""The night itself, and the earlier ones it is judged by, in weeks before it."""
+
 # With fewer, what is usual is not known.
 _FEWEST = 8
 # Nights a week apart share three of their four weeks: about every second one says something new.
@@ -93,7 +96,18 @@ def measure_departure(
     nights. Nights of the last three weeks are not among them: a change that has begun would hide
     itself.
     """
-    found = dict(distances(shapes, distance))
+    return judge_distances(dict(distances(shapes, distance)), least)
+
+
+def judge_distances(measured: Mapping[int, float], least: float) -> Departure:
+    """Judge the distance of a night, week 0, by those of earlier ones; see `measure_departure`.
+
+    Parameters
+    ----------
+    measured
+        By week before the night, those of `BACKTESTED` that are known.
+    """
+    found = dict(measured)
     value = found.pop(0, None)
     if value is None or len(found) < _FEWEST:
         return Departure(value)
@@ -116,7 +130,7 @@ def distances(
 
     Without nights of the last three weeks: a change that has begun would hide itself.
     """
-    for week in (0, *range(WEEKS, WEEKS + _BACKTESTS)):
+    for week in BACKTESTED:
         expected = expect(shapes, week)
         if week < len(shapes) and (shape := shapes[week]) is not None and expected is not None:
             yield week, distance(shape, expected)

@@ -22,7 +22,13 @@ from evergreen import lake
 from evergreen.contract import Period, UseCase, join_days
 from evergreen.decisions.governor import Champion, Performance, find_alarm, summarise_nights
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
-from evergreen.monitoring.drift import DriftRow, drift_table, measure_drift
+from evergreen.monitoring.drift import (
+    DriftRow,
+    drift_table,
+    measure_drift,
+    measure_labels,
+    measure_together,
+)
 from evergreen.monitoring.effect import measure_effect
 from evergreen.monitoring.estimate import (
     Matrix,
@@ -333,15 +339,28 @@ def _drift_of(
         raise NotReadyError(f"{owner}.features has no rows for {night}.")
     require_fit(use_case, model.version, model)
     require_computed(use_case, [(night, tonight)], model.inputs.names)
-    weeks = weeks_before(night)
+    weeks, monitoring = weeks_before(night), use_case.monitoring
     before = sample_nights(use_case, model, reference, weeks, tonight.num_rows)
-    return measure_drift(
+    nights = [_scored(use_case, model, tonight), *(before.get(day) for day in weeks)]
+    found = measure_drift(
         reference,
-        [_scored(use_case, model, tonight), *(before.get(day) for day in weeks)],
-        use_case.monitoring,
+        nights,
+        monitoring,
         model.importances,
         lambda rows: dict(find_slices(use_case, rows)),
     )
+    seed = use_case.training.seed
+    found.append(measure_together(reference, nights, use_case.entity.key, monitoring, seed=seed))
+    labelled = night - timedelta(days=use_case.target.horizon_days)
+    days = [labelled, *weeks_before(labelled)]
+    return found + measure_labels([_labels(use_case, day) for day in days], monitoring)
+
+
+def _labels(use_case: UseCase, day: date) -> pa.Table | None:
+    if not lake.exists(use_case.name, "labels"):
+        return None
+    labels = lake.read(use_case.name, "labels", day, day + _ONE_DAY, columns=["label"])
+    return labels.filter(pc.is_valid(labels["label"]))
 
 
 def _onset(
@@ -353,7 +372,7 @@ def _onset(
 ) -> date:
     """Estimate when the change began that a night shows."""
     frozen = {column.name: column for column in reference.columns}
-    drifted = {(row.feature, row.test) for row in rows if row.drifted}
+    drifted = {(row.feature, row.test) for row in rows if row.drifted and row.feature in frozen}
     size = max(row.current_rows for row in rows)
     return estimate_onset(
         [(frozen[feature], test) for feature, test in sorted(drifted)],

@@ -21,7 +21,7 @@ from evergreen.monitoring.reference import (
     sorted_values,
 )
 
-Test = Literal["ks", "chi2", "missing", "unseen"]
+Test = Literal["ks", "chi2", "missing", "unseen", "classifier"]
 Nights = Sequence[pa.Table | None]
 Distance = Callable[[Floats, Floats], float]
 
