@@ -1,6 +1,6 @@
 """How near performance is estimated before labels are known, and how often its bounds hold it.
 
-    .venv/bin/python -m benchmarks.estimates [--histories 12]
+    .venv/bin/python -m benchmarks.estimates [--histories 8]
 
 Simulated customers who buy often (the use case `coffee`), histories of different seeds. A model is
 fitted once; every second week its performance of that night is estimated by what was known then,
@@ -159,7 +159,7 @@ WORLDS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Watch all worlds, two at a time."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--histories", type=int, default=12)
+    parser.add_argument("--histories", type=int, default=8)
     histories = parser.parse_args().histories
     jobs = [World(name, seed, **made) for name, made in WORLDS.items() for seed in range(histories)]
     figures: dict[str, Any] = {}
