@@ -43,7 +43,7 @@ from evergreen.sources.bounds import oracle_no_purchase, posterior_no_purchase
 USE_CASE, ORDERS = "coffee", "orders"
 # Days that are run one by one before habits change, and from then on: nights look at the first of
 # them, and the scores of all are judged by their labels later.
-CALM_DAYS, NIGHTS, CHANGED_DAYS = 2, 3, 6
+CALM_DAYS, NIGHTS, CHANGED_DAYS = 1, 3, 6
 RUN_SECONDS = 1_200
 
 _OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "reports", "staging", "warehouse")
@@ -132,8 +132,7 @@ class _Story:
     def run(self) -> None:
         """Run all of it.
 
-        Days that are only needed to be there come in one run each time (`coffee_history`), days
-        that are scored one by one.
+        Days between come in one run each time (`coffee_history`), and are not scored.
         """
         change, horizon = self.changed, self.use_case.target.horizon_days
         known, seen = _after(change, -CALM_DAYS - 1), _after(change, NIGHTS - 1)
@@ -155,19 +154,18 @@ class _Story:
         with self.watch.phase("labels", f"Time passes, until labels of {scored} are known"):
             judged = _after(scored, horizon)
             self._days(_after(seen, 1), scored)
-            self._load(_after(scored, 1), _after(judged, -1))
-            self._days(judged, judged)
+            self._load(_after(scored, 1), judged)
+            self._score(judged)
             self._nights(judged, judged)
         with self.watch.phase("retraining", f"Time passes, until {learnable}"):
-            self._load(_after(judged, 1), _after(learnable, -1))
-            self._days(learnable, learnable)
+            self._load(_after(judged, 1), learnable)
+            self._score(learnable)
             self._nights(learnable, learnable)
         with self.watch.phase("effect", "Time passes, until labels of the next day are known"):
             first = _after(learnable, 1)
             last = _after(first, horizon)
-            self._days(first, first)
-            self._load(_after(first, 1), _after(last, -1))
-            self._days(last, last)
+            self._load(first, last)
+            self._score(first, last)
             self._nights(last, last)
         for stage in ("ingest", "monitor"):
             self.client.set_paused(f"{USE_CASE}_{stage}", paused=True)
@@ -175,6 +173,10 @@ class _Story:
     def _load(self, first: date, last: date) -> None:
         conf = {"from": str(first), "to": str(last)}
         self._finish(start_run(self.client, f"{USE_CASE}_history", conf=conf, tell=self._tell))
+
+    def _score(self, *days: date) -> None:
+        for day in days:
+            self._finish(start_run(self.client, f"{USE_CASE}_score", day=str(day), tell=self._tell))
 
     def _days(self, first: date, last: date) -> None:
         """Run days through ingestion; features and scores follow by asset events."""
