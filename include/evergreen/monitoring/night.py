@@ -88,7 +88,10 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
     first = tonight - timedelta(days=use_case.monitoring.persistence[1] - 1)
     for night in Period(first, tonight + _ONE_DAY).days:
         try:
-            found[night] = _drift_of(use_case, model, reference, night)
+            nights = _nights_of(use_case, model, reference, night)
+            found[night] = _drift_of(use_case, model, reference, nights)
+            if night == tonight:
+                found[night] += _told_of(use_case, reference, nights, night)
         except PermanentError as error:
             if night == tonight:
                 return {"nights": [], "change": None, **_incident(error, "features", tonight)}
@@ -332,37 +335,53 @@ def watched(use_case: UseCase, model: LoadedModel) -> Reference:
     return Reference(tuple(column for column in frozen if column.name in watched))
 
 
-def _drift_of(
+def _nights_of(
     use_case: UseCase, model: LoadedModel, reference: Reference, night: date
-) -> list[DriftRow]:
+) -> list[pa.Table | None]:
+    """Return a night, and a sample of those it is held against."""
     owner = use_case.owner_of("features")
     tonight = lake.read_day(owner, "features", night)
     if not tonight.num_rows:
         raise NotReadyError(f"{owner}.features has no rows for {night}.")
     require_fit(use_case, model.version, model)
     require_computed(use_case, [(night, tonight)], model.inputs.names)
-    weeks, monitoring = weeks_before(night), use_case.monitoring
+    weeks = weeks_before(night)
     before = sample_nights(use_case, model, reference, weeks, tonight.num_rows)
-    nights = [_scored(use_case, model, tonight), *(before.get(day) for day in weeks)]
-    found = measure_drift(
+    return [_scored(use_case, model, tonight), *(before.get(day) for day in weeks)]
+
+
+def _drift_of(
+    use_case: UseCase,
+    model: LoadedModel,
+    reference: Reference,
+    nights: Sequence[pa.Table | None],
+) -> list[DriftRow]:
+    return measure_drift(
         reference,
         nights,
-        monitoring,
+        use_case.monitoring,
         model.importances,
         lambda rows: dict(find_slices(use_case, rows)),
     )
-    seed = use_case.training.seed
-    found.append(measure_together(reference, nights, use_case.entity.key, monitoring, seed=seed))
-    labelled = night - timedelta(days=use_case.target.horizon_days)
-    days = [labelled, *weeks_before(labelled)]
-    return found + measure_labels([_labels(use_case, day) for day in days], monitoring)
 
 
-def _labels(use_case: UseCase, day: date) -> pa.Table | None:
-    if not lake.exists(use_case.name, "labels"):
-        return None
-    labels = lake.read(use_case.name, "labels", day, day + _ONE_DAY, columns=["label"])
-    return labels.filter(pc.is_valid(labels["label"]))
+def _told_of(
+    use_case: UseCase, reference: Reference, nights: Sequence[pa.Table | None], night: date
+) -> list[DriftRow]:
+    """Return what is told of a night besides: its columns together, and the newest labels."""
+    key, monitoring, seed = use_case.entity.key, use_case.monitoring, use_case.training.seed
+    newest = night - timedelta(days=use_case.target.horizon_days)
+    days = [newest, *weeks_before(newest)]
+    found = lake.scan(use_case.name, "labels", days=days)
+    labels: dict[date, pa.Table] = {}
+    for day, paths in found.by_day.items():
+        pieces = lake.stream(replace(found, by_day={day: paths}), ["label"], _ROWS)
+        known = [piece.filter(pc.is_valid(piece["label"])) for piece in pieces]
+        labels[day] = pa.concat_tables(known)
+    return [
+        measure_together(reference, nights, key, monitoring, seed=seed),
+        *measure_labels([labels.get(day) for day in days], monitoring),
+    ]
 
 
 def _onset(
