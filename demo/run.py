@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from evergreen.errors import ConfigError, PermanentError
 from evergreen.ops import deploy
 from evergreen.ops.local import airflow, home, postgres
 from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
-from evergreen.ops.local.runs import Started, Tell, follow, start_backfill, start_run
+from evergreen.ops.local.runs import Tell, follow, start_backfill, start_run
 from evergreen.provenance import commands, receipts
 from evergreen.release import ledger
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
@@ -153,9 +154,8 @@ class _Story:
         learnable = date.fromisoformat(alarm["learnable_from"])
         with self.watch.phase("labels", f"Time passes, until labels of {scored} are known"):
             judged = _after(scored, horizon)
-            self._days(_after(seen, 1), scored)
-            self._load(_after(scored, 1), judged)
-            self._score(judged)
+            self._load(_after(seen, 1), judged)
+            self._score(*Period(_after(seen, 1), _after(scored, 1)).days, judged)
             self._nights(judged, judged)
         with self.watch.phase("retraining", f"Time passes, until {learnable}"):
             self._load(_after(judged, 1), learnable)
@@ -172,11 +172,15 @@ class _Story:
 
     def _load(self, first: date, last: date) -> None:
         conf = {"from": str(first), "to": str(last)}
-        self._finish(start_run(self.client, f"{USE_CASE}_history", conf=conf, tell=self._tell))
+        started = start_run(self.client, f"{USE_CASE}_history", conf=conf, tell=self._tell)
+        self._finish(started.runs)
 
     def _score(self, *days: date) -> None:
-        for day in days:
-            self._finish(start_run(self.client, f"{USE_CASE}_score", day=str(day), tell=self._tell))
+        started = [
+            start_run(self.client, f"{USE_CASE}_score", day=str(day), tell=self._tell).runs
+            for day in days
+        ]
+        self._finish([*chain.from_iterable(started)])
 
     def _days(self, first: date, last: date) -> None:
         """Run days through ingestion; features and scores follow by asset events."""
@@ -193,20 +197,19 @@ class _Story:
 
     def _backfill(self, what: str, period: Period) -> list[Run]:
         self._tell(f"$ {commands.backfill(what, period)}")
-        return self._finish(
-            start_backfill(self.client, what, period, unpause=True, tell=self._tell)
-        )
+        started = start_backfill(self.client, what, period, unpause=True, tell=self._tell)
+        return self._finish(started.runs)
 
     def _train(self, day: date) -> None:
         started = start_run(self.client, f"{USE_CASE}_train", day=str(day), tell=self._tell)
-        (run,) = self._finish(started)
+        (run,) = self._finish(started.runs)
         self._tell_gate(run)
 
     def _tell_gate(self, run: Run) -> None:
         judged = self.client.xcom(run.dag_id, run.run_id, "judge_challenger")
         self._tell(f"version {judged['version']}: {judged['decision']}")
 
-    def _finish(self, started: Started) -> list[Run]:
+    def _finish(self, started: list[Run]) -> list[Run]:
         return _finish(self.client, started, self._tell)
 
     def _tell(self, text: str) -> None:
@@ -217,8 +220,8 @@ def _after(day: date, days: int) -> date:
     return day + timedelta(days=days)
 
 
-def _finish(client: AirflowClient, started: Started, tell: Tell) -> list[Run]:
-    runs = follow(client, started.runs, tell, timeout_seconds=RUN_SECONDS)
+def _finish(client: AirflowClient, started: list[Run], tell: Tell) -> list[Run]:
+    runs = follow(client, started, tell, timeout_seconds=RUN_SECONDS)
     if failed := [run for run in runs if run.state != "success"]:
         raise PermanentError(
             f"{len(failed)} of {len(runs)} runs failed, first {failed[0].dag_id} for "
@@ -340,7 +343,7 @@ def _summarise(use_case: UseCase, changed: date) -> dict[str, Any]:
         "champions": [_champion(use_case, entry) for entry in entries],
         "regime_change": changed.isoformat(),
         "drift": _drift(lake.read(name, "drift").to_pylist()),
-        "alarm": alarmed and {"night": str(alarmed["day"]), "reasons": alarmed["reasons"]},
+        "alarm": alarmed and {"night": str(alarmed["day"]), "reasons": _drifted(alarmed)},
         "learnable_from": next(
             (night["learnable_from"] for night in nights if night["learnable_from"]), None
         ),
@@ -363,6 +366,10 @@ def _verdict_of(day: date) -> dict[str, Any]:
         json.loads(row["verdict"]) for row in rows if row["kind"] == "governor"
     )
     return verdict
+
+
+def _drifted(verdict: dict[str, Any]) -> list[str]:
+    return [reason for reason in verdict["reasons"] if reason.startswith("drift: ")]
 
 
 def _told(decisions: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
