@@ -148,7 +148,7 @@ bench-discovery: $(READY) ## How often features are proposed where there is noth
 	@$(BIN)/python -W ignore -m benchmarks.discovery
 
 .PHONY: demo
-demo: $(READY) ## Watch every stage work on generated customers; ends by itself
+demo: $(READY) ## Watch a change of habits from alarm to recovery, on generated customers; ends by itself
 	@$(BIN)/python demo/run.py
 
 .PHONY: up

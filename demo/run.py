@@ -44,7 +44,7 @@ from evergreen.sources.bounds import oracle_no_purchase, posterior_no_purchase
 USE_CASE, ORDERS = "coffee", "orders"
 # Days that are run one by one before habits change, and from then on: nights look at the first of
 # them, and the scores of all are judged by their labels later.
-CALM_DAYS, NIGHTS, CHANGED_DAYS = 1, 3, 6
+CALM_DAYS, NIGHTS, CHANGED_DAYS = 2, 3, 6
 RUN_SECONDS = 1_200
 
 _OURS = ("airflow", "artifacts", "demo", "postgres", "quality", "reports", "staging", "warehouse")
@@ -147,7 +147,7 @@ class _Story:
         with self.watch.phase("days", f"Running days; on {change} habits change"):
             self._days(_after(known, 1), seen)
         with self.watch.phase("nights", f"Monitoring the nights up to {seen}"):
-            self._nights(_after(known, 1), seen)
+            self._nights(_after(change, -1), seen)
             alarm = _verdict_of(seen)
             if alarm["learnable_from"] is None:
                 raise PermanentError(f"Nothing was alarmed by {seen}: {alarm['reasons']}")

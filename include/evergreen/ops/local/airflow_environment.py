@@ -26,6 +26,9 @@ _PRELOAD = (
     "feast",
     "great_expectations",
     "mlflow",
+    # What every task that reads or writes a model imports otherwise, for two seconds.
+    "mlflow.store.model_registry.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_store",
     "pandas",
     "pyarrow.parquet",
     "pyiceberg.catalog.sql",
