@@ -93,7 +93,8 @@ def test_a_number_and_a_category_go_all_the_way(shop: Path) -> None:
     verdict = night(LAST)
     assert verdict["incidents"] == []
     drift = {row["feature"]: row["test"] for row in lake.read_day(NAME, "drift", LAST).to_pylist()}
-    assert drift == {**dict.fromkeys(FEATURES, "ks"), "size": "chi2", "score": "ks"}
+    told = {"all columns": "classifier", "label": "ks"}
+    assert drift == {**dict.fromkeys(FEATURES, "ks"), "size": "chi2", "score": "ks", **told}
     performance = lake.read_day(NAME, "performance", DAYS[-3]).to_pylist()
     whole = {row["metric"]: row for row in performance if row["slice"] == "all"}
     of_intervals = ["coverage", "interval_width"]

@@ -240,7 +240,7 @@ def test_all_problems_of_all_folders_are_listed(
         main()
     assert end.value.code == 1
     out, err = capsys.readouterr()
-    assert out == "online_retail: no problems\n"
+    assert out == "coffee: no problems\nonline_retail: no problems\n"
     assert re.findall(r"^(\w+): (\d) problem", err, re.M) == [
         ("churn", "1"),
         ("shop", "3"),
