@@ -1,9 +1,9 @@
 """Features of one day, for every customer, from what happened before the end of that day.
 
 Runs once per day that is published of all tables, and for a day that the monitor finds owed and may
-start. Publishes `features`, moves the online store
-forward (an older day never replaces newer values), and publishes the labels whose horizon this day
-completes. Features wait, by retrying, until no earlier day is missing.
+start. Publishes `features`, moves the online store forward (an older day never replaces newer
+values), and publishes the labels whose horizon this day completes. Features wait, by retrying,
+until no earlier day is missing.
 """
 
 from functools import reduce

@@ -35,7 +35,7 @@ from evergreen.errors import ConfigError, PermanentError
 from evergreen.ops import deploy
 from evergreen.ops.local import airflow, home, postgres
 from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
-from evergreen.ops.local.runs import Tell, follow, start_backfill, start_run
+from evergreen.ops.local.runs import follow, start_backfill, start_run
 from evergreen.provenance import commands, receipts
 from evergreen.release import ledger
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
@@ -210,7 +210,15 @@ class _Story:
         self._tell(f"version {judged['version']}: {judged['decision']}")
 
     def _finish(self, started: list[Run]) -> list[Run]:
-        return _finish(self.client, started, self._tell)
+        """Follow runs to their end; all must succeed."""
+        runs = follow(self.client, started, self._tell, timeout_seconds=RUN_SECONDS)
+        if failed := [run for run in runs if run.state != "success"]:
+            raise PermanentError(
+                f"{len(failed)} of {len(runs)} runs failed, first {failed[0].dag_id} for "
+                f"{failed[0].partition_key or failed[0].run_id}; the lines above name task and "
+                "error."
+            )
+        return runs
 
     def _tell(self, text: str) -> None:
         self.watch.tell(text)
@@ -218,16 +226,6 @@ class _Story:
 
 def _after(day: date, days: int) -> date:
     return day + timedelta(days=days)
-
-
-def _finish(client: AirflowClient, started: list[Run], tell: Tell) -> list[Run]:
-    runs = follow(client, started, tell, timeout_seconds=RUN_SECONDS)
-    if failed := [run for run in runs if run.state != "success"]:
-        raise PermanentError(
-            f"{len(failed)} of {len(runs)} runs failed, first {failed[0].dag_id} for "
-            f"{failed[0].partition_key or failed[0].run_id}; the lines above name task and error."
-        )
-    return runs
 
 
 def _day_of_change(use_case: UseCase) -> date:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from evergreen import steps
 from evergreen.settings import PROJECT_ROOT
 
 FIRST_DAY = date(2025, 1, 1)
@@ -47,3 +48,14 @@ def write_small_shop(root: Path, **changes: Any) -> Path:
     declared |= changes
     (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
     return folder
+
+
+def load(first: date, last: date | None = None, *, labels: bool = True) -> None:
+    """Load days of `shop`, up to the labels they complete."""
+    period = f"{first}..{last or first}"
+    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
+    features = steps.publish_features(
+        steps.validate_features(steps.compute_features("shop", period))
+    )
+    if labels:
+        steps.publish_labels(features)

@@ -83,7 +83,7 @@ class Night:
     def drifts(self) -> tuple[Change, ...]:
         """Changes that showed as drift, and that no training has had the chance to learn."""
         due, ahead = open_changes(self.evidence)
-        return tuple(change for change in (*due, *ahead) if not _is_of_performance(change))
+        return tuple(change for change in (*due, *ahead) if not change.is_of_performance)
 
     @property
     def state(self) -> State:
@@ -91,7 +91,7 @@ class Night:
         evidence, verdict = self.evidence, self.verdict
         # The governor calls whatever has become due by that name.
         due, _ = open_changes(evidence)
-        alarmed = "drift" in verdict.triggers and not (due and _is_of_performance(due[0]))
+        alarmed = "drift" in verdict.triggers and not (due and due[0].is_of_performance)
         drift = alarmed or bool(self.drifts)
         seen = any(night.day == evidence.day for night in evidence.nights)
         degraded = "degradation" in verdict.triggers
@@ -100,11 +100,6 @@ class Night:
             "drift": drift or (False if seen else None),
             "degradation": degraded or (False if evidence.performance else None),
         }
-
-
-def _is_of_performance(change: Change) -> bool:
-    """Whether a change was seen by realised performance: a metric, and no column, has changed."""
-    return all(what.startswith("realised ") for what in change.what)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -43,6 +43,8 @@ Event = Literal["started", "failed"]
 State = Literal["asked", "started", "failed", "judged"]
 
 _WEEK = timedelta(days=7)
+# How a metric that has fallen begins among what has changed; no column's name holds a blank.
+_REALISED = "realised "
 # Of the cooldown, one for each refused challenger.
 _MOST_DOUBLINGS = 4
 
@@ -146,6 +148,16 @@ class Change(Stored):
     began: date
     learnable_from: date
     what: tuple[str, ...]
+
+    @classmethod
+    def of_performance(cls, seen: date, realised: Performance, learnable_from: date) -> Self:
+        """Return the change that degraded performance shows."""
+        return cls(seen, realised.began, learnable_from, (f"{_REALISED}{realised.metric}",))
+
+    @property
+    def is_of_performance(self) -> bool:
+        """Whether realised performance has shown it: a metric has changed, and no column."""
+        return all(what.startswith(_REALISED) for what in self.what)
 
 
 @dataclass(frozen=True)
@@ -288,6 +300,14 @@ def record_event(use_case: str, day: date, event: Event, reason: str) -> pa.Tabl
         "reasons": [reason],
     }
     return pa.Table.from_pylist([row], schema=DECISIONS)
+
+
+def read_retraining(row: Mapping[str, Any]) -> tuple[RetrainingEvidence, RetrainingVerdict]:
+    """Return what the governor saw and decided, from a row of `decisions` of its kind."""
+    return (
+        RetrainingEvidence.from_dict(json.loads(row["evidence"])["evidence"]),
+        RetrainingVerdict.from_dict(json.loads(row["verdict"])),
+    )
 
 
 def replay_retraining(stored: str) -> RetrainingVerdict:

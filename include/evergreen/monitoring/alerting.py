@@ -6,7 +6,6 @@ between sending and recording sends the message again, with the same words.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
@@ -25,7 +24,7 @@ from evergreen.decisions.alerts import (
     due_by_night,
     due_by_trainings,
 )
-from evergreen.decisions.governor import RetrainingEvidence, RetrainingVerdict
+from evergreen.decisions.governor import read_retraining
 from evergreen.monitoring.destinations import Kind, require_told, send, tell
 from evergreen.monitoring.messages import Message, render_change, render_training
 from evergreen.monitoring.night import publish
@@ -160,10 +159,7 @@ def _recorded(
     end = last and last + timedelta(days=1)
     for row in lake.read(use_case.name, "decisions", first, end).to_pylist():
         if row["kind"] == "governor":
-            evidence, verdict = json.loads(row["evidence"])["evidence"], json.loads(row["verdict"])
-            nights.append(
-                Night(RetrainingEvidence.from_dict(evidence), RetrainingVerdict.from_dict(verdict))
-            )
+            nights.append(Night(*read_retraining(row)))
         elif row["kind"] == "gate" or (row["kind"], row["decision"]) == ("request", "failed"):
             decision = row["decision"] if row["kind"] == "gate" else None
             reasons = tuple(row["reasons"])

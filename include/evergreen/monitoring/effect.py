@@ -18,42 +18,39 @@ from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.release import ledger
 from evergreen.settings import load_settings
 from evergreen.training.evaluate import compare, score_features
-from evergreen.training.tracking import describe_version, load_version
+from evergreen.training.tracking import VersionFacts, describe_version, load_version
 
 logger = logging.getLogger(__name__)
 
 _STEP = "measure_effect"
 
 
-def measure_effect(use_case: UseCase, scored: date) -> None:
+def measure_effect(use_case: UseCase, scored: date, version: int) -> None:
     """Record what the promotion of the version that scored a day was worth, by its labels.
 
-    The first labelled day of a version counts, whichever night comes first: days share customers,
-    so more of them would hardly say more.
+    The first labelled day that a version has scored alone counts, whichever night comes first: days
+    share customers, so more of them would hardly say more.
 
     Raises
     ------
     NotReadyError
         A version is not in MLflow any more, or the features of the day are missing.
     """
-    rows = _labelled(use_case, scored)
-    versions = {*rows["model_version"].unique().to_pylist()} if rows else set()
-    entry = next(
-        (
-            entry
-            for entry in reversed(ledger.entries(ledger.engine(), use_case.name))
-            if entry.action == "promote" and {entry.version} == versions
-        ),
-        None,
-    )
-    if rows is None or entry is None or entry.previous_version is None:
+    history = ledger.entries(ledger.engine(), use_case.name)
+    promotions = (e for e in reversed(history) if (e.action, e.version) == ("promote", version))
+    entry = next(promotions, None)
+    if entry is None or entry.previous_version is None:
         return
-    facts = describe_version(use_case, entry.version)
+    facts = describe_version(use_case, version)
     trained_on = date.fromisoformat(facts.tags["day"])
-    if (known := _measured_on(use_case, trained_on, entry.version)) and known <= scored:
+    # Nearly every night finds that it is known, and reads no more.
+    if (known := _measured_on(use_case, trained_on, version)) and known <= scored:
         return
     basis = receipts.newest_sequence()
-    evidence = _compare(use_case, scored, rows, entry, trained_on)
+    rows = _labelled(use_case, scored)
+    if rows is None or {*rows["model_version"].to_pylist()} != {version}:
+        return
+    evidence = _compare(use_case, scored, rows, entry, facts)
     verdict = judge_effect(evidence)
     logger.info("effect of version %d: %s", entry.version, "; ".join(verdict.reasons))
     batch = Staged(
@@ -85,7 +82,7 @@ def _labelled(use_case: UseCase, scored: date) -> pa.Table | None:
 
 
 def _compare(
-    use_case: UseCase, scored: date, rows: pa.Table, entry: ledger.Entry, trained_on: date
+    use_case: UseCase, scored: date, rows: pa.Table, entry: ledger.Entry, facts: VersionFacts
 ) -> EffectEvidence:
     assert entry.previous_version is not None
     target, key = use_case.target, use_case.entity.key
@@ -97,12 +94,11 @@ def _compare(
     theirs = score_features(former.model, features, target, load_settings().threads)
     metric = target.main_metric
     differences = compare(target, labels, ours, theirs, seed=use_case.training.seed)
-    facts = describe_version(use_case, entry.version)
     return EffectEvidence(
         use_case=use_case.name,
         version=entry.version,
         former_version=entry.previous_version,
-        trained_on=trained_on,
+        trained_on=date.fromisoformat(facts.tags["day"]),
         sequence=entry.sequence,
         run_id=facts.run_id,
         day=scored,

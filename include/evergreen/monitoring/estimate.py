@@ -19,10 +19,11 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from evergreen.decisions.stored import Stored
 from evergreen.targets import TargetModel
+from evergreen.training.calibrate import log_odds
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float32]
@@ -50,7 +51,6 @@ _DRAWS = 100
 _FEWEST_ROWS = 200
 # Of the odds that a row is tonight's, to either side: one row must not speak for many.
 _MOST_ODDS = 20.0
-_CERTAIN = 1e-6
 _STEPS = 25
 
 
@@ -109,9 +109,10 @@ def estimate_performance(
         known, known_scores, labels = reference
         if len(labels) >= _FEWEST_ROWS and 0 < labels.sum() < len(labels):
             weights = _resemblance(features, known, seed, threads)
+            of_known, of_tonight = log_odds(known_scores), log_odds(scores)
             meanings = np.stack(
                 [
-                    _recalibrated(known_scores, labels, weights * drawn, scores)
+                    _recalibrated(of_known, labels, weights * drawn, of_tonight)
                     for drawn in random.poisson(1.0, (_DRAWS, len(labels)))
                 ]
             )
@@ -178,9 +179,8 @@ def _resemblance(tonight: Matrix, known: Matrix, seed: int, threads: int) -> Vec
     return np.asarray(odds / odds.mean())
 
 
-def _recalibrated(scores: Vector, labels: Vector, weights: Vector, wanted: Vector) -> Vector:
+def _recalibrated(odds: Vector, labels: Vector, weights: Vector, wanted: Vector) -> Vector:
     """Return what scores mean by weighted labelled rows: a line in log-odds, by Newton's steps."""
-    odds = logit(np.clip(scores, _CERTAIN, 1 - _CERTAIN))
     line = np.array([0.0, 1.0])
     for _ in range(_STEPS):
         chance = expit(line[0] + line[1] * odds)
@@ -191,4 +191,4 @@ def _recalibrated(scores: Vector, labels: Vector, weights: Vector, wanted: Vecto
         line = line + step
         if np.abs(step).max() < 1e-8:
             break
-    return np.asarray(expit(line[0] + line[1] * logit(np.clip(wanted, _CERTAIN, 1 - _CERTAIN))))
+    return np.asarray(expit(line[0] + line[1] * wanted))

@@ -30,8 +30,8 @@ _FEWEST = 8
 _PER_INDEPENDENT = 2
 # Nights have been alike as eggs before, and will not be for ever.
 _LEAST_SPREAD = 0.25
-# With one of its four nights a night is held against the chance of that one.
-_LEAST_WEEKS = 2
+LEAST_WEEKS = 2
+"""With one of its four nights a night is held against the chance of that one."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def expect(shapes: Sequence[Floats | None], week: int = 0) -> Floats | None:
         Which of them is looked at.
     """
     before = [shape for shape in shapes[week + 1 : week + 1 + WEEKS] if shape is not None]
-    return np.mean(before, axis=0) if len(before) >= _LEAST_WEEKS else None
+    return np.mean(before, axis=0) if len(before) >= LEAST_WEEKS else None
 
 
 def measure_departure(

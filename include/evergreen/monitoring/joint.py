@@ -11,12 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from evergreen.monitoring.expected import BACKTESTED, WEEKS, Departure, judge_distances
+from evergreen.monitoring.expected import (
+    BACKTESTED,
+    LEAST_WEEKS,
+    WEEKS,
+    Departure,
+    judge_distances,
+)
+from evergreen.monitoring.sampling import hash_keys, is_sampled
 
 Matrix = NDArray[np.float32]
 
@@ -24,7 +30,6 @@ Matrix = NDArray[np.float32]
 _ENTITIES = 1_000
 _ROUNDS = 15
 _FEWEST_ROWS = 200
-_LEAST_WEEKS = 2
 
 
 def measure_joint(
@@ -44,7 +49,9 @@ def measure_joint(
         Its value is Kolmogorov-Smirnov's D of the classifier's answers, in [0, 1].
     """
     rows = max(night.num_rows if night else 0 for night in nights)
-    sampled = [_sample(night, key, rows) if night else None for night in nights]
+    sampled = [
+        night.filter(is_sampled(night[key], _ENTITIES, rows)) if night else None for night in nights
+    ]
     codes = {name: _codes(sampled, name) for name in columns}
     read = [(_matrix(night, codes), _halves(night, key)) if night else None for night in sampled]
     found = dict(_distances(read, seed))
@@ -57,7 +64,7 @@ def _distances(
     for week in BACKTESTED:
         tonight = nights[week] if week < len(nights) else None
         before = [night for night in nights[week + 1 : week + 1 + WEEKS] if night]
-        if tonight and len(tonight[0]) >= _FEWEST_ROWS and len(before) >= _LEAST_WEEKS:
+        if tonight and len(tonight[0]) >= _FEWEST_ROWS and len(before) >= LEAST_WEEKS:
             rows = np.concatenate([tonight[0], *(night[0] for night in before)])
             halves = np.concatenate([tonight[1], *(night[1] for night in before)])
             is_tonight = np.arange(len(rows)) < len(tonight[0])
@@ -92,20 +99,8 @@ def _told_apart(
     return float(ks_2samp(*answers, method="asymp").statistic)
 
 
-def _sample(night: pa.Table, key: str, rows: int) -> pa.Table:
-    """Take the same entities of every night."""
-    if rows <= _ENTITIES:
-        return night
-    return night.filter(pa.array(_hashes(night, key) < np.uint64(_ENTITIES / rows * 2**64)))
-
-
 def _halves(night: pa.Table, key: str) -> NDArray[np.bool_]:
-    return (_hashes(night, key) & np.uint64(1)).astype(np.bool_)
-
-
-def _hashes(night: pa.Table, key: str) -> NDArray[np.uint64]:
-    keys = night[key].to_numpy()
-    return pd.util.hash_array(keys, categorize=False)
+    return (hash_keys(night[key]) & np.uint64(1)).astype(np.bool_)
 
 
 def _codes(nights: Sequence[pa.Table | None], name: str) -> pa.Array | None:

@@ -8,13 +8,11 @@ published of a night does not depend on which nights ran before it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -47,6 +45,7 @@ from evergreen.monitoring.performance import (
     realised_performance,
 )
 from evergreen.monitoring.reference import SCORE, Reference
+from evergreen.monitoring.sampling import is_sampled
 from evergreen.monitoring.volume import Volume, measure_volume
 from evergreen.provenance import receipts
 from evergreen.provenance.staging import Staged, publish_chunk
@@ -133,7 +132,7 @@ def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
     if summary:
         summary = replace(summary, degraded_before=_degraded_before(use_case, summary))
         try:
-            measure_effect(use_case, matured)
+            measure_effect(use_case, matured, summary.model_version)
         except NotReadyError as error:
             logger.warning("what the last promotion was worth could not be measured: %s", error)
     return {"performance": summary and summary.to_dict(), "incidents": [], "bad": []}
@@ -247,7 +246,8 @@ def estimates(use_case: UseCase, tonight: date) -> dict[str, Any]:
         logger.info("%s: no performance is estimated for %s", use_case.name, tonight)
         return {"rows": 0}
     model = load_version(use_case, version)
-    features = features.filter(_is_sampled(features[use_case.entity.key], features.num_rows))
+    keys = features[use_case.entity.key]
+    features = features.filter(is_sampled(keys, _SAMPLE, features.num_rows))
     newest = tonight - timedelta(days=use_case.target.horizon_days)
     # The horizon need not be whole weeks.
     newest -= timedelta(days=(newest - tonight).days % 7)
@@ -374,10 +374,8 @@ def _told_of(
     days = [newest, *weeks_before(newest)]
     found = lake.scan(use_case.name, "labels", days=days)
     labels: dict[date, pa.Table] = {}
-    for day, paths in found.by_day.items():
-        pieces = lake.stream(replace(found, by_day={day: paths}), ["label"], _ROWS)
-        known = [piece.filter(pc.is_valid(piece["label"])) for piece in pieces]
-        labels[day] = pa.concat_tables(known)
+    for day, pieces in _stream_days(found, ["label"]):
+        labels[day] = pa.concat_tables(p.filter(pc.is_valid(p["label"])) for p in pieces)
     return [
         measure_together(reference, nights, key, monitoring, seed=seed),
         *measure_labels([labels.get(day) for day in days], monitoring),
@@ -414,9 +412,8 @@ def sample_nights(
     columns = sorted(read)
     sampled = {}
     found = lake.scan(owner, "features", days=days)
-    for day, paths in found.by_day.items():
-        pieces = lake.stream(replace(found, by_day={day: paths}), [key, *columns], _ROWS)
-        sample = pa.concat_tables(piece.filter(_is_sampled(piece[key], rows)) for piece in pieces)
+    for day, pieces in _stream_days(found, [key, *columns]):
+        sample = pa.concat_tables(p.filter(is_sampled(p[key], _SAMPLE, rows)) for p in pieces)
         try:
             require_computed(use_case, [(day, sample)], columns)
         except NotReadyError as error:
@@ -427,12 +424,12 @@ def sample_nights(
     return sampled
 
 
-def _is_sampled(keys: pa.ChunkedArray, rows: int) -> pa.Array:
-    """Return whether each entity is one of the sample out of so many."""
-    if rows <= _SAMPLE:
-        return pa.array(np.ones(len(keys), np.bool_))
-    hashed = pd.util.hash_array(keys.to_numpy(zero_copy_only=False), categorize=False)
-    return pa.array(hashed < np.uint64(_SAMPLE / rows * 2**64))
+def _stream_days(
+    found: lake.Scan, columns: Sequence[str]
+) -> Iterator[tuple[date, Iterator[pa.Table]]]:
+    """Read planned files day by day, each of them piece by piece."""
+    for day, paths in found.by_day.items():
+        yield day, lake.stream(replace(found, by_day={day: paths}), columns, _ROWS)
 
 
 def _labelled(
@@ -446,7 +443,9 @@ def _labelled(
     labels = labels.filter(pc.is_valid(labels["label"]))
     features = lake.read_day(owner, "features", day)
     features = features.filter(pc.is_in(features[key], labels[key].combine_chunks()))
-    features = features.filter(_is_sampled(features[key], _LABELLED_WEEKS * features.num_rows))
+    features = features.filter(
+        is_sampled(features[key], _SAMPLE, _LABELLED_WEEKS * features.num_rows)
+    )
     if not features:
         return None
     places = pc.index_in(features[key], labels[key].combine_chunks())

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from evergreen.decisions.stored import Stored
+from evergreen.monitoring.sampling import hash_keys
 
 AgainstWhat = Literal["features", "recomputed"]
 
@@ -141,8 +141,7 @@ def sample_keys(pieces: Iterable[pa.Array], size: int) -> pa.Array:
     least: pa.Array | None = None
     for piece in pieces:
         keys = (piece if least is None else pa.concat_arrays([least, piece])).unique()
-        hashed = pd.util.hash_array(keys.to_numpy(zero_copy_only=False), categorize=False)
-        least = keys.take(pa.array(np.argsort(hashed, kind="stable")[:size]))
+        least = keys.take(pa.array(np.argsort(hash_keys(keys), kind="stable")[:size]))
     return pa.array([]) if least is None else least
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from evergreen.decisions.governor import (
     decide_retraining,
     find_degradation,
     open_changes,
+    read_retraining,
     record_retraining_decision,
 )
 from evergreen.monitoring.expected import WEEKS
@@ -126,7 +126,7 @@ def _with_degradation(use_case: UseCase, evidence: RetrainingEvidence) -> Retrai
     if not (realised and is_newest) or any(open_changes(evidence)):
         return evidence
     day = _learnable_from(use_case, realised.began)
-    change = Change(evidence.day, realised.began, day, (f"realised {realised.metric}",))
+    change = Change.of_performance(evidence.day, realised, day)
     return replace(evidence, changes=(*evidence.changes, change))
 
 
@@ -148,9 +148,8 @@ def _changes(
         rows = lake.read(use_case.name, "decisions", first, tonight).to_pylist()
         for row in rows:
             if row["kind"] == "governor":
-                evidence = json.loads(row["evidence"])["evidence"]
-                changes = [Change.from_dict(change) for change in evidence.get("changes", ())]
-                known += [change for change in changes if change.seen == row["day"]]
+                evidence, _ = read_retraining(row)
+                known += [change for change in evidence.changes if change.seen == row["day"]]
     if found:
         began = date.fromisoformat(found["began"])
         # Later nights see the same change, and see it worse.
@@ -174,11 +173,7 @@ def _recorded(
         return None
     for row in lake.read_day(use_case.name, "decisions", night).to_pylist():
         if row["kind"] == "governor":
-            evidence, verdict = json.loads(row["evidence"]), json.loads(row["verdict"])
-            return (
-                RetrainingEvidence.from_dict(evidence["evidence"]),
-                RetrainingVerdict.from_dict(verdict),
-            )
+            return read_retraining(row)
     return None
 
 

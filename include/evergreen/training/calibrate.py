@@ -52,7 +52,7 @@ class Calibration(Stored):
         if self.kind == "identity":
             return scores
         if self.kind == "platt":
-            return np.asarray(expit(self.slope * _log_odds(scores) + self.intercept))
+            return np.asarray(expit(self.slope * log_odds(scores) + self.intercept))
         return np.interp(scores, self.knots, self.values)
 
 
@@ -121,7 +121,7 @@ def _platt(labels: Vector, scores: Vector) -> Calibration:
     # The targets of Platt (1999): with few rows, outcomes are not as certain as they look.
     positives = labels.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (len(labels) - positives + 2)
-    odds = _log_odds(scores).reshape(-1, 1)
+    odds = log_odds(scores).reshape(-1, 1)
     weights = np.where(labels == 1, [[high], [1 - high]], [[low], [1 - low]])
     fitted = LogisticRegression(C=np.inf).fit(
         np.vstack([odds, odds]), np.repeat([1, 0], len(labels)), sample_weight=weights.ravel()
@@ -157,7 +157,8 @@ def _curve(kind: Kind, knots: Vector, values: Vector) -> Calibration:
     return Calibration(kind, knots=tuple(map(float, knots)), values=tuple(map(float, kept)))
 
 
-def _log_odds(scores: Vector) -> Vector:
+def log_odds(scores: Vector) -> Vector:
+    """Return the log-odds of probabilities, `[n]`; those of 0 and 1 are cut off."""
     return np.asarray(logit(np.clip(scores, _CERTAIN, 1 - _CERTAIN)))
 
 

@@ -15,7 +15,7 @@ from embedded import Build
 from evergreen import lake, steps
 from evergreen.ops import deploy
 from evergreen.settings import load_settings
-from small_shop import FIRST_DAY, write_small_shop
+from small_shop import FIRST_DAY, load, write_small_shop
 from tiny_shop import train
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
@@ -55,13 +55,6 @@ def shop(begin_with: Callable[[Build], Path]) -> Path:
     return begin_with(build_shop)
 
 
-def load(first: date, last: date) -> None:
-    period = f"{first}..{last}"
-    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
-    computed = steps.validate_features(steps.compute_features("shop", period))
-    steps.publish_labels(steps.publish_features(computed))
-
-
 def night(day: date) -> dict[str, Any]:
     # No day is scored here, and nothing is owed.
     calm: dict[str, Any] = {"performance": None, "incidents": [], "bad": []}
@@ -83,7 +76,7 @@ def test_a_change_is_seen_dated_waited_for_and_learned_once(shop: Path) -> None:
     day = CHANGED - timedelta(days=2)
     seen = None
     while seen is None:
-        load(day, day)
+        load(day)
         told = night(day)
         verdict, evidence = decided(day)
         assert told["decision"] == "wait"
@@ -122,7 +115,7 @@ def test_a_change_is_seen_dated_waited_for_and_learned_once(shop: Path) -> None:
     assert evidence["changes"] == [change]
     assert verdict["decision"] == "wait"
 
-    load(learnable, learnable)
+    load(learnable)
     asked = night(learnable)
     assert (asked["decision"], asked["trigger"], asked["wanted"]) == ("retrain", "drift", True)
     assert f"changed about {began}" in asked["reasons"][0]

@@ -15,7 +15,7 @@ from embedded import Build
 from evergreen import lake, steps
 from evergreen.ops import deploy
 from evergreen.settings import load_settings
-from small_shop import FIRST_DAY, GATE, write_small_shop
+from small_shop import FIRST_DAY, GATE, load, write_small_shop
 from tiny_shop import score, train
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
@@ -66,13 +66,6 @@ def shop(begin_with: Callable[[Build], Path]) -> Path:
     return begin_with(build_shop)
 
 
-def load(first: date, last: date) -> None:
-    period = f"{first}..{last}"
-    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
-    computed = steps.validate_features(steps.compute_features("shop", period))
-    steps.publish_labels(steps.publish_features(computed))
-
-
 def release(judged: dict[str, Any]) -> None:
     steps.release_version("shop", "promote", str(judged["version"]), "a test", "ann")
 
@@ -97,7 +90,7 @@ def estimated(day: date) -> dict[str, Any]:
 
 
 def new_day(day: date) -> dict[str, Any]:
-    load(day, day)
+    load(day)
     score(day)
     return night(day)
 

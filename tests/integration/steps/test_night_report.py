@@ -66,8 +66,9 @@ def test_nights_are_told_with_what_is_there(
     assert "version 1, trained on" in last
     assert "The last 3 nights" in last
     assert f"Of {DAYS[-3]}, the newest scored day" in last
-    # Two features and the score by night and by value, columns by night, performance by day.
-    assert last.count("<svg ") == 2 * 3 + 2
+    # Two features and the score by night and by value, all columns together and labels by night,
+    # columns by night, performance by day.
+    assert last.count("<svg ") == 2 * 3 + 2 + 2
     assert last.index("<h3>score") > 0
     assert kept(1) == {f"nights/{FIRST}.html": first, f"nights/{LAST}.html": last}
     # What a later night knows is not told of an earlier one.

@@ -25,7 +25,7 @@ from evergreen.provenance import receipts
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import load_settings
-from small_shop import FIRST_DAY, write_small_shop
+from small_shop import FIRST_DAY, load, write_small_shop
 from tiny_shop import score, train
 
 pytestmark = pytest.mark.timeout(900)
@@ -57,7 +57,7 @@ def build_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(yaml.safe_dump(declared, sort_keys=False))
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
     assert list(deploy.initialise(load_settings()))
-    load(f"{FIRST_DAY}..{TRAINED}")
+    load(FIRST_DAY, TRAINED)
     release(train(TRAINED))
     return folder
 
@@ -70,14 +70,6 @@ def shop(begin_with: Callable[[Build], Path]) -> Path:
 def after(days: int) -> date:
     """So many days after the champion was trained."""
     return TRAINED + timedelta(days=days)
-
-
-def load(period: Any, *, labels: bool = True) -> None:
-    steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", str(period), "orders")))
-    computed = steps.validate_features(steps.compute_features("shop", str(period)))
-    features = steps.publish_features(computed)
-    if labels:
-        steps.publish_labels(features)
 
 
 def release(judged: dict[str, Any]) -> None:
@@ -127,7 +119,7 @@ def blocks(day: date) -> list[str]:
 
 @pytest.mark.slow
 def test_a_request_lives_and_ends(shop: Path) -> None:
-    load(f"{after(1)}..{after(2)}")
+    load(after(1), after(2))
     for n in (1, 2):
         score(after(n))
     asked = night(after(2))
@@ -162,7 +154,7 @@ def test_a_request_lives_and_ends(shop: Path) -> None:
     night(after(5))
     assert blocks(after(5)) == ["in_progress", "cooldown"]
     assert f"{after(4)} was requested and has not started" in decided(after(5))["reasons"][0]
-    load(f"{after(6)}..{after(7)}")
+    load(after(6), after(7))
     for n in (6, 7):
         score(after(n))
     expired = night(after(7))
@@ -222,7 +214,7 @@ def forget() -> None:
 
 @pytest.mark.slow
 def test_nights_leave_the_same_in_any_order_and_at_once(shop: Path) -> None:
-    load(f"{after(1)}..{after(10)}")
+    load(after(1), after(10))
     # Day 2 was never scored; the night of day 0 is never run, so that its performance is owed.
     for n in (0, 1, 3, 10):
         score(after(n))
@@ -269,7 +261,7 @@ def test_nights_leave_the_same_in_any_order_and_at_once(shop: Path) -> None:
 @pytest.mark.slow
 def test_performance_is_owed_until_it_is_measured(shop: Path) -> None:
     use_case = load_use_case("shop")
-    load(f"{after(1)}..{after(8)}", labels=False)
+    load(after(1), after(8), labels=False)
     for n in (1, 2, 8):
         score(after(n))
     assert night(after(8))["incidents"] == []

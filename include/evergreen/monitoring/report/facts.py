@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -10,7 +9,11 @@ from typing import Any
 
 from evergreen import lake
 from evergreen.contract import UseCase
-from evergreen.decisions.governor import RetrainingEvidence, RetrainingVerdict
+from evergreen.decisions.governor import (
+    RetrainingEvidence,
+    RetrainingVerdict,
+    read_retraining,
+)
 from evergreen.monitoring.report.distributions import Distribution
 from evergreen.provenance import receipts
 
@@ -134,10 +137,7 @@ def _decision(
 ) -> tuple[RetrainingEvidence, RetrainingVerdict] | tuple[None, None]:
     for row in _read(use_case, "decisions", night, night):
         if row["kind"] == "governor":
-            return (
-                RetrainingEvidence.from_dict(json.loads(row["evidence"])["evidence"]),
-                RetrainingVerdict.from_dict(json.loads(row["verdict"])),
-            )
+            return read_retraining(row)
     return None, None
 
 
