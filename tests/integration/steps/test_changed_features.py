@@ -55,6 +55,7 @@ def test_a_renamed_feature_is_never_scored_as_missing(shop: Path) -> None:
     with pytest.raises(NotReadyError, match=r"last_amount, newest_amount.*make up"):
         steps.materialize_online(published)
     apply()
+    steps.materialize_online(published)
     label(published)
     # The column is still there, and empty.
     newest = lake.read_day(NAME, "features", LAST)

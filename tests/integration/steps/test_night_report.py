@@ -93,7 +93,7 @@ def test_nights_are_told_with_what_is_there(
     without = home.night_report(NAME, LAST).read_text()
     assert "Distributions cannot be shown: " in without
     assert "hunter2" not in without
-    assert without.count("<svg ") == 3 + 2
+    assert without.count("<svg ") == 3 + 2 + 2
 
     # Tables that are gone, or have never been, are left out.
     for table in ("performance", "staleness", "decisions"):
@@ -103,4 +103,4 @@ def test_nights_are_told_with_what_is_there(
     least = home.night_report(NAME, LAST).read_text()
     assert "Nothing was decided on this night" in least
     assert "No labels have matured" in least
-    assert least.count("<svg ") == 2 * 3 + 1
+    assert least.count("<svg ") == 2 * 3 + 1 + 2
