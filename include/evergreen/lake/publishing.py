@@ -14,6 +14,7 @@ that publish the same day the later commit wins whole; their rows are never mixe
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -58,6 +59,10 @@ if TYPE_CHECKING:
     from pyiceberg.table.snapshots import Snapshot
 
 logger = logging.getLogger(__name__)
+
+# The filters of warnings are the whole process's: whoever changes them beside another thread puts
+# back what that one has set.
+_FILTERING = threading.Lock()
 
 # In the summary of every snapshot: the oldest day that it replaced.
 FIRST_DAY = "evergreen.first-day"
@@ -258,7 +263,7 @@ def _prepare(
     transaction = _Transaction(target)
     if days:
         replacing = rows.filter(pc.is_in(rows["day"], pa.array(days, pa.date32())))
-        with warnings.catch_warnings():
+        with _FILTERING, warnings.catch_warnings():
             # A day that is published for the first time has nothing to delete.
             warnings.filterwarnings("ignore", "Delete operation did not match any records")
             transaction.overwrite(
