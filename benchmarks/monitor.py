@@ -28,7 +28,7 @@ from scipy.stats import ks_2samp, norm, wasserstein_distance
 
 from benchmarks.bench import report
 from evergreen.contract import GeneratorSource, Monitoring, load_use_case
-from evergreen.decisions.governor import Night, find_alarm, summarise_nights
+from evergreen.decisions.alarm import Night, find_alarm, summarise_nights
 from evergreen.monitoring.drift import DriftRow, measure_drift, psi_of
 from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.onset import estimate_onset, nights_around

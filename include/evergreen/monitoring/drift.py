@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from evergreen.contract import Monitoring
-from evergreen.decisions.governor import TOLD
+from evergreen.decisions.alarm import TOLD
 from evergreen.decisions.stored import Stored
 from evergreen.errors import NotReadyError
 from evergreen.monitoring.expected import WEEKS, measure_departure

@@ -1,4 +1,4 @@
-"""What a night measures: drift, realised and estimated performance, freshness, staleness.
+"""What a night measures of its own day: drift, freshness, staleness; and what all measuring shares.
 
 Every measurement publishes its table and returns what the governor is told: JSON-able, with
 `incidents`, one text each, and `bad`, the tables and periods that are to be made again. What is
@@ -8,7 +8,7 @@ published of a night does not depend on which nights ran before it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
@@ -18,7 +18,10 @@ import pyarrow.compute as pc
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase, join_days
-from evergreen.decisions.governor import Champion, Performance, find_alarm, summarise_nights
+from evergreen.decisions.alarm import find_alarm, summarise_nights
+from evergreen.decisions.governor import (
+    Champion,
+)
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import (
     DriftRow,
@@ -27,23 +30,13 @@ from evergreen.monitoring.drift import (
     measure_labels,
     measure_together,
 )
-from evergreen.monitoring.effect import measure_effect
 from evergreen.monitoring.estimate import (
     Matrix,
     Vector,
-    estimate_performance,
-    estimates_table,
 )
 from evergreen.monitoring.expected import weeks_before
 from evergreen.monitoring.freshness import freshness_table, measure_freshness
 from evergreen.monitoring.onset import estimate_onset, nights_around
-from evergreen.monitoring.performance import (
-    ALL,
-    Holdouts,
-    PerformanceRow,
-    performance_table,
-    realised_performance,
-)
 from evergreen.monitoring.reference import SCORE, Reference
 from evergreen.monitoring.sampling import is_sampled
 from evergreen.monitoring.volume import Volume, measure_volume
@@ -55,20 +48,16 @@ from evergreen.settings import load_settings
 from evergreen.training.compatibility import require_computed, require_fit
 from evergreen.training.model import LoadedModel
 from evergreen.training.slices import find_slices
-from evergreen.training.tracking import describe_version, fetch_slices, load_version
+from evergreen.training.tracking import describe_version, load_version
 
 logger = logging.getLogger(__name__)
 
-# A night measures so many scored days, its own and those before it that are owed.
-PERFORMANCE_DAYS = 31
 # Measured by nights, and mended by them.
 _OF_NIGHTS = ("drift", "performance")
 _ONE_DAY = timedelta(days=1)
-# Entities of a night that later ones are held against, and rows that are read at once.
-_SAMPLE = 20_000
+# Entities that stand for a night, and rows that are read at once.
+SAMPLE = 20_000
 _ROWS = 100_000
-# Labelled days that performance is estimated by.
-_LABELLED_WEEKS = 4
 
 
 def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -77,7 +66,7 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
     The governor asks for persistence over several nights. All of them are measured here, by the
     same version, so the verdict of a night does not depend on which nights ran before it.
     """
-    version = _version_of_night(use_case, tonight)
+    version = version_of_night(use_case, tonight)
     if version is None:
         return {"nights": [], "change": None, "incidents": [], "bad": []}
     basis = receipts.newest_sequence()
@@ -93,7 +82,7 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
                 found[night] += _told_of(use_case, reference, nights, night)
         except PermanentError as error:
             if night == tonight:
-                return {"nights": [], "change": None, **_incident(error, "features", tonight)}
+                return {"nights": [], "change": None, **incident_of(error, "features", tonight)}
             logger.warning("drift of %s could not be measured: %s", night, error)
     tables = {night: drift_table(night, version, rows) for night, rows in found.items()}
     inputs = {"model_version": version}
@@ -107,60 +96,6 @@ def drift(use_case: UseCase, tonight: date) -> dict[str, Any]:
         change = {"began": began.isoformat(), "what": [*alarm.what]}
     nights = [night.to_dict() for night in summaries]
     return {"nights": nights, "change": change, "incidents": [], "bad": []}
-
-
-def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
-    """Compare scores with what happened: of the day whose labels matured today, and of owed ones.
-
-    A day is owed when its labels came after its night, or when it says something else than it was
-    measured on. Of those, every night measures the last `PERFORMANCE_DAYS` up to its own, and what
-    a row says does not depend on the night; so nights may come in any order, and at once.
-    """
-    matured = tonight - timedelta(days=use_case.target.horizon_days)
-    oldest = matured - timedelta(days=PERFORMANCE_DAYS - 1)
-    owed = {stale.day for stale in find_stale(use_case) if stale.table == "performance"}
-    for scored in sorted(day for day in owed if oldest <= day < matured):
-        try:
-            _measure_day(use_case, tonight, scored, owed=True)
-        except PermanentError as error:
-            # It stays owed, and is listed; that is no reason to judge this night without its own.
-            logger.warning("the performance of %s could not be measured: %s", scored, error)
-    try:
-        summary = _measure_day(use_case, tonight, matured, owed=matured in owed)
-    except PermanentError as error:
-        return {"performance": None, **_incident(error, "labels", matured)}
-    if summary:
-        summary = replace(summary, degraded_before=_degraded_before(use_case, summary))
-        try:
-            measure_effect(use_case, matured, summary.model_version)
-        except NotReadyError as error:
-            logger.warning("what the last promotion was worth could not be measured: %s", error)
-    return {"performance": summary and summary.to_dict(), "incidents": [], "bad": []}
-
-
-def _degraded_before(use_case: UseCase, newest: Performance) -> tuple[date, ...]:
-    """Return on which of the days before it the same version had degraded, oldest first.
-
-    As far back as one after the other had, with as many gaps as `monitoring.persistence` forgives;
-    of at least the days that it asks for. All are measured here: what a night says does not depend
-    on which nights ran before it.
-    """
-    needed, window = use_case.monitoring.persistence
-    found: list[date] = []
-    day, calm = newest.day, 0
-    while newest.degraded and calm <= window - needed and len(found) < PERFORMANCE_DAYS:
-        day -= _ONE_DAY
-        try:
-            before = _summary(use_case, day, _performance_of(use_case, day))
-        except PermanentError as error:
-            logger.warning("the performance of %s could not be measured: %s", day, error)
-            before = None
-        if before and before.degraded and before.model_version == newest.model_version:
-            found.append(day)
-            calm = 0
-        else:
-            calm += 1
-    return tuple(reversed(found))
 
 
 def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
@@ -235,37 +170,6 @@ def _volume(use_case: UseCase, table: str, tonight: date) -> Volume | None:
     return measure_volume(rows, newest)
 
 
-def estimates(use_case: UseCase, tonight: date) -> dict[str, Any]:
-    """Estimate what tonight's scores will turn out to be worth; told, and no evidence.
-
-    By the newest labelled days of tonight's weekday; all are scored by the version of the night.
-    """
-    version, basis = _version_of_night(use_case, tonight), receipts.newest_sequence()
-    features = lake.read_day(use_case.owner_of("features"), "features", tonight)
-    if version is None or not use_case.target.is_probability or not features:
-        logger.info("%s: no performance is estimated for %s", use_case.name, tonight)
-        return {"rows": 0}
-    model = load_version(use_case, version)
-    keys = features[use_case.entity.key]
-    features = features.filter(is_sampled(keys, _SAMPLE, features.num_rows))
-    newest = tonight - timedelta(days=use_case.target.horizon_days)
-    # The horizon need not be whole weeks.
-    newest -= timedelta(days=(newest - tonight).days % 7)
-    days = [newest - timedelta(weeks=n) for n in range(_LABELLED_WEEKS)]
-    found = filter(None, (_labelled(use_case, model, day) for day in days))
-    rows = estimate_performance(
-        use_case.target,
-        _read_and_scored(use_case, model, features),
-        [*found],
-        seed=use_case.training.seed,
-        threads=load_settings().threads,
-    )
-    table = estimates_table(tonight, version, rows)
-    inputs = {"model_version": version}
-    publish(use_case, tonight, "measure_estimates", "estimates", table, tonight, basis, inputs)
-    return {"rows": len(rows)}
-
-
 def staleness(use_case: UseCase, tonight: date) -> dict[str, Any]:
     """List the days of tables whose inputs have changed since, with the commands that mend them.
 
@@ -318,7 +222,7 @@ def publish(
     publish_chunk(batch, step, table, rows, [day], part=part)
 
 
-def _version_of_night(use_case: UseCase, night: date) -> int | None:
+def version_of_night(use_case: UseCase, night: date) -> int | None:
     """Return the version a night was held against; the first time, the champion of that night."""
     recorded = receipts.latest(use_case.name, "measure_drift", night, night + _ONE_DAY)
     if recorded:
@@ -413,7 +317,7 @@ def sample_nights(
     sampled = {}
     found = lake.scan(owner, "features", days=days)
     for day, pieces in _stream_days(found, [key, *columns]):
-        sample = pa.concat_tables(p.filter(is_sampled(p[key], _SAMPLE, rows)) for p in pieces)
+        sample = pa.concat_tables(p.filter(is_sampled(p[key], SAMPLE, rows)) for p in pieces)
         try:
             require_computed(use_case, [(day, sample)], columns)
         except NotReadyError as error:
@@ -432,30 +336,10 @@ def _stream_days(
         yield day, lake.stream(replace(found, by_day={day: paths}), columns, _ROWS)
 
 
-def _labelled(
-    use_case: UseCase, model: LoadedModel, day: date
-) -> tuple[Matrix, Vector, Vector] | None:
-    """Return what the model reads of a sample of a day, its scores, and what came of them."""
-    key, owner = use_case.entity.key, use_case.owner_of("features")
-    if not lake.exists(use_case.name, "labels"):
-        return None
-    labels = lake.read_day(use_case.name, "labels", day)
-    labels = labels.filter(pc.is_valid(labels["label"]))
-    features = lake.read_day(owner, "features", day)
-    features = features.filter(pc.is_in(features[key], labels[key].combine_chunks()))
-    features = features.filter(
-        is_sampled(features[key], _SAMPLE, _LABELLED_WEEKS * features.num_rows)
-    )
-    if not features:
-        return None
-    places = pc.index_in(features[key], labels[key].combine_chunks())
-    known = use_case.target.read_labels(labels["label"].take(places))
-    return (*_read_and_scored(use_case, model, features), known)
-
-
-def _read_and_scored(
+def read_and_scored(
     use_case: UseCase, model: LoadedModel, features: pa.Table
 ) -> tuple[Matrix, Vector]:
+    """Return what a model reads of features, rows x columns, and its scores of them."""
     matrix = model.inputs.prepare(features)
     threads = load_settings().threads
     return matrix, model.model.predict(matrix, use_case.target, threads=threads)[SCORE]
@@ -466,71 +350,11 @@ def _scored(use_case: UseCase, model: LoadedModel, features: pa.Table) -> pa.Tab
 
     Its score's drift is about the population, not about which version happened to score the day.
     """
-    _, scores = _read_and_scored(use_case, model, features)
+    _, scores = read_and_scored(use_case, model, features)
     return features.append_column(SCORE, pa.array(scores))
 
 
-def _measure_day(
-    use_case: UseCase, tonight: date, scored: date, *, owed: bool
-) -> Performance | None:
-    """Publish the performance of one scored day; None if there is nothing to compare."""
-    basis = receipts.newest_sequence()
-    rows = _performance_of(use_case, scored)
-    if not rows and not owed:
-        logger.info("%s: no scored day with matured labels (looked at %s)", use_case.name, scored)
-        return None
-    table = performance_table(scored, rows)
-    publish(use_case, tonight, "measure_performance", "performance", table, scored, basis)
-    return _summary(use_case, scored, rows)
-
-
-def _performance_of(use_case: UseCase, scored: date) -> list[PerformanceRow]:
-    """Measure one scored day; nothing without scores and labels."""
-    predictions, labels = (
-        lake.read_day(use_case.name, table, scored) if lake.exists(use_case.name, table) else None
-        for table in ("predictions", "labels")
-    )
-    if not predictions or not labels:
-        return []
-    features = None
-    if slices := use_case.training.slices:
-        owner, columns = use_case.owner_of("features"), [use_case.entity.key, *slices]
-        features = lake.read(owner, "features", scored, scored + _ONE_DAY, columns=columns)
-    versions = predictions["model_version"].unique().to_pylist()
-    holdouts = _holdouts(use_case, versions)
-    return realised_performance(predictions, labels, use_case, holdouts, features)
-
-
-def _summary(use_case: UseCase, scored: date, rows: Iterable[PerformanceRow]) -> Performance | None:
-    main = use_case.target.main_metric
-    whole = [row for row in rows if (row.slice, row.metric) == (ALL, main)]
-    if not whole:
-        return None
-    overall = max(whole, key=lambda row: row.rows)
-    return Performance(
-        day=scored,
-        model_version=overall.model_version,
-        rows=overall.rows,
-        metric=main,
-        value=overall.value,
-        holdout=overall.holdout,
-        degraded=overall.degraded,
-    )
-
-
-def _holdouts(use_case: UseCase, versions: Iterable[int]) -> Holdouts:
-    """Look up what versions reached on their holdouts, of those that are still registered."""
-    holdouts = {}
-    for version in versions:
-        try:
-            slices = fetch_slices(use_case, version) if use_case.training.slices else {}
-            holdouts[version] = {ALL: describe_version(use_case, version).holdout, **slices}
-        except NotReadyError as error:
-            logger.warning("version %d is measured and not judged: %s", version, error)
-    return holdouts
-
-
-def _incident(error: PermanentError, table: str, day: date) -> dict[str, Any]:
+def incident_of(error: PermanentError, table: str, day: date) -> dict[str, Any]:
     """Tell the governor of an incident and, where it lies in a table, which day is to be made."""
     bad = isinstance(error, NotReadyError | ValidationError)
     return {

@@ -10,14 +10,15 @@ from typing import Any
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase
+from evergreen.decisions.alarm import Night
 from evergreen.decisions.governor import (
     Change,
-    Night,
     Performance,
     RetrainingEvidence,
     RetrainingVerdict,
     decide_retraining,
     find_degradation,
+    has_passed,
     open_changes,
     read_retraining,
     record_retraining_decision,
@@ -100,17 +101,18 @@ def _gather(
     requested = requests.requested_before(use_case.name, tonight)
     trainings = requests.trainings_before(use_case.name, tonight, requested)
     champion = champion_of(use_case, tonight)
+    nights = tuple(Night.from_dict(night) for night in drift.get("nights", ()))
     evidence = RetrainingEvidence(
         use_case=use_case.name,
         day=tonight,
         newest_day=newest,
-        nights=tuple(Night.from_dict(night) for night in drift.get("nights", ())),
+        nights=nights,
         performance=Performance.from_dict(summary) if summary else None,
         champion=champion,
         requests=requested,
         incidents=tuple(incidents),
         trainings=tuple(made for made in trainings if made.state in ("asked", "started")),
-        changes=_changes(use_case, tonight, drift.get("change"), is_newest=newest == tonight),
+        changes=_changes(use_case, tonight, drift, nights) if newest == tonight else (),
         judged=tuple(made.day for made in trainings if made.state == "judged"),
         refused=requests.refused_between(use_case.name, champion.trained_on, tonight)
         if champion
@@ -131,26 +133,31 @@ def _with_degradation(use_case: UseCase, evidence: RetrainingEvidence) -> Retrai
 
 
 def _changes(
-    use_case: UseCase, tonight: date, found: Mapping[str, Any] | None, *, is_newest: bool
+    use_case: UseCase, tonight: date, drift: Mapping[str, Any], nights: Sequence[Night]
 ) -> tuple[Change, ...]:
-    """Return the changes that are known: of earlier nights, and perhaps of this one.
+    """Return the changes that are known to the newest night: of earlier ones, and perhaps its own.
 
-    Only the newest night may ask for anything, so none are known to an older one: what it records
-    does not depend on which nights ran before it, nor does what newer ones do.
+    Only the newest may ask for anything. To an older one none are known: what it records does not
+    depend on which nights ran before it, nor does what newer ones do.
     """
-    if not is_newest:
-        return ()
-    known = []
+    known: list[Change] = []
+    measured: dict[date, Night] = {}
     if lake.exists(use_case.name, "decisions"):
         # Before then, none has begun that is not over.
         waited = _learnable_from(use_case, tonight) - tonight
         first = tonight - waited - _SHOWS
         rows = lake.read(use_case.name, "decisions", first, tonight).to_pylist()
-        for row in rows:
+        for row in sorted(rows, key=lambda row: row["day"]):
             if row["kind"] == "governor":
                 evidence, _ = read_retraining(row)
                 known += [change for change in evidence.changes if change.seen == row["day"]]
-    if found:
+                measured |= {night.day: night for night in evidence.nights}
+    measured |= {night.day: night for night in nights}
+    for change in known[:]:
+        if has_passed(change, measured.values(), use_case.monitoring):
+            logger.info("what was seen on %s has passed: %s", change.seen, ", ".join(change.what))
+            known.remove(change)
+    if found := drift.get("change"):
         began = date.fromisoformat(found["began"])
         # Later nights see the same change, and see it worse.
         if not any(change.began <= tonight <= change.began + _SHOWS for change in known):

@@ -20,16 +20,16 @@ def measure_drift(use_case: str, day: str) -> dict[str, Any]:
 
 def measure_performance(use_case: str, day: str) -> dict[str, Any]:
     """Compare scores with what happened: of the day whose labels matured, and of owed ones."""
-    from evergreen.monitoring import night
+    from evergreen.monitoring import outcomes
 
-    return night.performance(load_use_case(use_case), parse_day(day))
+    return outcomes.performance(load_use_case(use_case), parse_day(day))
 
 
 def measure_estimates(use_case: str, day: str) -> dict[str, Any]:
     """Estimate what the night's scores will turn out to be worth, before their labels are known."""
-    from evergreen.monitoring import night
+    from evergreen.monitoring import outcomes
 
-    return night.estimates(load_use_case(use_case), parse_day(day))
+    return outcomes.estimates(load_use_case(use_case), parse_day(day))
 
 
 def measure_freshness(use_case: str, day: str) -> dict[str, Any]:

@@ -23,10 +23,10 @@ from embedded import Build
 from evergreen import lake, steps
 from evergreen.cli import cli
 from evergreen.contract import load_use_case
+from evergreen.decisions.alarm import Night
 from evergreen.decisions.governor import (
     Champion,
     Change,
-    Night,
     Performance,
     RetrainingEvidence,
     decide_retraining,

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evergreen.decisions.alarm import Night as DriftOfNight
 from evergreen.decisions.alerts import (
     LASTING,
     News,
@@ -20,7 +21,6 @@ from evergreen.decisions.governor import (
     RetrainingEvidence,
     RetrainingVerdict,
 )
-from evergreen.decisions.governor import Night as DriftOfNight
 
 DAY = date(2026, 3, 20)
 CALM = {"incident": False, "drift": False, "degradation": False}

@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evergreen.contract import Monitoring
+from evergreen.decisions.alarm import Night, summarise_nights
 from evergreen.decisions.governor import (
     Champion,
     Change,
-    Night,
     Performance,
     RequestedTraining,
     RetrainingEvidence,
     RetrainingVerdict,
     decide_retraining,
+    has_passed,
     record_retraining_decision,
     replay_retraining,
-    summarise_nights,
 )
 from evergreen.decisions.stored import DECISIONS
 
@@ -420,3 +420,29 @@ def test_a_stored_decision_can_be_replayed(evidence, monitoring):
     stored = table.to_pylist()[0]
     assert (stored["kind"], stored["trigger"]) == ("governor", verdict.trigger)
     assert replay_retraining(stored["evidence"]) == verdict
+
+
+@pytest.mark.parametrize(
+    ("persistence", "nights", "passed"),
+    [
+        # Seen two nights ago, by one extreme night.
+        ((2, 3), {2: True}, False),
+        ((2, 3), {2: True, 1: False}, False),
+        ((2, 3), {2: True, 1: False, 0: False}, True),
+        ((2, 3), {2: True, 1: False, 0: True}, False),
+        # What was not measured says nothing.
+        ((2, 3), {2: True, 0: False}, False),
+        # It had lasted by then, whatever came after.
+        ((2, 3), {3: True, 2: True, 1: False, 0: False}, False),
+        ((2, 3), {5: True, 2: True, 1: False, 0: False}, True),
+        ((1, 3), {2: True, 1: False, 0: False}, False),
+        ((2, 2), {2: True, 1: False}, True),
+    ],
+)
+def test_what_one_extreme_night_showed_passes_if_nothing_comes_of_it(persistence, nights, passed):
+    monitoring = Monitoring(persistence=persistence)
+    change = Change(ago(2), ago(2), DAY + timedelta(30), ("spent_30d",))
+    measured = [night(days, drift) for days, drift in nights.items()]
+    assert has_passed(change, measured, monitoring) is passed
+    fallen = replace(change, what=("realised auc",))
+    assert not has_passed(fallen, measured, monitoring)

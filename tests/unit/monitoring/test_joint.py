@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from evergreen.contract import Monitoring
-from evergreen.decisions.governor import summarise_nights
+from evergreen.decisions.alarm import summarise_nights
 from evergreen.monitoring.drift import measure_drift, measure_labels, measure_together
 from evergreen.monitoring.joint import measure_joint
 from evergreen.monitoring.reference import build_reference

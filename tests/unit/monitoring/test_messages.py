@@ -4,6 +4,7 @@ from datetime import date, timedelta
 import pytest
 
 from evergreen.contract import Monitoring, load_use_case
+from evergreen.decisions.alarm import Night as DriftOfNight
 from evergreen.decisions.alerts import News, Night, Training
 from evergreen.decisions.governor import (
     Champion,
@@ -12,7 +13,6 @@ from evergreen.decisions.governor import (
     RetrainingEvidence,
     decide_retraining,
 )
-from evergreen.decisions.governor import Night as DriftOfNight
 from evergreen.monitoring.messages import render_change, render_training
 
 DAY = date(2026, 1, 9)

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 
 from evergreen.contract import Monitoring
+from evergreen.decisions.alarm import summarise_nights
 from evergreen.decisions.governor import (
     Champion,
     RetrainingEvidence,
     decide_retraining,
-    summarise_nights,
 )
 from evergreen.monitoring.drift import drift_table, measure_drift
 from evergreen.monitoring.freshness import freshness_table, measure_freshness
