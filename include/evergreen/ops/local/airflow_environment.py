@@ -23,13 +23,17 @@ USERNAME = "admin"
 _PRELOAD = (
     "airflow.sdk.execution_time.task_runner",
     "duckdb",
-    "feast",
+    "feast.infra.offline_stores.duckdb",
     "great_expectations",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
     "mlflow",
     # What every task that reads or writes a model imports otherwise, for two seconds.
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
+    "optuna.storages.journal",
     "pandas",
+    "psycopg_pool",
     "pyarrow.parquet",
     "pyiceberg.catalog.sql",
     "scipy.stats",
