@@ -52,7 +52,7 @@ $(READY): requirements.txt pyproject.toml
 	echo "Setting up .venv with $$("$$found" --version) ..."; \
 	"$$found" -m venv .venv; \
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --upgrade 'uv>=0.9'; \
-	$(BIN)/uv pip sync $(UV_FLAGS) --require-hashes requirements.txt; \
+	$(BIN)/uv pip sync $(UV_FLAGS) --compile-bytecode --require-hashes requirements.txt; \
 	$(BIN)/uv pip install $(UV_FLAGS) --no-deps --editable .; \
 	echo $$SECONDS > $@; \
 	echo "Installed $$(grep -c == requirements.txt) packages in $$SECONDS s."
@@ -89,7 +89,7 @@ test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; 
 	TZ=UTC $(BIN)/pytest -m e2e
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-drift bench-estimates bench-volume ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -122,6 +122,10 @@ bench-monitor: $(READY) ## How often drift is alarmed where there is none, how s
 .PHONY: bench-estimates
 bench-estimates: $(READY) ## How near performance is estimated before labels are known, how often its bounds hold it
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.estimates
+
+.PHONY: bench-nights
+bench-nights: $(READY) ## A year of nights of a real shop: what is alarmed, asked for and promoted
+	@$(BIN)/python -W ignore -m benchmarks.nights
 
 .PHONY: bench-drift
 bench-drift: $(READY) ## What measuring drift costs, beside scipy's test and Evidently

@@ -92,7 +92,7 @@ def _cases(settings: Settings, retail: Path | None) -> Iterator[Case]:
     os.environ[RETAIL] = str(retail)
     yield load_history("one year of Online Retail", "online_retail", RETAIL_DAY)
     if (retail / EARLIER).exists():
-        _join_years(retail, settings.home / "two_years")
+        join_years(retail, settings.home / "two_years")
         list(deploy.initialise(load_settings()))
         yield load_history("two years of Online Retail", "two_years", RETAIL_DAY)
 
@@ -109,7 +109,7 @@ def _many(settings: Settings, customers: int) -> Case:
     return load_history(f"churn of {customers:,} customers", "churn", CHURN_DAY)
 
 
-def _join_years(retail: Path, folder: Path) -> None:
+def join_years(retail: Path, folder: Path) -> None:
     """Write both years as a file per day, and a use case that begins with the first."""
     days = folder / "by-day"
     days.mkdir(parents=True)
