@@ -50,7 +50,7 @@ class Night:
 
 @dataclass
 class Alarm:
-    """Nights on end on which the same things called for retraining."""
+    """Nights on end on which the same called for retraining, or something had drifted."""
 
     first: date
     last: date
@@ -165,10 +165,10 @@ def _night(name: str, day: date, training: dict[str, Any] | None) -> Night:
 
 
 def find_alarms(nights: list[Night]) -> list[Alarm]:
-    """Join nights on end on which something called for retraining, and the same did."""
+    """Join nights on end on which the same called for retraining, or drift was only told."""
     alarms: list[Alarm] = []
     for night in nights:
-        if not night.triggers:
+        if not (night.triggers or night.drifted):
             continue
         newest = alarms[-1] if alarms else None
         if (
