@@ -78,18 +78,19 @@ def main() -> None:
     report(
         "nights",
         f"{len(nights)} nights of Online Retail, "
-        f"{sum(bool(night.triggers) for night in nights)} with an alarm, "
+        f"{sum(bool(night.triggers) for night in nights)} that called for retraining, "
         f"{len(measured)} with realised performance",
         ("from", "to", "nights", "called for by", "columns (nights)", "on the first night"),
         [
             (
-                *(alarm.first, alarm.last, alarm.nights, ", ".join(alarm.triggers) or "told"),
+                *(str(alarm.first), str(alarm.last), alarm.nights),
+                ", ".join(alarm.triggers) or "told",
                 ", ".join(f"{name} {count}" for name, count in alarm.columns.most_common()),
                 "; ".join(alarm.reasons),
             )
             for alarm in alarms
         ],
-        nights=[asdict(night) | {"day": str(night.day)} for night in nights],
+        nights=[json.loads(json.dumps(asdict(night), default=str)) for night in nights],
     )
 
 
@@ -180,7 +181,7 @@ def find_alarms(nights: list[Night]) -> list[Alarm]:
             alarms.append(newest)
         newest.last = night.day
         newest.nights += 1
-        newest.columns.update(night.drifted)
+        newest.columns.update([*night.drifted])
     return alarms
 
 
