@@ -85,14 +85,19 @@ export function everyDay(days: Day[]): Day[] {
   return all;
 }
 
-/** A value of unknown kind in words, for features and raw rows. */
-export function anything(value: unknown): string {
+/** A value as it was delivered: a number may be a key, which has no separators. */
+export function plain(value: unknown): string {
   if (value === null || value === undefined) return NOTHING;
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+}
+
+/** A feature or a label, of whatever kind. */
+export function anything(value: unknown): string {
   if (typeof value === "number") {
     return Number.isInteger(value) ? count(value) : value.toLocaleString("en-GB", { maximumSignificantDigits: 6 });
   }
   if (typeof value === "boolean") return value ? "yes" : "no";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  return plain(value);
 }
 
 export function words(identifier: string): string {

@@ -51,7 +51,7 @@ function Inside({ route, session }: { route: Route; session: Session }) {
   const [heading, View] = VIEWS[route.page];
   return (
     <PlaceContext value={{ session, entry }}>
-      <Layout title={`${entry.title || entry.name}: ${heading.toLowerCase()}`} {...{ session }} useCase={entry.name} page={route.page}>
+      <Layout title={`${heading} · ${entry.title || entry.name}`} {...{ session }} useCase={entry.name} page={route.page}>
         {entry.problem === "" ? <View /> : <Notice tone="bad">This use case cannot be loaded: {entry.problem}</Notice>}
       </Layout>
     </PlaceContext>

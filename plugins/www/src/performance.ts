@@ -38,7 +38,7 @@ export function performanceSeries(performance: Performance, days: Day[], slices:
     const { values, band } = line(days, points);
     // After the colours of the estimates.
     const name = index === 0 ? category(0) : category(index + 2);
-    return { label: slice === "all" ? "realised" : slice, colour: name, values, band: index < 2 ? band : undefined, points: points.length < 40 };
+    return { label: slice === "all" ? "realised" : slice, colour: name, values, band: index < 2 ? band : undefined };
   });
   if (!slices.includes("all")) return realised;
   const all = performance.series.find(({ slice }) => slice === "all")?.points ?? [];
@@ -47,7 +47,7 @@ export function performanceSeries(performance: Performance, days: Day[], slices:
     const points = performance.estimates.filter((point) => point.method === method);
     return points.length > 0 ? [{ label, colour, dash, ...line(days, points) }] : [];
   });
-  const reference: Series = { label: "holdout of the version in charge", colour: "text-quiet", dash: [1, 3], values: holdout };
+  const reference: Series = { label: "holdout of the version in charge", colour: "text-quiet", dash: [1, 3], points: false, values: holdout };
   return [...realised, ...(holdout.some((value) => value !== null) ? [reference] : []), ...estimates];
 }
 
@@ -85,6 +85,6 @@ export function reliabilitySeries({ bins }: Reliability): Series[] {
       band: { lower: at((bin) => bin.lower), upper: at((bin) => bin.upper) },
       points: true,
     },
-    { label: "as scored", colour: "text-quiet", values: at((bin) => bin.mean_score), dash: [4, 4] },
+    { label: "as scored", colour: "text-quiet", values: [{ x: 0, y: 0 }, { x: 1, y: 1 }], dash: [4, 4], points: false },
   ];
 }

@@ -9,7 +9,9 @@ export interface Series {
   values: Value[];
   band?: { lower: Value[]; upper: Value[] };
   dash?: number[];
+  /** Large ones, or none; small ones if not said. */
   points?: boolean;
+  showLine?: boolean;
   pointStyle?: "circle" | "triangle" | "rect" | "rectRot";
 }
 

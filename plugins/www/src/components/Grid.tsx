@@ -165,6 +165,7 @@ export function Grid({ caption, days, rows, selection = null, onSelect, onOpen }
         {...{ onPointerDown, onPointerOver, onKeyDown }}
       >
         <div className="months" aria-hidden="true">
+          <div className="label" />
           {monthsOf(days).map(({ label, length }) => (
             <div key={label} style={{ width: length * CELL }}>
               {/* Two days leave no room for a name. */}

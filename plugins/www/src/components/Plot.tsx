@@ -46,7 +46,7 @@ function bars(series: Series[]): Dataset[] {
 }
 
 function lines(series: Series[]): Dataset[] {
-  return series.flatMap(({ label, colour: name, values, band, dash, points, pointStyle = "circle" }): Dataset[] => {
+  return series.flatMap(({ label, colour: name, values, band, dash, points, showLine = true, pointStyle = "circle" }): Dataset[] => {
     const stroke = colour(name);
     const line = {
       type: "line" as const,
@@ -57,11 +57,11 @@ function lines(series: Series[]): Dataset[] {
       borderDash: dash ?? [],
       borderWidth: 2,
       pointStyle,
-      pointRadius: points ? 4 : 1.5,
+      pointRadius: points === undefined ? 1.5 : points ? 4 : 0,
       pointHitRadius: 8,
-      tension: 0,
+      showLine,
     };
-    const edge = { ...line, borderWidth: 0, pointRadius: 0, pointHitRadius: 0, backgroundColor: `${stroke}2e` };
+    const edge = { ...line, borderWidth: 0, pointRadius: 0, pointHitRadius: 0, backgroundColor: `${stroke}${dash ? "1f" : "33"}` };
     return band
       ? [
           line,
@@ -84,7 +84,7 @@ function annotations(marks: Mark[]): AnnotationOptions[] {
       content: text,
       // Neighbours must not cover each other.
       position: typeof at === "number" ? "end" : index % 2 === 0 ? "start" : "end",
-      yAdjust: typeof at === "string" ? (Math.floor(index / 2) % 3) * 16 * (index % 2 === 0 ? 1 : -1) : 0,
+      yAdjust: typeof at === "string" ? (Math.floor(index / 2) % 3) * 16 * (index % 2 === 0 ? -1 : 1) : 0,
       backgroundColor: colour("surface"),
       color: colour("text"),
       font: { size: 10 },
@@ -110,7 +110,13 @@ function options(props: PlotProps): ChartOptions<"line" | "bar"> {
     plugins: {
       legend: {
         position: "bottom",
-        labels: { color: colour("text"), usePointStyle: true, filter: ({ text }) => !isEdge(text) },
+        labels: {
+          color: colour("text"),
+          usePointStyle: true,
+          // A short piece of the line itself, so that its dashes tell it apart.
+          ...(props.kind === "bar" ? { boxHeight: 9 } : { pointStyle: "line", pointStyleWidth: 32 }),
+          filter: ({ text }) => !isEdge(text),
+        },
       },
       tooltip: {
         filter: ({ dataset }) => !isEdge(dataset.label),

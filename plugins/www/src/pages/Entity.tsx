@@ -4,11 +4,12 @@ import type { Entity, Scored } from "../api";
 import { Badge, Empty, Loaded, Notice, Section, Table } from "../components/basics";
 import { Plot } from "../components/Charts";
 import { useApi, casePath } from "../data";
-import { anything, count, day, everyDay, instant, interval } from "../format";
+import { anything, count, day, everyDay, instant, interval, plain } from "../format";
 import { pageOf, useQuery } from "../route";
 import { usePlace } from "../session";
 
 const PAUSE = 250;
+const WHAT_HAPPENED = { label: "what happened", colour: "cat-1", points: true, showLine: false, pointStyle: "rectRot" } as const;
 
 function Search() {
   const { useCase } = usePlace();
@@ -96,9 +97,9 @@ function Scores({ of, entityKey }: { of: Scored[]; entityKey: string }) {
         label="Score by day, as in the table below"
         labels={days}
         series={[
-          { ...score, points: of.length < 40 },
+          score,
           ...(happened.some((value) => value !== null)
-            ? [{ label: "what happened", colour: "cat-1", values: happened, points: true, pointStyle: "rectRot" as const, dash: [1, 4] }]
+            ? [{ ...WHAT_HAPPENED, values: happened }]
             : []),
         ]}
         y="Score"
@@ -171,7 +172,7 @@ function Everything({ of }: { of: Entity }) {
             columns={[
               { head: "Day", cell: (row) => day(row.day) },
               { head: "Table", cell: (row) => row.table },
-              { head: "Values", cell: (row) => Object.entries(row.values).map(([name, value]) => `${name} ${anything(value)}`).join(", ") },
+              { head: "Values", cell: (row) => Object.entries(row.values).map(([name, value]) => `${name} ${plain(value)}`).join(", ") },
             ]}
           />
         ) : (

@@ -52,7 +52,7 @@ function Events({ of }: { of: Event[] }) {
   return (
     <Section title="Events">
       <ol className="story">
-        {of.toReversed().map((event, index) => (
+        {of.toSorted((one, other) => other.day.localeCompare(one.day)).map((event, index) => (
           <li key={index}>
             <strong>{day(event.day)}</strong> <Badge tone={event.kind === "alarm" || event.kind === "degradation" ? "bad" : "plain"}>{words(event.kind)}</Badge>{" "}
             {event.text}

@@ -2,7 +2,7 @@ import type { DayCounts, Quality, RuleCount, Samples } from "../api";
 import { Badge, Bullets, Empty, Loaded, Section, Table } from "../components/basics";
 import { Range } from "../components/Range";
 import { useApi, casePath } from "../data";
-import { anything, count, day, plural, words } from "../format";
+import { count, day, plain, plural, words } from "../format";
 import { type Query, useQuery } from "../route";
 import { usePlace } from "../session";
 
@@ -53,7 +53,7 @@ function RejectedRows({ of }: { of: Samples }) {
               <span className="raw">
                 {Object.entries(row.raw).map(([name, value]) => (
                   <span key={name}>
-                    {name}=<b>{anything(value)}</b>
+                    {name}=<b>{plain(value)}</b>
                   </span>
                 ))}
               </span>
