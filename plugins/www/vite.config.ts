@@ -1,7 +1,7 @@
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
-import { licences } from "./licences";
+import { licences } from "./licences.ts";
 
 export default defineConfig({
   // Relative to the <base> that the server writes, for an Airflow below a prefix.

@@ -26,10 +26,12 @@ export function axis({ series, estimates, events }: Performance): Day[] {
   return everyDay([...measured, ...near]);
 }
 
-const METHODS: Record<EstimatePoint["method"], [label: string, colour: string, dash: number[]]> = {
-  cbpe: ["estimate by CBPE", "cat-1", [7, 4]],
-  pape: ["estimate by PAPE", "cat-2", [2, 3]],
+const METHODS: Record<EstimatePoint["method"], Omit<Series, "values">> = {
+  cbpe: { label: "estimate by CBPE", colour: "cat-1", dash: [7, 4], pointStyle: "triangle" },
+  pape: { label: "estimate by PAPE", colour: "cat-2", dash: [2, 3], pointStyle: "rect" },
 };
+
+const STYLES = ["circle", "rectRot", "star", "rect", "triangle"] as const;
 
 /** Lines of the chosen slices; bands, holdout and estimates only where they can be told apart. */
 export function performanceSeries(performance: Performance, days: Day[], slices: string[]): Series[] {
@@ -38,16 +40,24 @@ export function performanceSeries(performance: Performance, days: Day[], slices:
     const { values, band } = line(days, points);
     // After the colours of the estimates.
     const name = index === 0 ? category(0) : category(index + 2);
-    return { label: slice === "all" ? "realised" : slice, colour: name, values, band: index < 2 ? band : undefined };
+    const pointStyle = STYLES[index % STYLES.length];
+    return { label: slice === "all" ? "realised" : slice, colour: name, values, pointStyle, band: index < 2 ? band : undefined };
   });
   if (!slices.includes("all")) return realised;
   const all = performance.series.find(({ slice }) => slice === "all")?.points ?? [];
   const holdout = along(days, all, (point) => point.holdout);
-  const estimates = Object.entries(METHODS).flatMap(([method, [label, colour, dash]]): Series[] => {
+  const estimates = Object.entries(METHODS).flatMap(([method, look]): Series[] => {
     const points = performance.estimates.filter((point) => point.method === method);
-    return points.length > 0 ? [{ label, colour, dash, ...line(days, points) }] : [];
+    return points.length > 0 ? [{ ...look, ...line(days, points) }] : [];
   });
-  const reference: Series = { label: "holdout of the version in charge", colour: "text-quiet", dash: [1, 3], points: false, values: holdout };
+  const reference: Series = {
+    label: "holdout of the version in charge",
+    colour: "text-quiet",
+    dash: [1, 3],
+    points: false,
+    pointStyle: "line",
+    values: holdout,
+  };
   return [...realised, ...(holdout.some((value) => value !== null) ? [reference] : []), ...estimates];
 }
 
@@ -85,6 +95,6 @@ export function reliabilitySeries({ bins }: Reliability): Series[] {
       band: { lower: at((bin) => bin.lower), upper: at((bin) => bin.upper) },
       points: true,
     },
-    { label: "as scored", colour: "text-quiet", values: [{ x: 0, y: 0 }, { x: 1, y: 1 }], dash: [4, 4], points: false },
+    { label: "as scored", colour: "text-quiet", values: [{ x: 0, y: 0 }, { x: 1, y: 1 }], dash: [4, 4], points: false, pointStyle: "line" },
   ];
 }

@@ -7,13 +7,13 @@ export function airflowWindow(): Window | null {
   return window.parent === window ? null : window.parent;
 }
 
-const preference = window.matchMedia("(prefers-color-scheme: dark)");
+const preference = () => window.matchMedia("(prefers-color-scheme: dark)");
 
 function wanted(): Theme {
   const classes = airflowWindow()?.document.documentElement.classList;
   if (classes?.contains("dark")) return "dark";
   if (classes?.contains("light")) return "light";
-  return preference.matches ? "dark" : "light";
+  return preference().matches ? "dark" : "light";
 }
 
 const listeners = new Set<() => void>();
@@ -25,7 +25,7 @@ function apply(): void {
 
 export function followTheme(): void {
   apply();
-  preference.addEventListener("change", apply);
+  preference().addEventListener("change", apply);
   const outer = airflowWindow();
   if (outer !== null) {
     new MutationObserver(apply).observe(outer.document.documentElement, { attributeFilter: ["class"] });

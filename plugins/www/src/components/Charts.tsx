@@ -12,7 +12,7 @@ export interface Series {
   /** Large ones, or none; small ones if not said. */
   points?: boolean;
   showLine?: boolean;
-  pointStyle?: "circle" | "triangle" | "rect" | "rectRot";
+  pointStyle?: "circle" | "triangle" | "rect" | "rectRot" | "star" | "line";
 }
 
 export interface Mark {

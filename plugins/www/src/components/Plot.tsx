@@ -113,8 +113,7 @@ function options(props: PlotProps): ChartOptions<"line" | "bar"> {
         labels: {
           color: colour("text"),
           usePointStyle: true,
-          // A short piece of the line itself, so that its dashes tell it apart.
-          ...(props.kind === "bar" ? { boxHeight: 9 } : { pointStyle: "line", pointStyleWidth: 32 }),
+          boxHeight: 8,
           filter: ({ text }) => !isEdge(text),
         },
       },
