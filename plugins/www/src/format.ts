@@ -43,15 +43,17 @@ export function duration(seconds: number | null): string {
   return plural(Math.round(seconds / 360) / 10, "hour");
 }
 
+// Made once: a calendar names thousands of days.
+const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
+const MONTH = new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" });
+
 /** 3 Nov 2025, of a day: no zone comes into it. */
 export function day(value: Day | null): string {
-  if (value === null) return NOTHING;
-  return new Date(`${value}T00:00:00Z`).toLocaleDateString("en-GB", {
-    day: "numeric",
-    month: "short",
-    year: "numeric",
-    timeZone: "UTC",
-  });
+  return value === null ? NOTHING : DAY.format(new Date(`${value}T00:00:00Z`));
+}
+
+export function month(value: Day): string {
+  return MONTH.format(new Date(`${value}T00:00:00Z`));
 }
 
 export function instant(value: Instant | null, zone = "UTC"): string {

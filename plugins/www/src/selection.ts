@@ -1,4 +1,5 @@
 import type { Day } from "./api";
+import { month } from "./format";
 
 /** Columns of a grid, both included. */
 export interface Span {
@@ -25,11 +26,7 @@ export function spanOfDays(days: Day[], from: Day | null, to: Day | null): Span 
 export function monthsOf(days: Day[]): { label: string; length: number }[] {
   const months: { label: string; length: number }[] = [];
   for (const value of days) {
-    const label = new Date(`${value}T00:00:00Z`).toLocaleDateString("en-GB", {
-      month: "short",
-      year: "numeric",
-      timeZone: "UTC",
-    });
+    const label = month(value);
     const current = months.at(-1);
     if (current?.label === label) current.length += 1;
     else months.push({ label, length: 1 });

@@ -71,6 +71,48 @@ const Row = memo(function Row({ row, index, active }: RowProps) {
   );
 });
 
+interface HeadProps {
+  days: Day[];
+  active: number | null;
+  from: number | undefined;
+  to: number | undefined;
+}
+
+const Head = memo(function Head({ days, active, from = Infinity, to = -Infinity }: HeadProps) {
+  return (
+    <>
+      <div className="months" aria-hidden="true">
+        <div className="label" />
+        {monthsOf(days).map(({ label, length }) => (
+          <div key={label} style={{ width: length * CELL }}>
+            {/* Two days leave no room for a name. */}
+            <span>{length > 2 ? label : ""}</span>
+          </div>
+        ))}
+      </div>
+      <div role="row" className="row days" aria-rowindex={1}>
+        <div role="columnheader" className="label">
+          Day
+        </div>
+        {days.map((value, column) => (
+          <div
+            key={value}
+            role="columnheader"
+            className="cell"
+            data-row={-1}
+            data-column={column}
+            aria-label={day(value)}
+            aria-selected={column >= from && column <= to}
+            tabIndex={active === column ? 0 : -1}
+          >
+            {Number(value.slice(8))}
+          </div>
+        ))}
+      </div>
+    </>
+  );
+});
+
 function place(target: EventTarget): { row: number; column: number; element: HTMLElement } | null {
   const element = target instanceof Element ? target.closest<HTMLElement>("[data-column]") : null;
   return element && { row: Number(element.dataset.row), column: Number(element.dataset.column), element };
@@ -164,34 +206,7 @@ export function Grid({ caption, days, rows, selection = null, onSelect, onOpen }
         style={{ width: LABELS + CELL * days.length }}
         {...{ onPointerDown, onPointerOver, onKeyDown }}
       >
-        <div className="months" aria-hidden="true">
-          <div className="label" />
-          {monthsOf(days).map(({ label, length }) => (
-            <div key={label} style={{ width: length * CELL }}>
-              {/* Two days leave no room for a name. */}
-              <span>{length > 2 ? label : ""}</span>
-            </div>
-          ))}
-        </div>
-        <div role="row" className="row days" aria-rowindex={1}>
-          <div role="columnheader" className="label">
-            Day
-          </div>
-          {days.map((value, column) => (
-            <div
-              key={value}
-              role="columnheader"
-              className="cell"
-              data-row={-1}
-              data-column={column}
-              aria-label={day(value)}
-              aria-selected={selection ? column >= selection.from && column <= selection.to : undefined}
-              tabIndex={active.row === -1 && active.column === column ? 0 : -1}
-            >
-              {Number(value.slice(8))}
-            </div>
-          ))}
-        </div>
+        <Head days={days} active={active.row === -1 ? active.column : null} from={selection?.from} to={selection?.to} />
         {rows.map((row, index) => (
           <Row key={row.key} row={row} index={index} active={index === active.row ? active.column : null} />
         ))}
