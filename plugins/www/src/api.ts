@@ -100,7 +100,7 @@ export interface Overview {
   tables: Standing[];
   stale: Stretch[];
   mend: string[]; // commands
-  problems: string[]; // parts that could not be read, as sentences
+  problems?: string[]; // parts that could not be read, as sentences
   data_docs: boolean; // then /evergreen/data-docs/{use_case}/index.html
 }
 
@@ -254,7 +254,7 @@ export interface Performance {
   use_case: string;
   metric: string;
   metrics: string[]; // that can be asked for, main one first
-  higher_is_better: boolean;
+  higher_is_better?: boolean;
   is_probability: boolean;
   series: RealisedSeries[]; // "all" first
   estimates: EstimatePoint[];
@@ -302,9 +302,9 @@ export interface Version {
   against: Against[];
   effect: string; // what came of it, "" if not known
   rows: Record<string, number>; // counts of the evidence
-  has_card: boolean; // then /evergreen/cards/{use_case}/{version} is HTML
-  tracked_at: string; // address of its MLflow run, "" if no server shows it
-  run_id: string;
+  has_card?: boolean; // then /evergreen/cards/{use_case}/{version} is HTML
+  tracked_at?: string; // address of its MLflow run, "" if no server shows it
+  run_id?: string;
 }
 export interface Releases {
   use_case: string;
@@ -347,7 +347,7 @@ export interface Quality {
   days: DayCounts[]; // newest first
   refused: Refusal[];
   rules: RuleCount[]; // most rows first
-  data_docs: boolean;
+  data_docs?: boolean;
 }
 
 // GET /use-cases/{use_case}/quarantine?table=&rule=&from=&to= -> Samples

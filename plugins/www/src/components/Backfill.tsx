@@ -40,7 +40,7 @@ export function Backfill({ first, last, onChange }: BackfillProps) {
   const [chosen, choose] = useState(ingest ?? monitor ?? "");
   const plan = useApi<BackfillPlan>(chosen === "" ? null : casePath(useCase, "plan"), { dag_id: chosen, from: first, to: last });
   const title = first === last ? `Backfill ${day(first)}` : `Backfill ${day(first)} to ${day(last)}`;
-  if (chosen === "") return <Empty>This use case has neither an ingest nor a monitor Dag to backfill.</Empty>;
+  if (chosen === "") return <Empty>This use case has neither an ingest nor a monitor DAG to backfill.</Empty>;
   const radio = (dag: string | undefined, text: string) =>
     dag && (
       <label>
@@ -62,7 +62,7 @@ export function Backfill({ first, last, onChange }: BackfillProps) {
               rows={found.steps}
               rowKey={(row) => row.dag_id}
               columns={[
-                { head: "Dag", cell: (row) => row.dag_id },
+                { head: "DAG", cell: (row) => row.dag_id },
                 { head: "Runs", number: true, cell: (row) => count(row.runs) },
                 { head: "Estimated time", number: true, cell: (row) => duration(row.seconds) },
                 { head: "Because", cell: (row) => row.because },
@@ -144,7 +144,7 @@ function Start({ plan, onChange }: { plan: BackfillPlan; onChange: () => void })
       {preview?.runs && runs > 0 && (
         <>
           <details>
-            <summary>Airflow would create {plural(runs, "run")} of {plan.dag_id}; later Dags follow on their own</summary>
+            <summary>Airflow would create {plural(runs, "run")} of {plan.dag_id}; later DAGs follow on their own</summary>
             <ol className="columns">
               {preview.runs.backfills.map((run, index) => (
                 <li key={index}>{run.partition_key ?? run.partition_date ?? run.logical_date}</li>
@@ -188,7 +188,7 @@ function Progress({ backfill, onChange }: { backfill: AirflowBackfill; onChange:
         {now.over ? "is over" : "runs"}
         {counts && `: ${counts.success} succeeded, ${counts.failed} failed, ${counts.running} running, ${counts.queued} queued`}.
       </p>
-      {now.over && <p>Later Dags follow on their own; the calendar shows them as they run.</p>}
+      {now.over && <p>Later DAGs follow on their own; the calendar shows them as they run.</p>}
       {now.problem && <p>Its progress cannot be read: {now.problem}</p>}
     </Notice>
   );

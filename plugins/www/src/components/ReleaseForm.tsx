@@ -19,7 +19,7 @@ interface ReleaseFormProps {
 
 export const VERBS: Record<ReleaseOrder["action"], string> = { promote: "Promote", roll_back: "Roll back to" };
 
-/** The release Dag's own form, asked twice since it changes what is served. */
+/** The release DAG's own form, asked twice since it changes what is served. */
 export function ReleaseForm({ dag, action, version, onDone, onCancel }: ReleaseFormProps) {
   const { airflow } = usePlace();
   const [reason, setReason] = useState("");

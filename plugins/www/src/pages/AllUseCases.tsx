@@ -49,7 +49,7 @@ function UseCase({ entry }: { entry: UseCaseEntry }) {
 
 export function AllUseCases({ session }: { session: Session }) {
   if (session.use_cases.length === 0) {
-    return <Empty>There is no use case that you may see. Ask for the permission to read its Dags.</Empty>;
+    return <Empty>There is no use case that you may see. Ask for the permission to read its DAGs.</Empty>;
   }
   return (
     <div className="tiles">

@@ -129,7 +129,7 @@ export function CalendarPage() {
       <Loaded of={calendar}>
         {(data) =>
           data.days.length === 0 ? (
-            <Empty>No table has a day in this range. Choose another range, or start the ingest Dag.</Empty>
+            <Empty>No table has a day in this range. Choose another range, or start the ingest DAG.</Empty>
           ) : (
             <Board calendar={data} runs={runs.data ?? []} reload={reload} />
           )

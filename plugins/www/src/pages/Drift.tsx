@@ -157,7 +157,7 @@ export function DriftPage() {
           data.nights.length > 0 ? (
             <Board drift={data} />
           ) : (
-            <Empty>No night has been judged in this range. Choose another range, or run the monitor Dag.</Empty>
+            <Empty>No night has been judged in this range. Choose another range, or run the monitor DAG.</Empty>
           )
         }
       </Loaded>

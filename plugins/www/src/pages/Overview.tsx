@@ -70,14 +70,14 @@ function Everything({ overview }: { overview: Overview }) {
           </>
         )}
       </p>
-      {overview.problems.map((problem) => (
+      {overview.problems?.map((problem) => (
         <Notice key={problem} tone="bad">
           {problem}
         </Notice>
       ))}
       {pending && <Waiting of={pending} />}
       <Section title="Last night">
-        {night ? <Verdict of={night} useCase={useCase} /> : <Empty>No night has been judged yet. The monitor Dag does it after scoring.</Empty>}
+        {night ? <Verdict of={night} useCase={useCase} /> : <Empty>No night has been judged yet. The monitor DAG does it after scoring.</Empty>}
         {budget && (
           <p>
             Retraining: {count(budget.asked)} of {count(budget.allowed)} asked for in seven days; the next may be asked

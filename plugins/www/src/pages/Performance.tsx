@@ -129,7 +129,9 @@ function Board({ performance }: { performance: Performance }) {
             ))}
           </select>
         </label>
-        <span className="quiet">{performance.higher_is_better ? "Higher is better." : "Lower is better."}</span>
+        {performance.higher_is_better !== undefined && (
+          <span className="quiet">{performance.higher_is_better ? "Higher is better." : "Lower is better."}</span>
+        )}
       </div>
       {known.length > 1 && (
         <fieldset className="choices">

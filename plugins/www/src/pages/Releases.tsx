@@ -110,9 +110,9 @@ function OneVersion({ of, releases, reload }: VersionProps) {
         Trained on {day(of.trained_on)}, because {of.asked_by}. {of.effect && `What came of it: ${of.effect}`}
       </p>
       <p className="links">
-        {of.has_card && <a href={`cards/${encodeURIComponent(useCase)}/${of.version}`}>Model card</a>}
+        {of.has_card !== false && <a href={`cards/${encodeURIComponent(useCase)}/${of.version}`}>Model card</a>}
         {of.tracked_at && <OutsideLink to={of.tracked_at}>MLflow run</OutsideLink>}
-        <span className="quiet">Run {of.run_id}</span>
+        {of.run_id && <span className="quiet">Run {of.run_id}</span>}
         {mayTrigger && releases.release_dag && action && !asking && <button onClick={() => ask(true)}>{VERBS[action]} version {of.version}</button>}
       </p>
       {asking && action && (
@@ -223,7 +223,7 @@ export function ReleasesPage() {
           </Section>
           {data.versions.length > 1 && <Compare versions={data.versions} />}
           <Section title="Versions">
-            {data.versions.length === 0 && <Empty>No version has been trained yet. Start the train Dag.</Empty>}
+            {data.versions.length === 0 && <Empty>No version has been trained yet. Start the train DAG.</Empty>}
             {data.versions.map((version) => (
               <OneVersion key={version.version} of={version} releases={data} reload={releases.reload} />
             ))}
