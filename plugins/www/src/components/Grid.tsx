@@ -83,10 +83,10 @@ const Head = memo(function Head({ days, active, from = Infinity, to = -Infinity 
     <>
       <div className="months" aria-hidden="true">
         <div className="label" />
-        {monthsOf(days).map(({ label, length }) => (
+        {monthsOf(days).map(({ label, length }, index, months) => (
           <div key={label} style={{ width: length * CELL }}>
-            {/* Two days leave no room for a name. */}
-            <span>{length > 2 ? label : ""}</span>
+            {/* Two days leave no room for a name, unless nothing follows. */}
+            <span>{length > 2 || index === months.length - 1 ? label : ""}</span>
           </div>
         ))}
       </div>

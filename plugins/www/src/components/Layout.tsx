@@ -32,8 +32,13 @@ export function Layout({ title, session, useCase, page, children }: LayoutProps)
               Evergreen
             </a>
             {session.use_cases.map(({ name, title: label }) => (
-              <a key={name} href={pageOf(name, page ?? "overview")} aria-current={name === useCase ? "true" : undefined}>
-                {label || name}
+              <a
+                key={name}
+                href={pageOf(name, page ?? "overview")}
+                title={label}
+                aria-current={name === useCase ? "true" : undefined}
+              >
+                {name}
               </a>
             ))}
           </nav>

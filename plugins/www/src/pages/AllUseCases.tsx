@@ -9,9 +9,14 @@ function newestScored({ tables }: Overview): string {
   return day(tables.find(({ table }) => table === "predictions")?.newest_day ?? null);
 }
 
-function Brief({ overview }: { overview: Overview }) {
-  const { night, tables, pending } = overview;
+function freshness({ tables }: Overview) {
   const late = tables.filter(({ stale }) => stale).map(({ table }) => table);
+  if (late.length > 0) return <Badge tone="bad">stale: {late.join(", ")}</Badge>;
+  return tables.some(({ days }) => days > 0) ? <Badge tone="good">fresh</Badge> : "nothing yet";
+}
+
+function Brief({ overview }: { overview: Overview }) {
+  const { night, pending } = overview;
   return (
     <>
       <p>{overview.description}</p>
@@ -25,7 +30,7 @@ function Brief({ overview }: { overview: Overview }) {
           ["Champion", championLine(overview)],
           ["Newest scored day", newestScored(overview)],
           ["Last night", night ? <Badge tone={night.decision === "retrain" ? "warn" : "good"}>{night.decision}</Badge> : "none yet"],
-          ["Tables", late.length > 0 ? <Badge tone="bad">stale: {late.join(", ")}</Badge> : <Badge tone="good">fresh</Badge>],
+          ["Tables", freshness(overview)],
           ...(pending ? [["Waits for a person", `Version ${pending.version}`] as [string, string]] : []),
           ...(night?.learnable_from ? [["Learnable from", day(night.learnable_from)] as [string, string]] : []),
         ]}
