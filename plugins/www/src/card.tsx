@@ -40,7 +40,9 @@ function Lines() {
     <Box key={name} py={1}>
       <Text>
         <Link to={`/plugin/evergreen${page(`use-cases/${encodeURIComponent(name)}/overview`)}`}>
-          <strong>{title}</strong>
+          <Text as="span" color="fg.info">
+            {title}
+          </Text>
         </Link>
         : {text}
       </Text>

@@ -85,8 +85,8 @@ const Head = memo(function Head({ days, active, from = Infinity, to = -Infinity 
         <div className="label" />
         {monthsOf(days).map(({ label, length }, index, months) => (
           <div key={label} style={{ width: length * CELL }}>
-            {/* Two days leave no room for a name, unless nothing follows. */}
-            <span>{length > 2 || index === months.length - 1 ? label : ""}</span>
+            {/* A few days leave no room for a name, unless nothing follows. */}
+            <span>{length > 3 || index === months.length - 1 ? label : ""}</span>
           </div>
         ))}
       </div>

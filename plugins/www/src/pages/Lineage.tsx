@@ -3,13 +3,19 @@ import { useState } from "react";
 import type { Lineage } from "../api";
 import { Badge, Code, Command, Empty, Facts, Loaded, Notice } from "../components/basics";
 import { useApi, casePath } from "../data";
-import { day, metric, words } from "../format";
+import { day, instant, metric, words } from "../format";
 import { pageOf, useQuery } from "../route";
 import { usePlace } from "../session";
 
 const LONG = 28;
 
+function shown(value: string, zone: string) {
+  if (/^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)$/.test(value)) return instant(value, zone);
+  return value.length > LONG && !value.includes(" ") ? <Code>{value}</Code> : value;
+}
+
 function Chain({ of }: { of: Lineage }) {
+  const { zone } = usePlace();
   return (
     <>
       <p>
@@ -22,7 +28,7 @@ function Chain({ of }: { of: Lineage }) {
             <h2>
               {link.title} <Badge>{words(link.kind)}</Badge>
             </h2>
-            <Facts items={link.facts.map(({ label, value }) => [label, value.length > LONG && !value.includes(" ") ? <Code>{value}</Code> : value])} />
+            <Facts items={link.facts.map(({ label, value }) => [label, shown(value, zone)])} />
             {link.notes.map((note) => (
               <Notice key={note} tone="warn">
                 {note}
