@@ -24,7 +24,7 @@ import pytest
 
 from csv_shop import deliver, read_day, write_csv_shop, write_day
 from evergreen import lake, steps
-from evergreen.contract import load_use_case
+from evergreen.contract import Period, load_use_case
 from evergreen.errors import ServiceDownError
 from evergreen.features.store import read_online
 from evergreen.lake.content import STAMPS, digest_by_day
@@ -33,6 +33,7 @@ from evergreen.ops.local import airflow
 from evergreen.ops.local.airflow_client import AirflowClient, Run, connect
 from evergreen.ops.local.airflow_processes import owned
 from evergreen.ops.local.runs import follow
+from evergreen.provenance import commands
 from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 from small_shop import FIRST_DAY
@@ -94,7 +95,8 @@ def test_a_backfill_survives_kills_of_tasks_and_of_the_scheduler(shop: Shop) -> 
     finish(client, training)
 
     client.set_paused("shop_ingest", paused=False)
-    client.backfill("shop_ingest", NEW_DAYS[0], NEW_DAYS[-1], max_active_runs=3)
+    period = Period(NEW_DAYS[0], NEW_DAYS[-1] + timedelta(days=1))
+    client.backfill(commands.backfill_request("shop_ingest", period, "none", 3))
     chance, killed = random.Random(3), []
     while len(killed) <= TASK_KILLS and not done(client):
         time.sleep(chance.uniform(0.5, 3))

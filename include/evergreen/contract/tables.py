@@ -48,6 +48,8 @@ class Column(Model):
     zone: Zone | None = None
     # Identifiers that went through a spreadsheet or a float column come as `13090.0`.
     strip_float: bool = False
+    # About a person: pages do not show its values.
+    personal: bool = False
 
     @field_validator("formats")
     @classmethod

@@ -295,9 +295,9 @@ class UseCase(Model):
     def contract_digest(self, table: str) -> str:
         """Digest of all that is declared about the content of a table.
 
-        Words for people (titles, descriptions) and what is demanded of the content (ranges, batch
-        rules, thresholds) are no part of it. Empty for tables whose content follows from other
-        tables alone.
+        Words for people (titles, descriptions), what they may see, and what is demanded of the
+        content (ranges, batch rules, thresholds) are no part of it. Empty for tables whose content
+        follows from other tables alone.
         """
         declared = self._declared(table)
         if declared is None:
@@ -374,6 +374,7 @@ def _without_words(declared: Any) -> Any:
             for key, value in declared.items()
             # A column may be called `description`, too; then the value is no text.
             if not (key in ("title", "description", "because") and isinstance(value, str))
+            and not (key == "personal" and isinstance(value, bool))
         }
     return [_without_words(item) for item in declared] if isinstance(declared, list) else declared
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from statistics import NormalDist
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -306,6 +306,14 @@ def render_promotion(evidence: PromotionEvidence, verdict: PromotionVerdict) -> 
     for check in verdict.checks:
         lines.append(f"- {'passed' if check.passed else 'FAILED'} {check.name}: {check.reason}")
     return "\n".join(lines)
+
+
+def read_promotion(row: Mapping[str, Any]) -> tuple[PromotionEvidence, PromotionVerdict]:
+    """Return what the gate saw and decided, from a row of `decisions` of its kind."""
+    return (
+        PromotionEvidence.from_dict(json.loads(row["evidence"])["evidence"]),
+        PromotionVerdict.from_dict(json.loads(row["verdict"])),
+    )
 
 
 def replay_promotion(stored: str) -> PromotionVerdict:

@@ -3,7 +3,7 @@
 Its functions are used as `lake.read(...)`, `lake.publish(...)`.
 """
 
-from evergreen.lake.iceberg import catalog, days_between, exists, load, pause, tables
+from evergreen.lake.iceberg import catalog, days_between, exists, heads, load, pause, tables
 from evergreen.lake.publishing import Published, publish
 from evergreen.lake.reading import (
     Files,
@@ -33,6 +33,7 @@ __all__ = [
     "days_between",
     "exists",
     "files",
+    "heads",
     "is_unchanged_before",
     "load",
     "partitions",

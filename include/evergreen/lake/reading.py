@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.expressions import (
     AlwaysTrue,
+    And,
     BooleanExpression,
+    EqualTo,
 )
 from pyiceberg.io.pyarrow import ArrowScan
 
@@ -162,8 +164,14 @@ def read(
     end: date | None = None,
     columns: Sequence[str] = ("*",),
     snapshot_id: int | None = None,
+    equal: Mapping[str, str | int] | None = None,
 ) -> pa.Table:
     """Read the days `[start, end)` into memory.
+
+    Parameters
+    ----------
+    equal
+        Values that rows must have, by column; others are left out while files are read.
 
     Raises
     ------
@@ -177,7 +185,10 @@ def read(
         )
     if snapshot_id is not None:
         require_snapshot(found, snapshot_id)
-    return rows_of(found, range_filter(start, end), tuple(columns), snapshot_id)
+    wanted = [EqualTo(name, value) for name, value in (equal or {}).items()]
+    return rows_of(
+        found, And(range_filter(start, end), AlwaysTrue(), *wanted), tuple(columns), snapshot_id
+    )
 
 
 def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
-from statistics import median
 
 from evergreen import lake
 from evergreen.contract import UseCase, load_use_cases
@@ -24,9 +23,6 @@ from evergreen.release import ledger
 from evergreen.scoring.score import predictions_schema
 from evergreen.training.compatibility import find_misfit
 from evergreen.training.tracking import describe_version
-
-# Newest runs of a step that an estimate is made from.
-_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -137,10 +133,9 @@ def _seconds(use_case: UseCase, stale: Iterable[Stale]) -> float | None:
     total, known = 0.0, False
     for table, of in work.items():
         step = f"measure_{table}" if table in ("drift", "performance") else f"publish_{table}"
-        runs = receipts.durations(use_case.owner_of(table), step, _RUNS)
         many = len(of) >= commands.MANY_DAYS
-        alike = [s / n for n, s in runs if (n > 1) == many] or [s / n for n, s in runs]
-        if of and alike:
+        each = receipts.seconds_per_day(use_case.owner_of(table), step, many=many) if of else None
+        if each is not None:
             known = True
-            total += len(of) * median(alike)
+            total += len(of) * each
     return total if known else None

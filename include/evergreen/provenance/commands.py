@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from evergreen.contract import Period
 
@@ -22,6 +22,26 @@ def backfill(target: str, period: Period, reprocess: Reprocess = "failed") -> st
     # The default of the command.
     how = "" if reprocess == "failed" else f" --reprocess {reprocess}"
     return f"evergreen backfill {target} {period.start} {period.last}{how}"
+
+
+def backfill_request(
+    dag_id: str, period: Period, reprocess: Reprocess, max_active_runs: int
+) -> dict[str, Any]:
+    """Return what Airflow's API is sent to create the same, or to list its runs before.
+
+    Parameters
+    ----------
+    reprocess
+        What to do with days that have a run already.
+    """
+    return {
+        "dag_id": dag_id,
+        # Bounds are instants, and a partition may begin at any hour of its day (nights at 02:00).
+        "from_date": f"{period.start}T00:00:00Z",
+        "to_date": f"{period.last}T23:59:59Z",
+        "max_active_runs": max_active_runs,
+        "reprocess_behavior": reprocess,
+    }
 
 
 def load(use_case: str, period: Period) -> str:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -29,6 +30,8 @@ from evergreen.settings import PROJECT_ROOT
 
 # How long one publisher waits for another of the same table.
 _LOCK_SECONDS = 600
+# Newest runs of a step that an estimate of its work is made from.
+_RUNS = 20
 
 _DECLARING = (".yaml", ".sql")
 _METADATA = sa.MetaData()
@@ -164,13 +167,17 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
         yield append
 
 
-def newest_sequence() -> int:
-    """Sequence of the newest receipt; 0 without any. Ask before reading what it is the basis of.
+def newest_sequence(*use_cases: str) -> int:
+    """Sequence of the newest receipt (of some use cases, or of all); 0 without any.
+
+    Ask before reading what it is the basis of.
 
     A publish is receipted after its commit. So whatever stands at this sequence is in the tables
     that are read afterwards; what they hold beyond it makes the output look stale, never current.
     """
     query = sa.select(sa.func.max(_RECEIPTS.c.sequence))
+    if use_cases:
+        query = query.where(_RECEIPTS.c.use_case.in_(use_cases))
     with ledger_engine().connect() as connection:
         return connection.execute(query).scalar() or 0
 
@@ -274,6 +281,26 @@ def of_run(use_case: str, step: str, run: str, basis: int) -> dict[date, Receipt
         return {row.day: _from_row(row) for row in connection.execute(query)}
 
 
+def of_steps(
+    use_case: str,
+    steps: Sequence[str],
+    run: str,
+    begun: datetime | None = None,
+    ended: datetime | None = None,
+) -> list[Receipt]:
+    """Return all receipts of steps that ran for `run` between two instants, oldest first."""
+    columns = _RECEIPTS.c
+    query = sa.select(_RECEIPTS).where(
+        columns.use_case == use_case, columns.step.in_(steps), columns.run == run
+    )
+    if begun is not None:
+        query = query.where(columns.recorded_at >= begun)
+    if ended is not None:
+        query = query.where(columns.recorded_at <= ended)
+    with ledger_engine().connect() as connection:
+        return [_from_row(row) for row in connection.execute(query.order_by(columns.sequence))]
+
+
 def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]:
     """Return the days of `[start, end)` that a step has no receipt for, oldest first."""
     query = sa.select(_RECEIPTS.c.day).where(
@@ -288,18 +315,26 @@ def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]
     return [day for day in days if day not in present]
 
 
-def durations(use_case: str, step: str, runs: int) -> list[tuple[int, float]]:
-    """Return days and seconds of the newest runs of a step, newest first."""
+def seconds_per_day(use_case: str, step: str, *, many: bool) -> float | None:
+    """Return the median work of a step for a day, of its newest runs; None where it never ran.
+
+    Parameters
+    ----------
+    many
+        Of runs over many days, which take less for each, if there were any; else of single days.
+    """
     columns = _RECEIPTS.c
     query = (
         sa.select(sa.func.count(columns.day.distinct()), sa.func.max(columns.seconds))
         .where(columns.use_case == use_case, columns.step == step)
         .group_by(columns.run, columns.basis)
         .order_by(sa.func.max(columns.sequence).desc())
-        .limit(runs)
+        .limit(_RUNS)
     )
     with ledger_engine().connect() as connection:
-        return [(days, seconds) for days, seconds in connection.execute(query)]
+        runs = [(days, seconds) for days, seconds in connection.execute(query)]
+    alike = [s / n for n, s in runs if (n > 1) == many] or [s / n for n, s in runs]
+    return median(alike) if alike else None
 
 
 def newest_day(use_case: str, step: str, before: datetime | None = None) -> date | None:

@@ -35,7 +35,8 @@ from evergreen.provenance.receipts import Trace
 
 _ONE_DAY = timedelta(days=1)
 
-_NIGHTLY = {"drift": "measure_drift", "performance": "measure_performance"}
+NIGHTLY = {"drift": "measure_drift", "performance": "measure_performance"}
+"""Tables that nights measure from others, and the steps that do."""
 
 _Traces = Mapping[date, Sequence[Trace]]
 
@@ -135,7 +136,7 @@ def find_stale(use_case: UseCase) -> list[Stale]:
 
 
 def _traces(use_case: UseCase, tables: Iterable[str]) -> dict[str, _Traces]:
-    steps = {table: _NIGHTLY.get(table, f"publish_{table}") for table in tables}
+    steps = {table: NIGHTLY.get(table, f"publish_{table}") for table in tables}
     by_owner: defaultdict[str, list[str]] = defaultdict(list)
     for table, step in steps.items():
         by_owner[use_case.owner_of(table)].append(step)

@@ -173,6 +173,13 @@ def projecting(engine: Engine, use_case: str) -> Iterator[None]:
         yield
 
 
+def newest_sequence(engine: Engine, use_case: str) -> int:
+    """Return the number of the last entry; 0 for an empty ledger."""
+    query = select(func.max(LEDGER.c.sequence)).where(LEDGER.c.use_case == use_case)
+    with engine.connect() as connection:
+        return connection.execute(query).scalar() or 0
+
+
 def champion(engine: Engine, use_case: str) -> Entry | None:
     """Return the entry that put the present champion in charge; None when there is none.
 

@@ -66,7 +66,7 @@ class OnlineReader:
         finally:
             online.close()
 
-    def read(self, keys: Sequence[str] | Sequence[int]) -> pa.Table:
+    def read(self, keys: Sequence[str | int]) -> pa.Table:
         """Read the newest features of some entities; see `read_online`."""
         if not keys:
             return self._schema.empty_table()
@@ -80,7 +80,7 @@ class OnlineReader:
         return pa.table({self._key: list(keys), "as_of": instants, **features}, self._schema)
 
 
-def read_online(use_case: UseCase, keys: Sequence[str] | Sequence[int]) -> pa.Table:
+def read_online(use_case: UseCase, keys: Sequence[str | int]) -> pa.Table:
     """Read the newest features of some entities from the online store.
 
     Opens the store for this one call; whoever reads again holds an `OnlineReader`.

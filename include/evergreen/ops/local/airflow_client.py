@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -23,7 +23,6 @@ from evergreen.errors import (
     PermanentError,
     ServiceDownError,
 )
-from evergreen.provenance.commands import Reprocess
 from evergreen.settings import Settings, secret
 
 Json = dict[str, Any]
@@ -189,33 +188,9 @@ class AirflowClient:
         body = {"logical_date": None, "conf": conf or {}, "partition_key": partition_key}
         return _as(Run, self._call("POST", f"{_path(dag_id)}/dagRuns", json=body))
 
-    def backfill(
-        self,
-        dag_id: str,
-        first: date,
-        last: date,
-        *,
-        max_active_runs: int,
-        reprocess: Reprocess = "none",
-        conf: Json | None = None,
-    ) -> int:
-        """Create a backfill over partition days, both ends included; returns its id.
-
-        Parameters
-        ----------
-        reprocess
-            What to do with days that have a run already.
-        """
-        # Bounds are instants, and a partition may begin at any hour of its day (nights at 02:00).
-        body = {
-            "dag_id": dag_id,
-            "from_date": f"{first}T00:00:00Z",
-            "to_date": f"{last}T23:59:59Z",
-            "max_active_runs": max_active_runs,
-            "reprocess_behavior": reprocess,
-            "dag_run_conf": conf,
-        }
-        return int(self._call("POST", "/backfills", json=body)["id"])
+    def backfill(self, request: Json) -> int:
+        """Create a backfill (see `commands.backfill_request`); returns its id."""
+        return int(self._call("POST", "/backfills", json=request)["id"])
 
     def run(self, dag_id: str, run_id: str) -> Run:
         """One run as it stands now."""

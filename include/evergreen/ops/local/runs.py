@@ -248,16 +248,10 @@ def _create_backfill(
     tell: Tell,
 ) -> None:
     deadline, told = time.monotonic() + _START_SECONDS, False
+    request = commands.backfill_request(dag.dag_id, period, reprocess, limit)
     while True:
         try:
-            client.backfill(
-                dag.dag_id,
-                period.start,
-                period.last,
-                max_active_runs=limit,
-                reprocess=reprocess,
-                conf=conf or None,
-            )
+            client.backfill({**request, "dag_run_conf": conf or None})
         except ConflictError as error:
             runs = client.runs(dag.dag_id, run_type="backfill")
             active = [str(run.partition_key) for run in runs if not run.finished]

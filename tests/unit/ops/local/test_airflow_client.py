@@ -1,15 +1,19 @@
 import json
 import threading
 from collections import defaultdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from evergreen.contract import Period
 from evergreen.errors import ConfigError, NotReadyError, PermanentError, ServiceDownError
 from evergreen.ops.local.airflow_client import AirflowClient, connect
+from evergreen.provenance import commands
 from evergreen.settings import load_settings
+
+BACKFILL = commands.backfill_request("d", Period.parse("2026-03-01..2026-03-05"), "failed", 3)
 
 RUN = {
     "dag_id": "churn_score",
@@ -110,16 +114,15 @@ def test_an_expired_token_is_renewed_and_a_wrong_password_is_an_error(server):
 def test_refusals_carry_airflows_words(server):
     server.answers["POST", "/backfills"] = [(409, {"detail": "already a running backfill"})]
     with pytest.raises(PermanentError, match=r"409.*already a running backfill"):
-        server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5), max_active_runs=3)
+        server.client().backfill(BACKFILL)
     server.answers["POST", "/backfills"] = [(503, {"detail": "locked"})]
     with pytest.raises(ServiceDownError, match="locked"):
-        server.client().backfill("d", date(2026, 3, 1), date(2026, 3, 5), max_active_runs=3)
+        server.client().backfill(BACKFILL)
 
 
 def test_a_backfill_covers_partitions_of_any_hour_of_its_days(server):
     server.answers["POST", "/backfills"] = [(200, {"id": 7})]
-    days = (date(2026, 3, 1), date(2026, 3, 5))
-    assert server.client().backfill("d", *days, max_active_runs=1) == 7
+    assert server.client().backfill(BACKFILL) == 7
     body = server.seen[-1][2]
     assert body["from_date"] == "2026-03-01T00:00:00Z"
     assert body["to_date"] == "2026-03-05T23:59:59Z"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from evergreen.contract import Period
@@ -61,12 +63,16 @@ class Airflow:
         self.conf = conf
         return self.new(dag_id, partition_key, kind="manual")
 
-    def backfill(self, dag_id, first, last, *, max_active_runs, reprocess, conf) -> int:
+    def backfill(self, request) -> int:
         if self.conflicts:
             self.conflicts -= 1
             raise ConflictError("There is already a running backfill")
-        self.limits.append(max_active_runs)
-        again = {"none": (), "failed": ("failed",), "completed": ("failed", "success")}[reprocess]
+        dag_id = request["dag_id"]
+        first, last = (date.fromisoformat(request[end][:10]) for end in ("from_date", "to_date"))
+        self.limits.append(request["max_active_runs"])
+        again = {"none": (), "failed": ("failed",), "completed": ("failed", "success")}[
+            request["reprocess_behavior"]
+        ]
         newest = {run.partition_key: run.state for run in self.all.values()}
         for day in [*Period(first, last).days, last]:
             state = newest.get(str(day))
