@@ -1,5 +1,5 @@
-import type { Day } from "./api";
 import { fetchJson } from "./data";
+import type { Day } from "./format";
 import { withQuery } from "./route";
 import { airflowWindow } from "./theme";
 

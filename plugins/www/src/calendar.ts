@@ -1,7 +1,9 @@
-import type { Calendar, CalendarTable, Day, DayRun, State } from "./api";
+import type { Calendar, CalendarTable, DayRun } from "./api";
 import type { GridCell, GridRow } from "./components/Grid";
-import { count, day, percent } from "./format";
+import { count, type Day, day, percent } from "./format";
 import { category } from "./theme";
+
+type State = CalendarTable["states"][number];
 
 export const STATES: Record<State, [mark: string, words: string]> = {
   present: ["", "present"],

@@ -1,4 +1,9 @@
-import type { Day, Instant, Measurement } from "./api";
+import type { Measurement } from "./api";
+
+/** YYYY-MM-DD */
+export type Day = string;
+/** ISO 8601, UTC */
+export type Instant = string;
 
 export const NOTHING = "–";
 

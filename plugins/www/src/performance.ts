@@ -1,6 +1,6 @@
-import type { Day, EstimatePoint, Event, Performance, Point, Reliability } from "./api";
+import type { EstimatePoint, Event, Performance, Point, Reliability } from "./api";
 import type { Mark, Series } from "./components/Charts";
-import { everyDay, words } from "./format";
+import { type Day, everyDay, words } from "./format";
 import { category } from "./theme";
 
 type Bounded = Pick<Point, "day" | "value" | "lower" | "upper">;

@@ -1,5 +1,4 @@
-import type { Day } from "./api";
-import { month } from "./format";
+import { type Day, month } from "./format";
 
 /** Columns of a grid, both included. */
 export interface Span {

@@ -12,9 +12,9 @@ import {
   type RunCounts,
   startBackfill,
 } from "../airflow";
-import type { BackfillPlan, Day } from "../api";
+import type { BackfillPlan } from "../api";
 import { toProblem, useApi, casePath } from "../data";
-import { count, day, duration, plural } from "../format";
+import { count, type Day, day, duration, plural } from "../format";
 import { usePlace } from "../session";
 import { Empty, Loaded, Notice, OutsideLink, Section, Table } from "./basics";
 

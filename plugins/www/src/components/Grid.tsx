@@ -9,8 +9,7 @@ import {
   useState,
 } from "react";
 
-import type { Day } from "../api";
-import { day } from "../format";
+import { type Day, day } from "../format";
 import { clamp, monthsOf, type Span, spanOf } from "../selection";
 
 export interface GridCell {

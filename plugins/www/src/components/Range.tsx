@@ -1,5 +1,4 @@
-import type { Day } from "../api";
-import { addDays } from "../format";
+import { addDays, type Day } from "../format";
 import { useQuery } from "../route";
 
 interface RangeProps {

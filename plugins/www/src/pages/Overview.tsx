@@ -70,11 +70,6 @@ function Everything({ overview }: { overview: Overview }) {
           </>
         )}
       </p>
-      {overview.problems?.map((problem) => (
-        <Notice key={problem} tone="bad">
-          {problem}
-        </Notice>
-      ))}
       {pending && <Waiting of={pending} />}
       <Section title="Last night">
         {night ? <Verdict of={night} useCase={useCase} /> : <Empty>No night has been judged yet. The monitor DAG does it after scoring.</Empty>}

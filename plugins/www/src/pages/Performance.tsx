@@ -129,9 +129,6 @@ function Board({ performance }: { performance: Performance }) {
             ))}
           </select>
         </label>
-        {performance.higher_is_better !== undefined && (
-          <span className="quiet">{performance.higher_is_better ? "Higher is better." : "Lower is better."}</span>
-        )}
       </div>
       {known.length > 1 && (
         <fieldset className="choices">

@@ -1,7 +1,7 @@
 import { useState } from "react";
 
 import type { LedgerEntry, Releases, Version } from "../api";
-import { Badge, Bullets, Code, Empty, Facts, Loaded, Notice, OutsideLink, Section, Table, type Tone } from "../components/basics";
+import { Badge, Bullets, Code, Empty, Facts, Loaded, Notice, Section, Table, type Tone } from "../components/basics";
 import { ReleaseForm, VERBS } from "../components/ReleaseForm";
 import { useApi, casePath } from "../data";
 import { count, day, instant, interval, metric, NOTHING, words } from "../format";
@@ -110,9 +110,7 @@ function OneVersion({ of, releases, reload }: VersionProps) {
         Trained on {day(of.trained_on)}, because {of.asked_by}. {of.effect && `What came of it: ${of.effect}`}
       </p>
       <p className="links">
-        {of.has_card !== false && <a href={`cards/${encodeURIComponent(useCase)}/${of.version}`}>Model card</a>}
-        {of.tracked_at && <OutsideLink to={of.tracked_at}>MLflow run</OutsideLink>}
-        {of.run_id && <span className="quiet">Run {of.run_id}</span>}
+        <a href={`cards/${encodeURIComponent(useCase)}/${of.version}`}>Model card</a>
         {mayTrigger && releases.release_dag && action && !asking && <button onClick={() => ask(true)}>{VERBS[action]} version {of.version}</button>}
       </p>
       {asking && action && (

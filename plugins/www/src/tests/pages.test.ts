@@ -109,7 +109,6 @@ describe("performance", () => {
     use_case: "coffee",
     metric: "roc_auc",
     metrics: ["roc_auc"],
-    higher_is_better: true,
     is_probability: true,
     series: [
       { slice: "all", points: [point("2025-02-27", 0.8), point("2025-03-01", 0.7)] },
