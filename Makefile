@@ -85,11 +85,24 @@ test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside
 	TZ=UTC $(BIN)/pytest -m faults
 
 .PHONY: test-e2e
-test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; outages of Postgres
+test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; outages of Postgres; the pages
 	TZ=UTC $(BIN)/pytest -m e2e
 
+.PHONY: test-pages
+test-pages: $(READY) ## The part of test-e2e that is about the pages: the demo's, in Debian's chromium
+	TZ=UTC $(BIN)/pytest -m e2e tests/e2e/test_pages.py
+
+.PHONY: pages
+pages: ## Check, test and build plugins/www into its dist/; needs Node.js and npm
+	cd plugins/www && npm ci --no-audit --no-fund && npm run check && npm test && npm run build
+
+.PHONY: check-pages
+check-pages: pages ## The same, and fail if dist/ is not what its sources make
+	@test -z "$$(git status --porcelain plugins/www/dist)" || \
+	  { git status --short plugins/www/dist; echo "plugins/www/dist is not what its sources make: commit what \`make pages\` wrote." >&2; exit 1; }
+
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume bench-ui ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -134,6 +147,10 @@ bench-drift: $(READY) ## What measuring drift costs, beside scipy's test and Evi
 .PHONY: bench-volume
 bench-volume: $(READY) ## How often a table's volume is called unusual where nothing happens, and what is found
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.volume
+
+.PHONY: bench-ui
+bench-ui: $(READY) ## How fast the pages answer on two years of days of 100,000 customers
+	@$(BIN)/python -W ignore -m benchmarks.ui
 
 .PHONY: bench-score
 bench-score: $(READY) ## What scores and their reasons cost beside prediction alone: time, memory

@@ -282,7 +282,9 @@ def _moved(rows: pa.Table, by: timedelta, version: int) -> pa.Table:
     for at, column in enumerate(rows.schema):
         values = rows[column.name]
         if pa.types.is_date(column.type):
-            values = pc.add(values.cast(pa.int32()), pa.scalar(by.days, pa.int32())).cast(pa.date32())
+            values = pc.add(values.cast(pa.int32()), pa.scalar(by.days, pa.int32())).cast(
+                pa.date32()
+            )
         elif pa.types.is_timestamp(column.type):
             values = pc.add(values, pa.scalar(by, pa.duration("us"))).cast(column.type)
         elif column.name in ("evidence", "verdict"):

@@ -6,6 +6,7 @@ tables change. `EVERGREEN_TOUR` names a folder for pictures of the pages.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -39,6 +40,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAME = "coffee"
 PAGES = ("overview", "calendar", "drift", "performance", "releases", "quality", "entity", "lineage")
+DONE, TOUR = (os.environ.get(f"EVERGREEN_{name}") for name in ("DEMO_HOME", "TOUR"))
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking"),
@@ -90,13 +92,14 @@ class Sight:
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH; Debian has it: apt-get install chromium")
     folder, before = tempfile.TemporaryDirectory(prefix="evergreen-pages-"), dict(os.environ)
     for name in [name for name in os.environ if name.startswith("EVERGREEN_")]:
         del os.environ[name]
-    done = before.get("EVERGREEN_DEMO_HOME")
-    os.environ["EVERGREEN_HOME"] = done or str(Path(folder.name) / "home")
+    os.environ["EVERGREEN_HOME"] = DONE or str(Path(folder.name) / "home")
     settings = load_settings()
-    if not done:
+    if DONE is None:
         demo = subprocess.run(
             [sys.executable, PROJECT_ROOT / "demo" / "run.py"], capture_output=True, text=True
         )
@@ -124,8 +127,6 @@ def _environment(
 
 @pytest.fixture(scope="module")
 def browser(house: House) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH; Debian has it: apt-get install chromium")
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield found
@@ -396,7 +397,7 @@ def test_pages_keep_the_rules_of_accessibility(look: Looking, house: House, sche
     found = []
     for path in ("", *_addresses(house)):
         page = sight.open(path)
-        page.wait_for_timeout(500)
+        _take_picture(page, f"{_name(path)}-{scheme}")
         for broken in Axe().run(page).response["violations"]:
             if broken["impact"] in ("serious", "critical"):
                 nodes = [node["html"][:150] for node in broken["nodes"][:3]]
@@ -408,6 +409,7 @@ def test_pages_fit_a_phone(look: Looking, house: House) -> None:
     sight = look(viewport={"width": 390, "height": 844})
     for path in ("", *_addresses(house)):
         page = sight.open(path)
+        _take_picture(page, f"{_name(path)}-phone")
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, f"{path} is {width} pixels wide"
 
@@ -477,6 +479,21 @@ def _addresses(house: House) -> list[str]:
         "lineage": f"?key={key}&day={newest}",
     }
     return [f"use-cases/{NAME}/{page}{queries.get(page, '')}" for page in PAGES]
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2].partition("?")[0] or "all"
+
+
+def _take_picture(page: Page, name: str) -> None:
+    """Keep what a page looks like, small, if pictures are asked for."""
+    if TOUR is None:
+        return
+    from PIL import Image
+
+    page.wait_for_timeout(700)
+    shot = io.BytesIO(page.screenshot())
+    Image.open(shot).convert("RGB").quantize(96).save(Path(TOUR) / f"{name}.png", optimize=True)
 
 
 def _champion(house: House) -> ledger.Entry:
