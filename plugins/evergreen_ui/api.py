@@ -9,7 +9,7 @@ from typing import Annotated
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 
-from evergreen.contract import UseCase, list_use_cases, load_all
+from evergreen.contract import UseCase, list_use_cases, load_all, load_use_case
 from evergreen.views.calendar import Calendar, calendar
 from evergreen.views.drift import Drift, FeatureNight, drift, feature_night
 from evergreen.views.entity import Entity, entity, suggest
@@ -173,7 +173,7 @@ def get_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> Run
     if name not in list_use_cases() or stage not in _STAGES:
         note = "This DAG belongs to no use case; its runs leave no receipts."
         return RunReceipts(dag_id, run_id, "", found.what, [], note)
-    use_case = next(one for one in load_all()[0] if one.name == name)
+    use_case = load_use_case(name)
     return run_receipts(use_case, dag_id, run_id, found.what, found.begun, found.ended)
 
 

@@ -185,10 +185,10 @@ def read(
         )
     if snapshot_id is not None:
         require_snapshot(found, snapshot_id)
-    wanted = [EqualTo(name, value) for name, value in (equal or {}).items()]
-    return rows_of(
-        found, And(range_filter(start, end), AlwaysTrue(), *wanted), tuple(columns), snapshot_id
-    )
+    wanted = range_filter(start, end)
+    for name, value in (equal or {}).items():
+        wanted = And(wanted, EqualTo(name, value))
+    return rows_of(found, wanted, tuple(columns), snapshot_id)
 
 
 def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
