@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import UseCase, load_use_case
+from evergreen.databases import ledger_engine
 from evergreen.errors import ConfigError, NotReadyError
 from evergreen.provenance import receipts
 from evergreen.release import ledger
@@ -27,6 +29,7 @@ from evergreen.views.overview import overview
 from evergreen.views.performance import performance
 from evergreen.views.quality import quality, samples
 from evergreen.views.releases import releases
+from evergreen.views.runs import run_receipts
 from watched_shop import (
     ADDRESS,
     DAYS,
@@ -439,3 +442,43 @@ def test_a_score_is_led_back_to_what_was_delivered(shop: UseCase) -> None:
     for day, key in ((NEXT, customer), (TONIGHT, "nobody")):
         with pytest.raises(NotReadyError, match="was not scored"):
             lineage(shop, day, key)
+
+
+STAGES = ("ingest", "features", "score", "monitor", "train")
+
+
+def run_of(shop: UseCase, stage: str, day: date, **bounds: datetime) -> list[int]:
+    found = run_receipts(shop, f"shop_{stage}", "a_run", str(day), **bounds)
+    return [receipt.sequence for receipt in found.receipts]
+
+
+def test_what_runs_of_a_day_have_left_are_all_its_receipts(shop: UseCase) -> None:
+    with ledger_engine().connect() as connection:
+        left = connection.execute(
+            sa.text(
+                "SELECT step, sequence, day FROM receipts WHERE sequence > "
+                "(SELECT max(sequence) FROM receipts WHERE run = :before)"
+            ),
+            {"before": str(NIGHTS[1])},
+        ).all()
+    # A day's run completes the labels of an earlier one.
+    assert [day for step, _, day in left if step == "publish_labels"] == [TONIGHT - HORIZON]
+    shown = [run_of(shop, stage, TONIGHT) for stage in STAGES]
+    assert sorted(
+        (receipts.by_sequence(sequence).step, sequence) for of_run in shown for sequence in of_run
+    ) == sorted((step, sequence) for step, sequence, _ in left)
+    assert all(shown)
+    ingest, features, *_ = shown
+    begun = receipts.by_sequence(features[-1]).recorded_at
+    assert begun is not None
+    # What others have left for the same day, before or after it, is not a run's own.
+    assert run_of(shop, "ingest", TONIGHT, begun=begun) == []
+    assert run_of(shop, "ingest", TONIGHT, ended=begun) == ingest
+    assert run_of(shop, "features", TONIGHT, ended=begun - timedelta(days=1)) == []
+    assert run_of(shop, "score", NEXT) == []
+    note = run_receipts(shop, "shop_train", "by_hand", "").note
+    assert "for no day" in note
+    one = run_receipts(shop, "shop_score", "a_run", str(TONIGHT), ended=datetime.now(UTC))
+    (receipt,) = one.receipts
+    assert receipt.replay == f"evergreen replay {receipt.sequence}"
+    assert receipt.output_snapshot == str(receipts.by_sequence(receipt.sequence).output_snapshot)
