@@ -62,7 +62,7 @@ class Calendar:
     tables: list[CalendarTable]
 
 
-@remembered("refused")
+@remembered
 def calendar(use_case: UseCase, first: date | None = None, last: date | None = None) -> Calendar:
     """Return the days from `first` to `last`; by default the newest three months."""
     published = partitions.published(use_case)

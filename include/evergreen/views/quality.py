@@ -101,7 +101,7 @@ def quality(use_case: UseCase, first: date | None = None, last: date | None = No
     return replace(_quality(use_case, first, last), data_docs=has_data_docs(use_case))
 
 
-@remembered("quarantine", "refused")
+@remembered
 def _quality(use_case: UseCase, first: date | None, last: date | None) -> Quality:
     published = partitions.published(use_case)
     first, last = _stretch(use_case, first, last)
@@ -125,7 +125,7 @@ def _quality(use_case: UseCase, first: date | None, last: date | None) -> Qualit
     )
 
 
-@remembered("quarantine")
+@remembered
 def samples(
     use_case: UseCase,
     table: str,

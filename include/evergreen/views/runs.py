@@ -73,7 +73,7 @@ def steps_of(use_case: UseCase, stage: str) -> list[str]:
 _MEASURED = ("drift", "performance", "freshness", "skew", "staleness", "estimates")
 
 
-@remembered()
+@remembered
 def run_receipts(
     use_case: UseCase,
     dag_id: str,
