@@ -36,7 +36,7 @@ pytestmark = [
 
 FIRST, TONIGHT = NIGHTS[0], NIGHTS[-1]
 STAGES = ("ingest", "features", "score")
-RUN = "a_run"
+RUN, WAITING = "a_run", "a_waiting_run"
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def shop(begin_with: Callable[[Build], Path]) -> Path:
 
 @pytest.fixture
 def runs(airflow_tables: Any) -> Iterator[None]:
-    """Airflow knows three DAGs of the shop, and a run of each for the last night."""
+    """Airflow knows three DAGs of the shop, and two runs of each for the last night."""
     from airflow.models import DagModel, DagRun
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils.types import DagRunType
@@ -60,15 +60,16 @@ def runs(airflow_tables: Any) -> Iterator[None]:
             session.add(
                 DagModel(dag_id=dag_id, bundle_name="dags", max_active_runs=3, is_stale=False)
             )
-            run = DagRun(
-                dag_id=dag_id,
-                run_id=RUN,
-                run_type=DagRunType.MANUAL,
-                state="success",
-                start_date=datetime(2020, 1, 1, tzinfo=UTC),
-            )
-            run.partition_key = str(TONIGHT)
-            session.add(run)
+            for run_id, begun in ((RUN, datetime(2020, 1, 1, tzinfo=UTC)), (WAITING, None)):
+                run = DagRun(
+                    dag_id=dag_id,
+                    run_id=run_id,
+                    run_type=DagRunType.MANUAL,
+                    state="success" if begun else "queued",
+                    start_date=begun,
+                )
+                run.partition_key = str(TONIGHT)
+                session.add(run)
     yield
     with airflow_tables() as session:
         session.execute(delete(DagRun))
@@ -124,6 +125,17 @@ def test_a_run_is_answered_with_what_it_has_published(login: Login, shop: Path, 
             recorded = receipts.by_sequence(shown["sequence"])
             # Too long a number for a browser.
             assert shown["output_snapshot"] == str(recorded.output_snapshot)
+
+
+def test_a_run_that_has_not_begun_has_published_nothing(
+    login: Login, shop: Path, runs: None
+) -> None:
+    viewer = login("viewer")
+    for stage in STAGES:
+        found = viewer.get(f"/evergreen/api/dag-runs/{NAME}_{stage}/{WAITING}").json()
+        # What another run for the same day has published is not its own.
+        assert (found["what"], found["receipts"]) == (str(TONIGHT), [])
+        assert "has not begun" in found["note"]
 
 
 def test_what_nobody_has_is_told_in_a_sentence(login: Login, shop: Path, runs: None) -> None:
