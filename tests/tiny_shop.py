@@ -7,7 +7,7 @@ but not monotonically, so that trees beat the baselines.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ HAVING max(o.ordered_at) FILTER (o.ordered_at < d.as_of) >= d.as_of - INTERVAL 7
 """
 
 
-def write_shop(root: Path) -> Path:
-    """Write data and use case below `root`; return the use case's folder."""
+def write_shop(root: Path, days: Sequence[date] = DAYS) -> Path:
+    """Write data of these days and the use case below `root`; return the use case's folder."""
     folder = root / "use_cases" / NAME
     folder.mkdir(parents=True)
     (root / "data").mkdir()
     chance = random.Random(7)
     active: list[str] = []
-    for n, day in enumerate(DAYS):
+    for n, day in enumerate(days):
         active += [f"c{n}-{joined:02}" for joined in range(60 if n == 0 else 25)]
         leaving = {name for name in active if chance.random() < 0.3}
         lines = ["id,customer,at,value"]

@@ -173,6 +173,9 @@ def get_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> Run
     if name not in list_use_cases() or stage not in _STAGES:
         note = "This DAG belongs to no use case; its runs leave no receipts."
         return RunReceipts(dag_id, run_id, "", found.what, [], note)
+    if found.begun is None:
+        note = "The run has not begun, so no receipt is its own."
+        return RunReceipts(dag_id, run_id, name, found.what, [], note)
     use_case = load_use_case(name)
     return run_receipts(use_case, dag_id, run_id, found.what, found.begun, found.ended)
 

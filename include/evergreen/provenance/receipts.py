@@ -290,15 +290,45 @@ def of_steps(
 ) -> list[Receipt]:
     """Return all receipts of steps that ran for `run` between two instants, oldest first."""
     columns = _RECEIPTS.c
-    query = sa.select(_RECEIPTS).where(
-        columns.use_case == use_case, columns.step.in_(steps), columns.run == run
+    return _recorded_between(
+        begun,
+        ended,
+        columns.use_case == use_case,
+        columns.step.in_(steps),
+        columns.run == run,
     )
+
+
+def of_days(
+    use_case: str,
+    step: str,
+    start: date,
+    end: date,
+    begun: datetime | None = None,
+    ended: datetime | None = None,
+) -> list[Receipt]:
+    """Return all receipts of a step for days of `[start, end)` between two instants."""
+    columns = _RECEIPTS.c
+    return _recorded_between(
+        begun,
+        ended,
+        columns.use_case == use_case,
+        columns.step == step,
+        columns.day >= start,
+        columns.day < end,
+    )
+
+
+def _recorded_between(
+    begun: datetime | None, ended: datetime | None, *conditions: sa.ColumnElement[bool]
+) -> list[Receipt]:
+    query = sa.select(_RECEIPTS).where(*conditions).order_by(_RECEIPTS.c.sequence)
     if begun is not None:
-        query = query.where(columns.recorded_at >= begun)
+        query = query.where(_RECEIPTS.c.recorded_at >= begun)
     if ended is not None:
-        query = query.where(columns.recorded_at <= ended)
+        query = query.where(_RECEIPTS.c.recorded_at <= ended)
     with ledger_engine().connect() as connection:
-        return [_from_row(row) for row in connection.execute(query.order_by(columns.sequence))]
+        return [_from_row(row) for row in connection.execute(query)]
 
 
 def missing_days(use_case: str, step: str, start: date, end: date) -> list[date]:

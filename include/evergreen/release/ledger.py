@@ -173,11 +173,11 @@ def projecting(engine: Engine, use_case: str) -> Iterator[None]:
         yield
 
 
-def newest_sequence(engine: Engine, use_case: str) -> int:
-    """Return the number of the last entry; 0 for an empty ledger."""
-    query = select(func.max(LEDGER.c.sequence)).where(LEDGER.c.use_case == use_case)
+def newest_hash(engine: Engine, use_case: str) -> str:
+    """Return the hash of the last entry; empty for an empty ledger."""
+    query = select(LEDGER.c.hash).where(LEDGER.c.use_case == use_case)
     with engine.connect() as connection:
-        return connection.execute(query).scalar() or 0
+        return connection.execute(query.order_by(LEDGER.c.sequence.desc()).limit(1)).scalar() or ""
 
 
 def champion(engine: Engine, use_case: str) -> Entry | None:

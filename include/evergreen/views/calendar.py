@@ -10,7 +10,7 @@ from typing import Literal
 from evergreen.contract import Period, UseCase
 from evergreen.provenance.receipts import Receipt
 from evergreen.views import days as partitions
-from evergreen.views.reading import read_rows
+from evergreen.views.reading import read_refusals
 from evergreen.views.remembered import remembered
 
 State = Literal["present", "empty", "stale", "missing", "refused", "owed", "none"]
@@ -62,7 +62,7 @@ class Calendar:
     tables: list[CalendarTable]
 
 
-@remembered("refused")
+@remembered
 def calendar(use_case: UseCase, first: date | None = None, last: date | None = None) -> Calendar:
     """Return the days from `first` to `last`; by default the newest three months."""
     published = partitions.published(use_case)
@@ -71,9 +71,7 @@ def calendar(use_case: UseCase, first: date | None = None, last: date | None = N
     first = first or max(use_case.first_day, last - timedelta(days=_DAYS - 1))
     days = Period(first, last + _ONE_DAY).days if first <= last else []
     refused = {
-        (row["table"], row["day"]): row["raw"]
-        for row in read_rows(use_case, "refused", first, last, ("table", "row_id", "raw"))
-        if row["row_id"] is None
+        (row["table"], row["day"]): row["found"] for row in read_refusals(use_case, first, last)
     }
     stale = {(found.table, found.day): found.reason for found in partitions.stale(use_case)}
     return Calendar(

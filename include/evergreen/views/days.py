@@ -24,7 +24,7 @@ def step_of(table: str) -> str:
     return NIGHTLY.get(table, f"publish_{table}")
 
 
-@remembered()
+@remembered
 def published(use_case: UseCase) -> Receipts:
     """Return the receipt that counts of each day, oldest first, by table."""
     return {
@@ -33,7 +33,7 @@ def published(use_case: UseCase) -> Receipts:
     }
 
 
-@remembered()
+@remembered
 def stale(use_case: UseCase) -> list[Stale]:
     """Return what no longer follows from its inputs; see `find_stale`."""
     return find_stale(use_case)

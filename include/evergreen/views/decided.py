@@ -15,7 +15,7 @@ from evergreen.views.remembered import remembered
 _TOLD = ("kind", "decision", "trigger", "version", "reasons", "verdict")
 
 
-@remembered("decisions")
+@remembered
 def decisions(use_case: UseCase) -> Sequence[Row]:
     """Return all decisions without their evidence, oldest day first."""
     return read_rows(use_case, "decisions", columns=_TOLD)
@@ -26,7 +26,7 @@ def of_kind(use_case: UseCase, kind: str) -> list[Row]:
     return [row for row in decisions(use_case) if row["kind"] == kind]
 
 
-@remembered("decisions")
+@remembered
 def night(use_case: UseCase, day: date) -> tuple[RetrainingEvidence, RetrainingVerdict] | None:
     """Return what the governor saw and said on a night; None if it has said nothing."""
     for row in _of_day(use_case, day, "governor"):
@@ -34,7 +34,7 @@ def night(use_case: UseCase, day: date) -> tuple[RetrainingEvidence, RetrainingV
     return None
 
 
-@remembered("decisions")
+@remembered
 def judged(use_case: UseCase, version: int) -> tuple[PromotionEvidence, PromotionVerdict] | None:
     """Return what the gate saw of a version and said; None if it has not judged it."""
     for told in of_kind(use_case, "gate"):

@@ -84,7 +84,7 @@ class FeatureNight:
     problem: str
 
 
-@remembered("drift", "decisions")
+@remembered
 def drift(use_case: UseCase, first: date | None = None, last: date | None = None) -> Drift:
     """Return the nights from `first` to `last`; by default the newest sixty days of them."""
     measured = partitions.published(use_case)["drift"]
@@ -113,7 +113,7 @@ def drift(use_case: UseCase, first: date | None = None, last: date | None = None
     )
 
 
-@remembered("drift")
+@remembered
 def feature_night(use_case: UseCase, night: date, feature: str) -> FeatureNight:
     """Return all that was measured of a column on a night.
 

@@ -89,7 +89,7 @@ class Entity:
     problems: list[str]
 
 
-@remembered("predictions")
+@remembered
 def suggest(use_case: UseCase, like: str = "") -> list[str]:
     """Return keys of the newest scored day that begin like that, the highest scores first."""
     scored = partitions.published(use_case)["predictions"]
@@ -149,7 +149,7 @@ def entity(use_case: UseCase, key: str, last: date | None = None) -> Entity:
     )
 
 
-@remembered("predictions", "labels", "features")
+@remembered
 def _recorded(use_case: UseCase, key: str, last: date) -> tuple[Entity, pa.Table | None]:
     """Return what the lake knows, and the row of features, if there is one."""
     named = {use_case.entity.key: read_key(use_case, key)}

@@ -54,7 +54,7 @@ class Lineage:
     links: list[Link]
 
 
-@remembered("predictions")
+@remembered
 def lineage(use_case: UseCase, day: date, key: str) -> Lineage:
     """Return where the score of an entity on a day comes from.
 

@@ -9,7 +9,8 @@ from typing import Any
 from evergreen.contract import AnyTable, Events
 
 MASK = "•••"
-_LINE = "line"
+# What a row is made of that could not be made columns of.
+_TEXT = "_text"
 
 
 def personal_columns(table: AnyTable) -> list[str]:
@@ -29,14 +30,12 @@ def mask_row(table: AnyTable, row: Mapping[str, Any]) -> dict[str, Any]:
 def mask_raw(table: AnyTable, raw: str) -> dict[str, Any]:
     """Return a row as it was delivered, without what is personal.
 
-    A line that could not be split may hold anything, so it is hidden whole where any column is
-    personal.
+    A row that could not be split may hold anything anywhere, so its text is hidden whole where any
+    column is personal.
     """
-    hidden = {table.columns[n].source for n in personal_columns(table) if n in table.columns}
-    try:
-        found = json.loads(raw)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        return {_LINE: MASK if personal_columns(table) else raw}
+    personal = personal_columns(table)
+    hidden = {table.columns[name].source for name in personal if name in table.columns}
+    if personal:
+        hidden.add(_TEXT)
+    found: dict[str, Any] = json.loads(raw)
     return {name: MASK if name in hidden else value for name, value in found.items()}

@@ -147,7 +147,7 @@ def overview(use_case: UseCase) -> Overview:
     return replace(found, night=newest, data_docs=has_data_docs(use_case))
 
 
-@remembered("decisions", "drift", "freshness", "performance")
+@remembered
 def _overview(use_case: UseCase) -> Overview:
     entries = ledger.entries(ledger.engine(), use_case.name)
     nights = of_kind(use_case, "governor")

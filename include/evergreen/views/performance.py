@@ -122,7 +122,7 @@ class Performance:
     reliability: Reliability | None
 
 
-@remembered("performance", "estimates", "decisions", "predictions", "labels")
+@remembered
 def performance(
     use_case: UseCase,
     metric: str | None = None,

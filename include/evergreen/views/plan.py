@@ -10,7 +10,6 @@ from evergreen.contract import Period, UseCase, load_use_cases
 from evergreen.errors import ConfigError
 from evergreen.provenance import commands, receipts
 from evergreen.release import ledger
-from evergreen.views.remembered import remembered
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class BackfillPlan:
     request: dict[str, Any]
 
 
-@remembered()
+# Not remembered: it reads the ledgers of all use cases that build on this one.
 def plan_backfill(
     use_case: UseCase, dag_id: str, first: date, last: date, max_active_runs: int
 ) -> BackfillPlan:

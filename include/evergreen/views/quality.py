@@ -13,7 +13,7 @@ from evergreen.errors import ConfigError
 from evergreen.settings import load_settings
 from evergreen.views import days as partitions
 from evergreen.views.masking import mask_raw, personal_columns
-from evergreen.views.reading import Row, read_rows
+from evergreen.views.reading import Row, read_refusals, read_rows
 from evergreen.views.remembered import remembered
 
 _DAYS = 30
@@ -101,7 +101,7 @@ def quality(use_case: UseCase, first: date | None = None, last: date | None = No
     return replace(_quality(use_case, first, last), data_docs=has_data_docs(use_case))
 
 
-@remembered("quarantine", "refused")
+@remembered
 def _quality(use_case: UseCase, first: date | None, last: date | None) -> Quality:
     published = partitions.published(use_case)
     first, last = _stretch(use_case, first, last)
@@ -112,9 +112,8 @@ def _quality(use_case: UseCase, first: date | None, last: date | None) -> Qualit
         if first <= day <= last
     ]
     refused = [
-        Refusal(row["day"], row["table"], row["rules"], row["raw"])
-        for row in read_rows(use_case, "refused", first, last)
-        if row["row_id"] is None
+        Refusal(row["day"], row["table"], row["rules"], row["found"])
+        for row in read_refusals(use_case, first, last)
     ]
     rejected = read_rows(use_case, "quarantine", first, last, ("table", "rules"))
     return Quality(
@@ -125,7 +124,7 @@ def _quality(use_case: UseCase, first: date | None, last: date | None) -> Qualit
     )
 
 
-@remembered("quarantine")
+@remembered
 def samples(
     use_case: UseCase,
     table: str,

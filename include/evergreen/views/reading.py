@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Any
@@ -38,3 +39,18 @@ def read_rows(
     wanted = columns if "*" in columns else [*dict.fromkeys(("day", *columns))]
     rows: list[Row] = lake.read(owner, table, first, end, wanted, equal=equal).to_pylist()
     return sorted(rows, key=lambda row: row["day"])
+
+
+def read_refusals(
+    use_case: UseCase, first: date | None = None, last: date | None = None
+) -> list[Row]:
+    """Return the days from `first` to `last` that were delivered and not accepted.
+
+    Each with its `table`, the `rules` of its batch that it broke, and in words what was `found`.
+    """
+    rows = read_rows(use_case, "refused", first, last, ("table", "rules", "row_id", "raw"))
+    return [
+        {**row, "found": "; ".join(json.loads(row["raw"]).values())}
+        for row in rows
+        if row["row_id"] is None
+    ]

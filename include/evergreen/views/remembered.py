@@ -22,36 +22,31 @@ View = Callable[Concatenate[UseCase, P], T]
 _KEPT = 64
 
 
-def remembered(*tables: str) -> Callable[[View[P, T]], View[P, T]]:
-    """Remember what a view says until something that it reads has changed.
+def remembered(view: View[P, T]) -> View[P, T]:
+    """Remember what a view says until something that it may have read has changed.
 
-    Parameters
-    ----------
-    tables
-        Tables of the lake that it reads; a new snapshot of one is a change. Receipts, releases and
-        the declaration count for every view.
+    That is any table of the lake, receipt or release of its use case or of the one that it builds
+    on, and the declaration.
 
     Notes
     -----
-    Asking costs three queries by key. Of several who ask for the same at once, one works.
+    Asking costs a query by key for each of these. Of several who ask for the same at once, one
+    works.
     """
-
-    def key(use_case: UseCase, *args: Any, **kwargs: Any) -> Any:
-        return hashkey(_state(use_case, tables), *args, **kwargs)
-
-    def decorate(view: View[P, T]) -> View[P, T]:
-        memory: LRUCache[Any, T] = LRUCache(_KEPT)
-        return cached(memory, key, condition=Condition())(view)
-
-    return decorate
+    memory: LRUCache[Any, T] = LRUCache(_KEPT)
+    return cached(memory, _key, condition=Condition())(view)
 
 
-def _state(use_case: UseCase, tables: tuple[str, ...]) -> tuple[Any, ...]:
-    owners = {use_case.owner_of(table) for table in tables}
-    heads = {owner: lake.heads(owner) for owner in owners}
+def _key(use_case: UseCase, *args: Any, **kwargs: Any) -> Any:
+    return hashkey(_state(use_case), *args, **kwargs)
+
+
+def _state(use_case: UseCase) -> tuple[Any, ...]:
+    owners = sorted({use_case.name, use_case.base or use_case.name})
+    # Numbers alone are not enough: a database that was restored counts on from an earlier one.
     return (
         *(use_case.model_dump_json(), use_case.features_sql, use_case.labels_sql),
-        *(heads[use_case.owner_of(table)].get(table) for table in tables),
-        receipts.newest_sequence(use_case.name, use_case.base or use_case.name),
-        ledger.newest_sequence(ledger.engine(), use_case.name),
+        *(frozenset(lake.heads(owner).items()) for owner in owners),
+        receipts.newest_sequence(*owners),
+        ledger.newest_hash(ledger.engine(), use_case.name),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from evergreen.contract import Period, UseCase
 from evergreen.errors import ConfigError
@@ -15,6 +15,7 @@ from evergreen.views.remembered import remembered
 
 # Of one run over years of days, the newest are shown.
 _MOST = 500
+_LABELS = "publish_labels"
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ def steps_of(use_case: UseCase, stage: str) -> list[str]:
     delivered = [
         f"publish_{table}{suffix}" for table in use_case.tables for suffix in ("", "_quarantine")
     ]
-    computed = ["publish_features", "publish_labels"]
+    computed = ["publish_features", _LABELS]
     return {
         "ingest": delivered,
         "features": computed,
-        "labels": ["publish_labels"],
+        "labels": [_LABELS],
         "history": [*delivered, *computed],
         "score": ["publish_predictions"],
         "release": ["publish_predictions"],
@@ -72,7 +73,7 @@ def steps_of(use_case: UseCase, stage: str) -> list[str]:
 _MEASURED = ("drift", "performance", "freshness", "skew", "staleness", "estimates")
 
 
-@remembered()
+@remembered
 def run_receipts(
     use_case: UseCase,
     dag_id: str,
@@ -93,11 +94,18 @@ def run_receipts(
     stage = dag_id.removeprefix(f"{use_case.name}_")
     steps = steps_of(use_case, stage)
     try:
-        Period.parse(what)
+        period = Period.parse(what)
     except ConfigError:
         note = "The run is for no day, so no receipt is its own."
         return RunReceipts(dag_id, run_id, use_case.name, what, [], note)
-    found = receipts.of_steps(use_case.name, steps, what, begun, ended)
+    found = receipts.of_steps(
+        use_case.name, [step for step in steps if step != _LABELS], what, begun, ended
+    )
+    if _LABELS in steps:
+        # They are receipted for the days whose horizon the run's days complete.
+        horizon = timedelta(days=use_case.target.horizon_days)
+        start, end = period.start - horizon, period.end - horizon
+        found += receipts.of_days(use_case.name, _LABELS, start, end, begun, ended)
     if not found:
         note = (
             f"Nothing was published for {what} since the run began: it is still at work, it failed "

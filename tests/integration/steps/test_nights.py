@@ -21,10 +21,9 @@ from evergreen.databases import ledger_engine
 from evergreen.decisions.governor import RetrainingVerdict, replay_retraining
 from evergreen.errors import IncidentError
 from evergreen.ops import deploy
-from evergreen.provenance import receipts
-from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.settings import load_settings
+from shop_nights import cut, measure, night, release
 from small_shop import FIRST_DAY, load, write_small_shop
 from tiny_shop import score, train
 
@@ -72,35 +71,9 @@ def after(days: int) -> date:
     return TRAINED + timedelta(days=days)
 
 
-def release(judged: dict[str, Any]) -> None:
-    steps.release_version("shop", "promote", str(judged["version"]), "a test", "ann")
-
-
-def night(day: date) -> dict[str, Any]:
-    steps.measure_staleness("shop", str(day))
-    return steps.decide_retraining("shop", str(day), measure(day))
-
-
-def measure(day: date) -> list[dict[str, Any] | None]:
-    return [
-        steps.measure_drift("shop", str(day)),
-        steps.measure_performance("shop", str(day)),
-        steps.measure_freshness("shop", str(day)),
-        steps.measure_skew("shop", str(day)),
-    ]
-
-
 def new_day(day: date) -> None:
     load(day)
     score(day)
-
-
-def cut(table: str, day: date) -> None:
-    """Publish a day again without half of its rows."""
-    rows = lake.read_day("shop", table, day)
-    half = rows.slice(rows.num_rows // 2)
-    batch = Staged("shop", str(day), "", basis=receipts.newest_sequence())
-    publish_chunk(batch, f"publish_{table}", table, half, [day])
 
 
 def owed() -> list[date]:
