@@ -13,6 +13,7 @@ from evergreen.lake.reading import (
     partitions,
     read,
     read_day,
+    rows,
     scan,
     stream,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "publish",
     "read",
     "read_day",
+    "rows",
     "scan",
     "snapshot_id",
     "stream",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +21,7 @@ from evergreen.errors import NotReadyError
 from evergreen.lake.iceberg import (
     day_of,
     days_filter,
+    exists,
     load,
     name_of,
     range_filter,
@@ -221,6 +222,38 @@ def stream(found: Scan, columns: Sequence[str], rows: int) -> Iterator[pa.Table]
 def read_day(namespace: str, table: str, day: date, snapshot_id: int | None = None) -> pa.Table:
     """Read one day; see `read`."""
     return read(namespace, table, day, day + timedelta(days=1), snapshot_id=snapshot_id)
+
+
+def rows(
+    namespace: str,
+    table: str,
+    first: date | None = None,
+    last: date | None = None,
+    columns: Sequence[str] = ("*",),
+    equal: Mapping[str, str | int] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of the days from `first` to `last`, both included, as plain values.
+
+    Parameters
+    ----------
+    columns
+        All of them unless some are named; `day` is always among them.
+    equal
+        Values that rows must have, by column.
+
+    Returns
+    -------
+    list
+        Oldest day first; empty where the table does not exist yet.
+    """
+    if not exists(namespace, table):
+        return []
+    end = None if last is None else last + timedelta(days=1)
+    wanted = columns if "*" in columns else [*dict.fromkeys(("day", *columns))]
+    found: list[dict[str, Any]] = read(
+        namespace, table, first, end, wanted, equal=equal
+    ).to_pylist()
+    return sorted(found, key=lambda row: row["day"])
 
 
 def partitions(namespace: str, table: str, snapshot_id: int | None = None) -> dict[date, int]:

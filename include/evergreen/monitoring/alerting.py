@@ -116,10 +116,7 @@ def _tell(
 
 
 def _rows(use_case: UseCase) -> list[dict[str, Any]]:
-    if not lake.exists(use_case.name, "alerts"):
-        return []
-    rows = lake.read(use_case.name, "alerts").to_pylist()
-    return sorted(rows, key=lambda row: row["number"])
+    return sorted(lake.rows(use_case.name, "alerts"), key=lambda row: row["number"])
 
 
 def _told(use_case: UseCase, destination: str) -> list[News]:
@@ -153,11 +150,8 @@ def _recorded(
     use_case: UseCase, first: date, last: date | None = None
 ) -> tuple[list[Night], list[Training]]:
     """Return the nights on record, oldest first, and the trainings that ended."""
-    if not lake.exists(use_case.name, "decisions"):
-        return [], []
     nights, ended = [], []
-    end = last and last + timedelta(days=1)
-    for row in lake.read(use_case.name, "decisions", first, end).to_pylist():
+    for row in lake.rows(use_case.name, "decisions", first, last):
         if row["kind"] == "governor":
             nights.append(Night(*read_retraining(row)))
         elif row["kind"] == "gate" or (row["kind"], row["decision"]) == ("request", "failed"):

@@ -113,9 +113,10 @@ def _compare(
 
 def _measured_on(use_case: UseCase, trained_on: date, version: int) -> date | None:
     """Return the day that the effect of a version has been measured on."""
-    if not lake.exists(use_case.name, "decisions"):
-        return None
-    for row in lake.read_day(use_case.name, "decisions", trained_on).to_pylist():
-        if (row["kind"], row["version"]) == ("effect", version):
-            return EffectEvidence.from_dict(json.loads(row["evidence"])["evidence"]).day
+    found = lake.rows(
+        *(use_case.name, "decisions", trained_on, trained_on),
+        equal={"kind": "effect", "version": version},
+    )
+    for row in found:
+        return EffectEvidence.from_dict(json.loads(row["evidence"])["evidence"]).day
     return None

@@ -21,6 +21,9 @@ from evergreen.contract import Period, UseCase, join_days
 from evergreen.decisions.alarm import find_alarm, summarise_nights
 from evergreen.decisions.governor import (
     Champion,
+    RetrainingEvidence,
+    RetrainingVerdict,
+    read_retraining,
 )
 from evergreen.errors import NotReadyError, PermanentError, ValidationError
 from evergreen.monitoring.drift import (
@@ -220,6 +223,15 @@ def publish(
         use_case.name, night.isoformat(), "", inputs=inputs or {}, counts=counts, basis=basis
     )
     publish_chunk(batch, step, table, rows, [day], part=part)
+
+
+def decided_on(
+    use_case: UseCase, night: date
+) -> tuple[RetrainingEvidence, RetrainingVerdict] | None:
+    """Return what the governor saw and decided on a night; None if it was not asked."""
+    for row in lake.rows(use_case.name, "decisions", night, night, equal={"kind": "governor"}):
+        return read_retraining(row)
+    return None
 
 
 def version_of_night(use_case: UseCase, night: date) -> int | None:

@@ -15,7 +15,6 @@ from evergreen.decisions.governor import (
     Change,
     Performance,
     RetrainingEvidence,
-    RetrainingVerdict,
     decide_retraining,
     find_degradation,
     has_passed,
@@ -24,7 +23,7 @@ from evergreen.decisions.governor import (
     record_retraining_decision,
 )
 from evergreen.monitoring.expected import WEEKS
-from evergreen.monitoring.night import champion_of, publish
+from evergreen.monitoring.night import champion_of, decided_on, publish
 from evergreen.monitoring.reference import SCORE
 from evergreen.monitoring.report import gather_night, render_night
 from evergreen.provenance import receipts
@@ -60,7 +59,7 @@ def decide(
         evidence = _gather(use_case, tonight, found, incidents)
         verdict = decide_retraining(evidence, use_case.monitoring)
         is_past = "not_newest" in verdict.blocks
-        recorded = _recorded(use_case, tonight)
+        recorded = decided_on(use_case, tonight)
         if recorded and (is_past or recorded[1].decision == "retrain"):
             evidence, verdict = recorded
             logger.info("the decision of %s is on record and stays as it is", tonight)
@@ -142,16 +141,13 @@ def _changes(
     """
     known: list[Change] = []
     measured: dict[date, Night] = {}
-    if lake.exists(use_case.name, "decisions"):
-        # Before then, none has begun that is not over.
-        waited = _learnable_from(use_case, tonight) - tonight
-        first = tonight - waited - _SHOWS
-        rows = lake.read(use_case.name, "decisions", first, tonight).to_pylist()
-        for row in sorted(rows, key=lambda row: row["day"]):
-            if row["kind"] == "governor":
-                evidence, _ = read_retraining(row)
-                known += [change for change in evidence.changes if change.seen == row["day"]]
-                measured |= {night.day: night for night in evidence.nights}
+    # Before then, none has begun that is not over.
+    first = tonight - (_learnable_from(use_case, tonight) - tonight) - _SHOWS
+    before = tonight - timedelta(days=1)
+    for row in lake.rows(use_case.name, "decisions", first, before, equal={"kind": "governor"}):
+        evidence, _ = read_retraining(row)
+        known += [change for change in evidence.changes if change.seen == row["day"]]
+        measured |= {night.day: night for night in evidence.nights}
     measured |= {night.day: night for night in nights}
     for change in known[:]:
         if has_passed(change, measured.values(), use_case.monitoring):
@@ -170,18 +166,6 @@ def _learnable_from(use_case: UseCase, began: date) -> date:
     training, horizon = use_case.training, use_case.target.horizon_days
     share = use_case.monitoring.learnable_share
     return learnable_from(training, horizon, use_case.first_day, began, share)
-
-
-def _recorded(
-    use_case: UseCase, night: date
-) -> tuple[RetrainingEvidence, RetrainingVerdict] | None:
-    """Return what the governor saw and decided on a night, if it was asked before."""
-    if not lake.exists(use_case.name, "decisions"):
-        return None
-    for row in lake.read_day(use_case.name, "decisions", night).to_pylist():
-        if row["kind"] == "governor":
-            return read_retraining(row)
-    return None
 
 
 def _what_to_do(use_case: UseCase, night: date, measured: Sequence[Mapping[str, Any]]) -> list[str]:

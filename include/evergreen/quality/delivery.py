@@ -250,7 +250,5 @@ def _require_no_data(
 
 def refused_days(use_case: str, table: AnyTable) -> set[date]:
     """Return the days of a table that stand refused."""
-    if not lake.exists(use_case, "refused"):
-        return set()
-    rows = lake.read(use_case, "refused", columns=("day", "table"))
-    return set(rows.filter(pc.equal(rows["table"], table.name))["day"].to_pylist())
+    rows = lake.rows(use_case, "refused", columns=("day",), equal={"table": table.name})
+    return {row["day"] for row in rows}

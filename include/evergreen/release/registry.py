@@ -154,10 +154,9 @@ def _wrong_tags(
 
 def _decisions(use_case: UseCase) -> dict[int, str]:
     """Return what the gate decided, by version."""
-    if not lake.exists(use_case.name, "decisions"):
-        return {}
-    rows = lake.read(use_case.name, "decisions", columns=("kind", "version", "decision"))
-    return {row["version"]: row["decision"] for row in rows.to_pylist() if row["kind"] == "gate"}
+    columns = ("version", "decision")
+    rows = lake.rows(use_case.name, "decisions", columns=columns, equal={"kind": "gate"})
+    return {row["version"]: row["decision"] for row in rows}
 
 
 def _name_lost(use_case: UseCase, entry: ledger.Entry) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 
 from evergreen import lake
 from evergreen.decisions.governor import Event, RequestedTraining, State, record_event
@@ -16,7 +16,9 @@ _TOLD_BY: dict[str, State] = {
     "fail_request": "failed",
     "judge_challenger": "judged",
 }
-_REQUEST = ("governor", "retrain")
+_REQUEST = {"kind": "governor", "decision": "retrain"}
+_REFUSAL = {"kind": "gate", "decision": "refuse"}
+_ONE_DAY = timedelta(days=1)
 
 
 def tell(use_case: str, day: date, event: Event, reason: str) -> None:
@@ -42,21 +44,15 @@ def states(use_case: str) -> dict[date, State]:
 
 def requested_before(use_case: str, night: date) -> tuple[date, ...]:
     """Return the earlier days that the governor has requested retraining for."""
-    if not lake.exists(use_case, "decisions"):
-        return ()
-    rows = lake.read(use_case, "decisions", end=night, columns=["day", "kind", "decision"])
-    found = {r["day"] for r in rows.to_pylist() if (r["kind"], r["decision"]) == _REQUEST}
-    return tuple(sorted(found))
+    rows = lake.rows(use_case, "decisions", None, night - _ONE_DAY, ("decision",), _REQUEST)
+    return tuple(sorted({row["day"] for row in rows}))
 
 
 def refused_between(use_case: str, after: date, night: date) -> tuple[date, ...]:
     """Return the days after one and before the other whose challenger the gate has refused."""
-    if not lake.exists(use_case, "decisions"):
-        return ()
-    columns = ["day", "kind", "decision"]
-    rows = lake.read(use_case, "decisions", after, night, columns=columns).to_pylist()
-    found = {r["day"] for r in rows if (r["kind"], r["decision"]) == ("gate", "refuse")}
-    return tuple(sorted(found - {after}))
+    between = after + _ONE_DAY, night - _ONE_DAY
+    rows = lake.rows(use_case, "decisions", *between, ("decision",), _REFUSAL)
+    return tuple(sorted({row["day"] for row in rows}))
 
 
 def trainings_before(

@@ -21,7 +21,6 @@ from evergreen.features.store import read_online
 from evergreen.lake.iceberg import with_missing_columns
 from evergreen.views import days as partitions
 from evergreen.views.masking import mask_row
-from evergreen.views.reading import read_rows
 from evergreen.views.remembered import remembered
 
 # Days that are looked at unless others are asked for.
@@ -205,7 +204,9 @@ def read_key(use_case: UseCase, key: str) -> str | int:
 
 def _scores(use_case: UseCase, first: date, last: date, named: Named) -> list[Scored]:
     counts = partitions.published(use_case)["predictions"]
-    labels = {row["day"]: row for row in read_rows(use_case, "labels", first, last, equal=named)}
+    labels = {
+        row["day"]: row for row in lake.rows(use_case.name, "labels", first, last, equal=named)
+    }
     return [
         Scored(
             row["day"],
@@ -220,7 +221,7 @@ def _scores(use_case: UseCase, first: date, last: date, named: Named) -> list[Sc
             label["label"] if (label := labels.get(row["day"])) else None,
             use_case.day_of(label["known_at"]) if label else None,
         )
-        for row in reversed(read_rows(use_case, "predictions", first, last, equal=named))
+        for row in reversed(lake.rows(use_case.name, "predictions", first, last, equal=named))
     ]
 
 
@@ -229,7 +230,7 @@ def _events(use_case: UseCase, first: date, last: date, named: Named) -> list[Ha
     for table in use_case.tables.values():
         if table.entity_key is None:
             continue
-        for row in read_rows(use_case, table.name, first, last, equal=named):
+        for row in lake.rows(use_case.owner_of(table.name), table.name, first, last, equal=named):
             values = {name: value for name, value in row.items() if name not in _OURS}
             found.append(Happened(table.name, row["day"], mask_row(table, values)))
     return sorted(found, key=lambda one: (one.day, one.table), reverse=True)[:_EVENTS]

@@ -66,12 +66,7 @@ def lineage(use_case: UseCase, day: date, key: str) -> Lineage:
         The entity was not scored on that day.
     """
     named = {use_case.entity.key: read_key(use_case, key)}
-    end = day + timedelta(days=1)
-    rows = (
-        lake.read(use_case.name, "predictions", day, end, equal=named).to_pylist()
-        if lake.exists(use_case.name, "predictions")
-        else []
-    )
+    rows = lake.rows(use_case.name, "predictions", day, day, equal=named)
     if not rows:
         raise NotReadyError(
             f"{use_case.entity.key} {key!r} was not scored on {day}. Look for it on its own page, "

@@ -6,21 +6,23 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
 
+from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.governor import (
     RetrainingEvidence,
     RetrainingVerdict,
     decide_retraining,
 )
+from evergreen.monitoring.night import decided_on
 from evergreen.monitoring.reference import SCORE
 from evergreen.provenance.staleness import mend_commands, summarise
 from evergreen.release import ledger
 from evergreen.settings import load_settings
 from evergreen.views import days as partitions
-from evergreen.views.decided import judged, night, of_kind
+from evergreen.views.decided import judged, of_kind
 from evergreen.views.measured import Measurement, measurements
 from evergreen.views.quality import has_data_docs
-from evergreen.views.reading import Row, read_rows
+from evergreen.views.reading import Row
 from evergreen.views.remembered import remembered
 
 _WEEK = timedelta(days=7)
@@ -152,7 +154,7 @@ def _overview(use_case: UseCase) -> Overview:
     entries = ledger.entries(ledger.engine(), use_case.name)
     nights = of_kind(use_case, "governor")
     newest = nights[-1]["day"] if nights else None
-    seen = night(use_case, newest) if newest else None
+    seen = decided_on(use_case, newest) if newest else None
     stale = partitions.stale(use_case)
     return Overview(
         use_case=use_case.name,
@@ -194,7 +196,7 @@ def _realised(use_case: UseCase, version: int) -> Realised | None:
         return None
     rows = [
         row
-        for row in read_rows(use_case, "performance", max(measured) - _LOOKED_BACK)
+        for row in lake.rows(use_case.name, "performance", max(measured) - _LOOKED_BACK)
         if row["slice"] == "all" and row["model_version"] == version
     ]
     newest = [row for row in rows if row["day"] == rows[-1]["day"]]
@@ -230,7 +232,7 @@ def _last_night(
 ) -> LastNight:
     drifted = [
         row["feature"]
-        for row in read_rows(use_case, "drift", evidence.day, evidence.day)
+        for row in lake.rows(use_case.name, "drift", evidence.day, evidence.day)
         if row["drifted"] and row["slice"] == "all"
     ]
     return LastNight(
@@ -264,7 +266,7 @@ def _budget(use_case: UseCase, evidence: RetrainingEvidence, verdict: Retraining
 def _standings(use_case: UseCase, newest_night: date | None) -> list[Standing]:
     found: dict[str, Row] = {}
     if newest_night is not None:
-        rows = read_rows(use_case, "freshness", newest_night, newest_night)
+        rows = lake.rows(use_case.name, "freshness", newest_night, newest_night)
         found = {row["table"]: row for row in rows}
     standings = []
     for table, receipts in partitions.published(use_case).items():

@@ -12,8 +12,8 @@ from evergreen.contract import UseCase
 from evergreen.decisions.governor import (
     RetrainingEvidence,
     RetrainingVerdict,
-    read_retraining,
 )
+from evergreen.monitoring.night import decided_on
 from evergreen.monitoring.report.distributions import Distribution
 from evergreen.provenance import receipts
 
@@ -90,20 +90,19 @@ def gather_night(use_case: UseCase, day: date, nights: int = NIGHTS) -> NightFac
     """
     back = timedelta(days=nights - 1)
     matured = day - timedelta(days=use_case.target.horizon_days)
-    evidence, verdict = _decision(use_case, day)
-    drift = _read(use_case, "drift", day, day)
-    decided = _read(use_case, "decisions", day - back, day, ("day", "kind", "decision"))
-    measured = _read(use_case, "performance", matured - back, day)
+    evidence, verdict = decided_on(use_case, day) or (None, None)
+    drift = lake.rows(use_case.name, "drift", day, day)
+    governor = {"kind": "governor"}
+    decided = lake.rows(use_case.name, "decisions", day - back, day, ("decision",), governor)
+    measured = lake.rows(use_case.name, "performance", matured - back, day)
     return NightFacts(
         use_case,
         day,
         evidence,
         verdict,
         drift,
-        _by_day(
-            [row for row in _read(use_case, "drift", day - back, day) if row["slice"] == "all"]
-        ),
-        {row["day"]: row["decision"] for row in decided if row["kind"] == "governor"},
+        _by_day(lake.rows(use_case.name, "drift", day - back, day, equal={"slice": "all"})),
+        {row["day"]: row["decision"] for row in decided},
         _by_day(
             [
                 row
@@ -111,9 +110,9 @@ def gather_night(use_case: UseCase, day: date, nights: int = NIGHTS) -> NightFac
                 if row["day"] <= matured or not needs_labels(use_case, row["metric"])
             ]
         ),
-        _read(use_case, "freshness", day, day),
-        _read(use_case, "staleness", day, day),
-        {table: _read(use_case, table, day, day) for table in _measured(use_case, day)},
+        lake.rows(use_case.name, "freshness", day, day),
+        lake.rows(use_case.name, "staleness", day, day),
+        {table: lake.rows(use_case.name, table, day, day) for table in _measured(use_case, day)},
     )
 
 
@@ -132,26 +131,8 @@ def needs_labels(use_case: UseCase, metric: str) -> bool:
     return metric in (*use_case.target.all_metrics, "mean_label", "mean_score")
 
 
-def _decision(
-    use_case: UseCase, night: date
-) -> tuple[RetrainingEvidence, RetrainingVerdict] | tuple[None, None]:
-    for row in _read(use_case, "decisions", night, night):
-        if row["kind"] == "governor":
-            return read_retraining(row)
-    return None, None
-
-
-def _read(
-    use_case: UseCase, table: str, first: date, last: date, columns: Sequence[str] = ("*",)
-) -> list[dict[str, Any]]:
-    if not lake.exists(use_case.name, table):
-        return []
-    end = last + timedelta(days=1)
-    return list(lake.read(use_case.name, table, first, end, columns).to_pylist())
-
-
 def _by_day(rows: Rows) -> dict[date, Rows]:
     found: dict[date, list[Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["day"]):
+    for row in rows:
         found.setdefault(row["day"], []).append(row)
     return dict(found)
