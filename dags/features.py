@@ -15,6 +15,7 @@ from conventions import DAY, RUN, asset, dag_arguments, publisher
 from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import CalendarDay, DataDocs, linked
 from patience import UNTIL_NO_GAP
 
 
@@ -33,8 +34,9 @@ def features(use_case: UseCase) -> None:
         staged = task(steps.one_day(steps.compute_features), **UNTIL_NO_GAP)(
             use_case.name, DAY, RUN
         )
-        validated = task(steps.validate_features)(staged)
+        validated = linked(task(steps.validate_features)(staged), DataDocs())
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
+        linked(published, CalendarDay())
         task(steps.materialize_online)(published)
         task(steps.publish_labels)(published)
 

@@ -11,6 +11,7 @@ from airflow.sdk import Param, chain, dag, task, task_group
 from conventions import RUN, dag_arguments
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import CalendarDay, DataDocs, linked
 
 PERIOD = "{{ params['from'] }}..{{ params['to'] }}"
 
@@ -37,12 +38,14 @@ def history(use_case: UseCase) -> None:
         @task_group
         def ingest(name: str) -> None:
             staged = task(steps.stage_rows)(use_case.name, PERIOD, name, RUN)
-            task(steps.publish_rows)(task(steps.validate_rows)(staged))
+            validated = linked(task(steps.validate_rows)(staged), DataDocs())
+            linked(task(steps.publish_rows)(validated), CalendarDay())
 
         @task_group
         def features() -> None:
             staged = task(steps.compute_features)(use_case.name, PERIOD, RUN)
-            published = task(steps.publish_features)(task(steps.validate_features)(staged))
+            validated = linked(task(steps.validate_features)(staged), DataDocs())
+            published = linked(task(steps.publish_features)(validated), CalendarDay())
             task(steps.materialize_online)(published)
             task(steps.publish_labels)(published)
 

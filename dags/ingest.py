@@ -14,6 +14,7 @@ from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, daily, publish
 from deadlines import source_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import CalendarDay, DataDocs, linked
 from patience import UNTIL_DELIVERED
 
 ASKED_AT = "{{ dag_run.start_date }}"
@@ -49,8 +50,9 @@ def ingest(use_case: UseCase) -> None:
             staged = task(steps.one_day(steps.stage_rows), **UNTIL_DELIVERED)(
                 use_case.name, DAY, name, RUN, reason, ASKED_BY, ASKED_AT
             )
-            validated = task(steps.validate_rows)(staged)
-            publisher(steps.publish_rows, asset(use_case, name))(validated)
+            validated = linked(task(steps.validate_rows)(staged), DataDocs())
+            published = publisher(steps.publish_rows, asset(use_case, name))(validated)
+            linked(published, CalendarDay())
 
         for name in use_case.tables:
             ingest_table.override(group_id=name)(name)

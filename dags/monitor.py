@@ -15,7 +15,7 @@ from airflow.sdk import chain, dag, task, task_group
 from conventions import DAY, RUN, asset, dag_arguments, daily, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
-from links import link_report
+from links import NightReport, linked
 
 
 def monitor(use_case: UseCase) -> None:
@@ -54,7 +54,7 @@ def monitor(use_case: UseCase) -> None:
         chain(wanted, request)
         # Whatever was decided or failed; nothing waits for it.
         report = task(steps.report_night, trigger_rule="all_done")(use_case.name, DAY)
-        link_report(report)
+        linked(report, NightReport())
         chain([verdict, stale, estimated], report)
         # Beside all that, so that a destination that is down holds nothing up.
         task(steps.tell_night)(verdict, "{{ ti.log_url }}")

@@ -9,6 +9,7 @@ from airflow.sdk import Param, chain, dag, task, task_group
 from conventions import RUN, asset, dag_arguments, day_param, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import CalendarDay, DataDocs, Releases, TrackedRun, linked
 
 
 def release(use_case: UseCase) -> None:
@@ -35,14 +36,16 @@ def release(use_case: UseCase) -> None:
             "{{ params.reason }}",
             "{{ dag_run.triggering_user_name or 'unknown' }}",
         )
+        linked(released, Releases(), TrackedRun())
 
         @task_group
         def score_again() -> None:
             resolved = task(steps.resolve_release)(released, "{{ params.day or '' }}")
             wanted = task.short_circuit(steps.has_day)(resolved)
             staged = task(steps.score_customers)(resolved, RUN)
-            validated = task(steps.validate_predictions)(staged)
-            publisher(steps.publish_predictions, asset(use_case, "predictions"))(validated)
+            validated = linked(task(steps.validate_predictions)(staged), DataDocs())
+            publish = publisher(steps.publish_predictions, asset(use_case, "predictions"))
+            linked(publish(validated), CalendarDay())
             chain(wanted, staged)
 
         score_again()

@@ -14,6 +14,7 @@ from conventions import DAY, RUN, asset, dag_arguments, publisher, refuse_unknow
 from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import CalendarDay, DataDocs, linked
 
 
 def score(use_case: UseCase) -> None:
@@ -37,8 +38,9 @@ def score(use_case: UseCase) -> None:
         resolve = task(pre_execute=refuse_unknown_conf)(steps.resolve_model)
         resolved = task.skip_if(has_no_champion, first_training)(resolve)(use_case.name, DAY)
         staged = task(steps.score_customers)(resolved, RUN)
-        validated = task(steps.validate_predictions)(staged)
-        publisher(steps.publish_predictions, asset(use_case, "predictions"))(validated)
+        validated = linked(task(steps.validate_predictions)(staged), DataDocs())
+        publish = publisher(steps.publish_predictions, asset(use_case, "predictions"))
+        linked(publish(validated), CalendarDay())
 
     build()
 

@@ -13,6 +13,7 @@ from airflow.sdk import Param, PartitionedAssetTimetable, chain, dag, task
 from conventions import DAY, RUN, asset, dag_arguments, day_param
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
+from links import Releases, TrackedRun, linked
 
 REASON = (
     "{% for events in triggering_asset_events.values() %}{{ events[-1].extra.reason }}"
@@ -49,6 +50,8 @@ def train(use_case: UseCase) -> None:
         chosen = task(steps.choose_recipe)(training_set)
         challenger = task(steps.train_challenger)(chosen)
         verdict = task(steps.judge_challenger)(challenger)
+        for judged in (challenger, verdict):
+            linked(judged, Releases(), TrackedRun())
         # The run still ends as failed: the promotion, which cannot start, is a leaf as well.
         failure = task(steps.fail_request, trigger_rule="one_failed")(use_case.name, DAY, RUN)
         tell = task(steps.tell_training, trigger_rule="all_done")
@@ -56,7 +59,9 @@ def train(use_case: UseCase) -> None:
         if gate.mode == "shadow":
             return
         passed = task.short_circuit(steps.is_promotable)(verdict)
-        promoted = task(steps.promote_challenger)(verdict, APPROVED_BY)
+        promoted = linked(
+            task(steps.promote_challenger)(verdict, APPROVED_BY), Releases(), TrackedRun()
+        )
         if gate.mode == "approve":
             approval = ApprovalOperator(
                 task_id="approve_promotion",

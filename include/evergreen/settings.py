@@ -52,6 +52,9 @@ class Settings:
         secret `EVERGREEN_SECRET_AIRFLOW`. Unset means the embedded one.
     tracking_url
         `EVERGREEN_TRACKING_URL`, an MLflow server; unset means MLflow's database directly.
+    tracking_pages
+        `EVERGREEN_TRACKING_PAGES`, where browsers reach MLflow's pages, for links to runs. Default
+        the server above; None without one.
     threads
         `EVERGREEN_THREADS`, threads of one step (DuckDB, XGBoost). Fixed, because the number of
         threads is part of what makes a model reproducible. Default 2.
@@ -77,6 +80,7 @@ class Settings:
     backups: Path
     airflow_api: str | None
     tracking_url: str | None
+    tracking_pages: str | None
     threads: int
     memory_mb: int
     spill_mb: int
@@ -171,7 +175,8 @@ def load_settings() -> Settings:
         artifacts=_place("EVERGREEN_ARTIFACTS", home / "artifacts"),
         backups=Path(_place("EVERGREEN_BACKUPS", home / "backups")),
         airflow_api=env.get("EVERGREEN_AIRFLOW_API") or None,
-        tracking_url=env.get("EVERGREEN_TRACKING_URL") or None,
+        tracking_url=(tracking := env.get("EVERGREEN_TRACKING_URL") or None),
+        tracking_pages=env.get("EVERGREEN_TRACKING_PAGES") or tracking,
         threads=_whole_number("EVERGREEN_THREADS", 2),
         memory_mb=_whole_number("EVERGREEN_MEMORY_MB", 1500),
         spill_mb=_whole_number("EVERGREEN_SPILL_MB", 20_000),

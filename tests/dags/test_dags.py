@@ -323,6 +323,7 @@ def _describe(dag: DAG) -> dict[str, Any]:
                 "timeout_hours": task.execution_timeout.total_seconds() / 3600,
                 "trigger_rule": str(task.trigger_rule),
                 "outlets": [outlet.name for outlet in task.outlets],
+                "links": [link.name for link in task.operator_extra_links],
             }
             for task in dag.tasks
         },

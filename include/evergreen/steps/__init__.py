@@ -40,6 +40,7 @@ from evergreen.steps.monitoring import (
     request_retraining,
     start_owed_features,
 )
+from evergreen.steps.pages import find_data_docs, find_tracked_run
 from evergreen.steps.release import has_day, release_version, resolve_release
 from evergreen.steps.runs import one_day, require_known_conf, tell_late_run
 from evergreen.steps.scoring import (
@@ -72,6 +73,8 @@ __all__ = [
     "expire_snapshots",
     "fail_dead_runs",
     "fail_request",
+    "find_data_docs",
+    "find_tracked_run",
     "has_champion",
     "has_day",
     "is_promotable",

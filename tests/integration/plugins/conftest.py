@@ -40,12 +40,10 @@ def plugin() -> ModuleType:
 @pytest.fixture(scope="session")
 def airflow_tables() -> Any:
     """Airflow's own database, empty; returns a factory of its sessions."""
+    import airflow.models as models
     from airflow import settings
     from airflow.models.base import Base
     from airflow.utils.session import create_session
-
-    settings.initialize()
-    import airflow.models as models
 
     models.import_all_models()
     Base.metadata.create_all(settings.engine)

@@ -90,6 +90,13 @@ def runs_by_key(client: AirflowClient, stage: str) -> dict[str | None, list[Run]
     return found
 
 
+def links_of(client: AirflowClient, run: Run, task_id: str) -> Json:
+    """Buttons of a task that has ended, by their labels."""
+    task = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/{task_id}"
+    links: Json = client._call("GET", f"{task}/links")["extra_links"]
+    return links
+
+
 def question_of(run: Run) -> str:
     """Path of what a training asks of a person."""
     task = "taskInstances/approve_promotion/-1/hitlDetails"
@@ -139,6 +146,10 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
     entry = ledger.champion(ledger.engine(), "shop")
     assert entry is not None
     assert (entry.version, entry.actor) == (judged["version"], USERNAME)
+    for task in ("train_challenger", "judge_challenger", "promote_challenger"):
+        links = links_of(client, training[0], task)
+        # Nobody serves MLflow's pages.
+        assert links == {"MLflow": None, "Releases": "/evergreen/use-cases/shop/releases"}
 
     period = Period(NEW_DAYS[0], NEW_DAYS[-1] + timedelta(days=1))
     started = start_backfill(client, "shop", period, unpause=True, tell=told.append)
@@ -151,6 +162,10 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
         # Exactly one run per day, each with its own key, and none for other days.
         assert {key: len(runs) for key, runs in found.items()} == dict.fromkeys(keys, 1)
     assert list(lake.partitions("shop", "predictions")) == NEW_DAYS
+    links = links_of(client, started.runs[0], "orders.validate_rows")
+    assert f"{NEW_DAYS[0]}" in client._http.get(links["Data Docs"]).text
+    (link,) = links_of(client, started.runs[0], "orders.publish_rows").values()
+    assert link.endswith(f"/calendar?first={NEW_DAYS[0]}&last={NEW_DAYS[0]}")
     population = lake.partitions("shop", "features")
     assert {day: population[day] for day in NEW_DAYS} == lake.partitions("shop", "predictions")
     for day, receipt in receipts.latest("shop", "publish_predictions").items():
@@ -176,8 +191,7 @@ def test_a_night_is_judged_and_recorded(chain: tuple[Settings, AirflowClient]) -
     }
     # Its task leads to the report, for whoever may open the UI.
     (run,) = started.runs
-    task = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances/report_night"
-    link = client._call("GET", f"{task}/links")["extra_links"]["Report of the night"]
+    link = links_of(client, run, "report_night")["Report of the night"]
     assert link.endswith(f"/evergreen/nights/shop/{night}")
     page = client._http.get(f"/evergreen/nights/shop/{night}")
     assert page.text == load_settings().night_report("shop", night).read_text()

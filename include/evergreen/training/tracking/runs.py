@@ -221,6 +221,16 @@ def describe_version(
     return VersionFacts(found.run_id, dict(run.data.metrics), dict(found.tags), _reads(run))
 
 
+def find_page(use_case: UseCase, version: int, settings: Settings | None = None) -> str:
+    """Return the URL, for browsers, of the run that made a version; empty if they reach none."""
+    settings = settings or load_settings()
+    if settings.tracking_pages is None:
+        return ""
+    run_id = describe_version(use_case, version, settings).run_id
+    experiment = connect(settings).get_run(run_id).info.experiment_id
+    return f"{settings.tracking_pages.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+
+
 def describe_run(run_id: str, settings: Settings | None = None) -> RunFacts:
     """Look up what a training run has recorded of its inputs and outputs.
 

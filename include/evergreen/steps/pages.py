@@ -1,0 +1,26 @@
+"""Where people look at what a task has made. Addresses are empty where there is nothing to see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evergreen.contract import load_use_case
+from evergreen.provenance.staging import Staged
+from evergreen.settings import load_settings
+
+
+def find_data_docs(suite: str, staged: Mapping[str, Any]) -> str:
+    """Return the page of what was validated, below the pages: its own, or the list of chunks."""
+    batch = Staged.from_dict(staged)
+    labels = [chunk.label for chunk in batch.periods()]
+    page = f"{suite}/{labels[0]}.html" if len(labels) == 1 else "index.html"
+    kept = load_settings().quality / batch.use_case / "data_docs" / page
+    return f"data-docs/{batch.use_case}/{page}" if kept.is_file() else ""
+
+
+def find_tracked_run(use_case: str, version: int) -> str:
+    """Return the URL of a version's run in MLflow, if browsers reach its pages."""
+    from evergreen.training.tracking import find_page
+
+    return find_page(load_use_case(use_case), version)
