@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -10,6 +11,7 @@ from evergreen.contract import Period, UseCase, load_use_cases
 from evergreen.errors import ConfigError
 from evergreen.provenance import commands, receipts
 from evergreen.release import ledger
+from evergreen.views import days as partitions
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,36 @@ def plan_backfill(
         else [_runs(use_case, "monitor", len(period.days), "each looks at its own day")]
     )
     known = [step.seconds for step in steps if step.seconds is not None]
-    notes = ["Older nights never ask for retraining."] if dag_id == monitor else []
-    if dag_id == ingest and len(period.days) >= commands.MANY_DAYS:
-        loaded = commands.load_history(use_case.base or use_case.name, period)
-        notes.append(f"So many days are loaded faster by one run, which scores nothing: {loaded}")
     return BackfillPlan(
         dag_id,
         first,
         last,
         steps,
         sum(known) if len(known) == len(steps) else None,
-        notes,
+        [*_notes(use_case, period)]
+        if dag_id == ingest
+        else ["Older nights never ask for retraining."],
         commands.backfill_request(dag_id, period, "failed", max_active_runs),
     )
+
+
+def _notes(use_case: UseCase, period: Period) -> Iterator[str]:
+    """Say what is better done otherwise, and what is left to do afterwards."""
+    if len(period.days) >= commands.MANY_DAYS:
+        loaded = commands.load_history(use_case.base or use_case.name, period)
+        yield f"So many days are loaded faster by one run, which scores nothing: {loaded}"
+    published = partitions.published(use_case)
+    if later := [day for day in published["features"] if day > period.last]:
+        yield (
+            f"Features of {later[0]} to {later[-1]} rest on these days, too, and are not computed "
+            "again. Where rows change, the calendar shows them as stale, and the overview has the "
+            "commands that mend them."
+        )
+    if any(day in published["drift"] for day in period.days):
+        yield (
+            "Nights are not run again. Where what they looked at changes, backfill "
+            f"{use_case.name}_monitor afterwards."
+        )
 
 
 def _after_ingest(use_case: UseCase, days: int) -> list[PlannedRuns]:

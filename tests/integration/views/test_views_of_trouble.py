@@ -223,6 +223,18 @@ def by_dag(plan: BackfillPlan) -> list[tuple[str, int]]:
     return [(step.dag_id, step.runs) for step in plan.steps]
 
 
+def test_a_plan_says_which_later_days_it_leaves_stale(shop: UseCase, folder: Path) -> None:
+    first, *later = NIGHTS
+    (left, nights) = plan_backfill(shop, "shop_ingest", first, first, 1).notes
+    assert f"Features of {later[0]} to {later[-1]} rest on these days" in left
+    assert "Nights are not run again" in nights
+    deliver(folder, first, read_delivery(folder, first)[20:])
+    ingest(str(first))
+    label(compute(first))
+    score(first)
+    assert found_stale(shop)["features"] == later
+
+
 def test_a_planned_backfill_mends_what_it_makes_stale(shop: UseCase, folder: Path) -> None:
     first, last = NIGHTS[0], NIGHTS[-1]
     plan = plan_backfill(shop, "shop_ingest", first, last, 2)
@@ -255,6 +267,7 @@ def test_a_planned_backfill_mends_what_it_makes_stale(shop: UseCase, folder: Pat
     # Nights follow no ingestion; their own backfill is what is left.
     assert set(found_stale(shop)) == {"drift", "performance"}
     assert mend_commands(shop, find_stale(shop)) == [nights]
+    assert "backfill shop_monitor afterwards" in plan.notes[-1]
     watched = plan_backfill(shop, "shop_monitor", first, last, 1)
     assert by_dag(watched) == [("shop_monitor", days)]
     assert "never ask for retraining" in watched.notes[0]
