@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import date
+from typing import Any
 
 from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.gate import PromotionEvidence, PromotionVerdict, read_promotion
+from evergreen.provenance import receipts
 from evergreen.views.reading import Row
 from evergreen.views.remembered import remembered
 
@@ -14,24 +17,40 @@ _TOLD = ("kind", "decision", "trigger", "version", "reasons", "verdict")
 
 
 @remembered
-def decisions(use_case: UseCase) -> Sequence[Row]:
-    """Return all decisions without their evidence, oldest day first."""
-    return lake.rows(use_case.name, "decisions", columns=_TOLD)
+def decisions(use_case: UseCase, first: date, last: date) -> Sequence[Row]:
+    """Return the decisions of some days, both ends included, without their evidence."""
+    return lake.rows(use_case.name, "decisions", first, last, _TOLD)
 
 
-def of_kind(use_case: UseCase, kind: str) -> list[Row]:
-    """Return the decisions of one kind, oldest day first."""
-    return [row for row in decisions(use_case) if row["kind"] == kind]
+def of_governor(use_case: UseCase, first: date, last: date) -> list[Row]:
+    """Return what the governor said on some nights, oldest first; see `decisions`."""
+    return [row for row in decisions(use_case, first, last) if row["kind"] == "governor"]
+
+
+def newest_night(use_case: UseCase) -> date | None:
+    """Return the newest day of which the governor has said anything."""
+    return max((day for day, _ in _recorded(use_case, "governor")), default=None)
+
+
+@remembered
+def judged_on(use_case: UseCase) -> dict[int, date]:
+    """Return the day of each version that the gate has judged."""
+    return {int(part["version"]): day for day, part in _recorded(use_case, "gate")}
 
 
 @remembered
 def judged(use_case: UseCase, version: int) -> tuple[PromotionEvidence, PromotionVerdict] | None:
     """Return what the gate saw of a version and said; None if it has not judged it."""
-    for told in of_kind(use_case, "gate"):
-        if told["version"] == version:
-            (row,) = lake.rows(
-                *(use_case.name, "decisions", told["day"], told["day"]),
-                equal={"kind": "gate", "version": version},
-            )
-            return read_promotion(row)
-    return None
+    day = judged_on(use_case).get(version)
+    if day is None:
+        return None
+    (row,) = lake.rows(
+        *(use_case.name, "decisions", day, day), equal={"kind": "gate", "version": version}
+    )
+    return read_promotion(row)
+
+
+def _recorded(use_case: UseCase, kind: str) -> Iterator[tuple[date, dict[str, Any]]]:
+    """Yield the days of a kind of decision by their receipts, so that no file is opened."""
+    for day, parts in receipts.standing(use_case.name, "decisions").items():
+        yield from ((day, part) for part, _ in parts if part.get("kind") == kind)

@@ -13,7 +13,7 @@ from evergreen.errors import EvergreenError, NotReadyError
 from evergreen.monitoring.reference import SCORE
 from evergreen.monitoring.report.distributions import Distribution, compare_distributions
 from evergreen.views import days as partitions
-from evergreen.views.decided import of_kind
+from evergreen.views.decided import of_governor
 from evergreen.views.reading import Row
 from evergreen.views.remembered import remembered
 
@@ -97,7 +97,7 @@ def drift(use_case: UseCase, first: date | None = None, last: date | None = None
     for row in rows:
         by_night.setdefault(row["day"], {}).setdefault(row["feature"], []).append(row)
     nights = sorted(by_night)
-    decided = {row["day"]: row for row in of_kind(use_case, "governor")}
+    decided = {row["day"]: row for row in of_governor(use_case, first, last)}
     return Drift(
         use_case.name,
         nights,

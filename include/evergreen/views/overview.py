@@ -19,7 +19,7 @@ from evergreen.provenance.staleness import mend_commands, summarise
 from evergreen.release import ledger
 from evergreen.settings import load_settings
 from evergreen.views import days as partitions
-from evergreen.views.decided import judged, of_kind
+from evergreen.views.decided import judged, judged_on, newest_night
 from evergreen.views.measured import Measurement, measurements
 from evergreen.views.quality import has_data_docs
 from evergreen.views.reading import Row
@@ -152,8 +152,7 @@ def overview(use_case: UseCase) -> Overview:
 @remembered
 def _overview(use_case: UseCase) -> Overview:
     entries = ledger.entries(ledger.engine(), use_case.name)
-    nights = of_kind(use_case, "governor")
-    newest = nights[-1]["day"] if nights else None
+    newest = newest_night(use_case)
     seen = decided_on(use_case, newest) if newest else None
     stale = partitions.stale(use_case)
     return Overview(
@@ -219,12 +218,12 @@ def _pending(use_case: UseCase, entries: list[ledger.Entry]) -> Pending | None:
     mode = use_case.gate.mode
     if mode == "auto":
         return None
-    passed = [row for row in of_kind(use_case, "gate") if row["decision"] == "promote"]
-    newest = max(passed, key=lambda row: row["version"], default=None)
     settled = max((entry.version for entry in entries), default=0)
-    if newest is None or newest["version"] <= settled:
-        return None
-    return Pending(newest["version"], newest["day"], mode, newest["reasons"])
+    for version in sorted(judged_on(use_case), reverse=True):
+        found = judged(use_case, version) if version > settled else None
+        if found and found[1].decision == "promote":
+            return Pending(version, found[0].day, mode, [*found[1].reasons])
+    return None
 
 
 def _last_night(

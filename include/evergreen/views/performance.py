@@ -17,12 +17,14 @@ from evergreen.contract import UseCase
 from evergreen.errors import ConfigError
 from evergreen.release import ledger
 from evergreen.views import days as partitions
-from evergreen.views.decided import decisions, of_kind
+from evergreen.views.decided import decisions, judged_on
 from evergreen.views.measured import order_metrics
 from evergreen.views.remembered import remembered
 
 # Scored days that are shown unless others are asked for.
 _DAYS = 180
+# How long before them alarms are looked for that may still go on.
+_GOES_ON = timedelta(days=92)
 _BINS = 10
 _Z = 1.96
 _MEANS = ("mean_label", "mean_score")
@@ -156,7 +158,7 @@ def performance(
             if row["metric"] == metric and (v := row["model_version"]) is not None
         ],
         sorted(
-            (event for event in _events(use_case) if first <= event.day),
+            (event for event in _events(use_case, first, last) if first <= event.day),
             key=lambda event: (event.day, event.kind),
         ),
         _reliability(use_case, newest) if newest else None,
@@ -186,9 +188,14 @@ def _series(use_case: UseCase, metric: str, first: date, last: date) -> Iterator
         yield RealisedSeries(name, points)
 
 
-def _events(use_case: UseCase) -> Iterator[Event]:
-    """Return what changed who is in charge, and when alarms began."""
-    trained = {row["version"]: row["day"] for row in of_kind(use_case, "gate")}
+def _events(use_case: UseCase, first: date, last: date) -> Iterator[Event]:
+    """Return what changed who is in charge, and when alarms began.
+
+    What can be learned on a day was announced up to a horizon before, and alarms go on for weeks.
+    """
+    since = first - timedelta(days=use_case.target.horizon_days) - _GOES_ON
+    told = decisions(use_case, since, last)
+    trained = judged_on(use_case)
     zone = ZoneInfo(use_case.zone)
     for entry in ledger.entries(ledger.engine(), use_case.name):
         day = entry.recorded_at.astimezone(zone).date()
@@ -199,9 +206,9 @@ def _events(use_case: UseCase) -> Iterator[Event]:
         yield Event(day, kind, entry.version, f"version {entry.version}: {entry.reason}")
     before: set[str] = set()
     announced: set[date] = set()
-    for row in of_kind(use_case, "governor"):
+    for row in (row for row in told if row["kind"] == "governor"):
         verdict = json.loads(row["verdict"])
-        for trigger in (*{*verdict["triggers"]} - before,):
+        for trigger in sorted({*verdict["triggers"]} - before):
             reasons = [r for r in row["reasons"] if r.startswith(f"{trigger}: ")]
             kind = "degradation" if trigger == "degradation" else "alarm"
             yield Event(row["day"], kind, row["version"], "; ".join(reasons) or trigger)
@@ -213,7 +220,7 @@ def _events(use_case: UseCase) -> Iterator[Event]:
             yield Event(day, "learnable_from", row["version"], text)
         if row["decision"] == "retrain":
             yield Event(row["day"], "retraining", row["version"], "retraining was asked for")
-    for row in decisions(use_case):
+    for row in told:
         if row["kind"] == "effect":
             text = f"{row['decision']}: {'; '.join(row['reasons'])}"
             yield Event(row["day"], "effect", row["version"], text)

@@ -13,7 +13,7 @@ from evergreen.decisions.gate import Check, Difference, PromotionEvidence
 from evergreen.release import ledger
 from evergreen.release.ledger import Action, Entry
 from evergreen.release.lifecycle import Lifecycle, lifecycle
-from evergreen.views.decided import decisions, judged, of_kind
+from evergreen.views.decided import decisions, judged, judged_on
 from evergreen.views.measured import Measurement, measurements
 from evergreen.views.remembered import remembered
 
@@ -85,13 +85,15 @@ def releases(use_case: UseCase) -> Releases:
 @remembered
 def _releases(use_case: UseCase) -> Releases:
     entries = ledger.entries(ledger.engine(), use_case.name)
-    numbers = {row["version"] for row in of_kind(use_case, "gate")}
     return Releases(
         use_case.name,
         use_case.gate.mode,
         use_case.target.main_metric,
         _terms(entries),
-        [_version(use_case, number, entries) for number in sorted(numbers, reverse=True)],
+        [
+            _version(use_case, number, entries)
+            for number in sorted(judged_on(use_case), reverse=True)
+        ],
         [],
         f"{use_case.name}_release",
     )
@@ -120,11 +122,9 @@ def _version(use_case: UseCase, number: int, entries: Sequence[Entry]) -> Versio
     found = judged(use_case, number)
     assert found is not None
     evidence, verdict = found
-    told = decisions(use_case)
+    told = decisions(use_case, evidence.day, evidence.day)
     started = [
-        row["reasons"]
-        for row in told
-        if (row["day"], row["kind"], row["decision"]) == (evidence.day, "request", "started")
+        row["reasons"] for row in told if (row["kind"], row["decision"]) == ("request", "started")
     ]
     effects = [
         f"{row['decision']}: {'; '.join(row['reasons'])}"
