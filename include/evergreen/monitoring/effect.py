@@ -13,6 +13,7 @@ from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.effect import EffectEvidence, judge_effect, record_effect
 from evergreen.decisions.gate import Difference
+from evergreen.monitoring.night import labelled_scores
 from evergreen.provenance import receipts
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.release import ledger
@@ -47,7 +48,7 @@ def measure_effect(use_case: UseCase, scored: date, version: int) -> None:
     if (known := _measured_on(use_case, trained_on, version)) and known <= scored:
         return
     basis = receipts.newest_sequence()
-    rows = _labelled(use_case, scored)
+    rows = labelled_scores(use_case, scored)
     if rows is None or {*rows["model_version"].to_pylist()} != {version}:
         return
     evidence = _compare(use_case, scored, rows, entry, facts)
@@ -68,17 +69,6 @@ def measure_effect(use_case: UseCase, scored: date, version: int) -> None:
         [trained_on],
         part={"kind": "effect", "version": entry.version},
     )
-
-
-def _labelled(use_case: UseCase, scored: date) -> pa.Table | None:
-    """Return key, score, version and label of the entities of a day that have all of them."""
-    name, key = use_case.name, use_case.entity.key
-    if not all(lake.exists(name, table) for table in ("predictions", "labels")):
-        return None
-    scores = lake.read_day(name, "predictions", scored).select([key, "score", "model_version"])
-    labels = lake.read_day(name, "labels", scored).select([key, "label"])
-    known = labels.filter(pc.is_valid(labels["label"]))
-    return scores.join(known, keys=key, join_type="inner").sort_by(key)
 
 
 def _compare(

@@ -225,6 +225,18 @@ def publish(
     publish_chunk(batch, step, table, rows, [day], part=part)
 
 
+def labelled_scores(use_case: UseCase, scored: date) -> pa.Table | None:
+    """Return key, score, version and label of the entities of a day that have all of them."""
+    name, key = use_case.name, use_case.entity.key
+    if not all(lake.exists(name, table) for table in ("predictions", "labels")):
+        return None
+    day = scored, scored + _ONE_DAY
+    scores = lake.read(name, "predictions", *day, columns=(key, "score", "model_version"))
+    labels = lake.read(name, "labels", *day, columns=(key, "label"))
+    known = labels.filter(pc.is_valid(labels["label"]))
+    return scores.join(known, keys=key, join_type="inner").sort_by(key)
+
+
 def decided_on(
     use_case: UseCase, night: date
 ) -> tuple[RetrainingEvidence, RetrainingVerdict] | None:

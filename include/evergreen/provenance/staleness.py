@@ -135,8 +135,13 @@ def find_stale(use_case: UseCase) -> list[Stale]:
     ]
 
 
+def step_of(table: str) -> str:
+    """Return the step whose receipts say that a day of a table was published."""
+    return NIGHTLY.get(table, f"publish_{table}")
+
+
 def _traces(use_case: UseCase, tables: Iterable[str]) -> dict[str, _Traces]:
-    steps = {table: NIGHTLY.get(table, f"publish_{table}") for table in tables}
+    steps = {table: step_of(table) for table in tables}
     by_owner: defaultdict[str, list[str]] = defaultdict(list)
     for table, step in steps.items():
         by_owner[use_case.owner_of(table)].append(step)

@@ -8,7 +8,7 @@ from datetime import date
 from evergreen.contract import UseCase
 from evergreen.provenance import receipts
 from evergreen.provenance.receipts import Receipt
-from evergreen.provenance.staleness import NIGHTLY, Stale, find_stale
+from evergreen.provenance.staleness import NIGHTLY, Stale, find_stale, step_of
 from evergreen.views.remembered import remembered
 
 Receipts = Mapping[str, Mapping[date, Receipt]]
@@ -17,11 +17,6 @@ Receipts = Mapping[str, Mapping[date, Receipt]]
 def shown_tables(use_case: UseCase) -> list[str]:
     """Return the tables whose days are shown, in the order in which they are made."""
     return [*use_case.tables, "features", "labels", "predictions", *NIGHTLY]
-
-
-def step_of(table: str) -> str:
-    """Return the step that receipts a table's days."""
-    return NIGHTLY.get(table, f"publish_{table}")
 
 
 @remembered

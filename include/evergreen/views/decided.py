@@ -22,6 +22,12 @@ def decisions(use_case: UseCase, first: date, last: date) -> Sequence[Row]:
     return lake.rows(use_case.name, "decisions", first, last, _TOLD)
 
 
+@remembered
+def on(use_case: UseCase, day: date) -> Sequence[Row]:
+    """Return the decisions of a day, with their evidence."""
+    return lake.rows(use_case.name, "decisions", day, day)
+
+
 def of_governor(use_case: UseCase, first: date, last: date) -> list[Row]:
     """Return what the governor said on some nights, oldest first; see `decisions`."""
     return [row for row in decisions(use_case, first, last) if row["kind"] == "governor"]
@@ -44,8 +50,8 @@ def judged(use_case: UseCase, version: int) -> tuple[PromotionEvidence, Promotio
     day = judged_on(use_case).get(version)
     if day is None:
         return None
-    (row,) = lake.rows(
-        *(use_case.name, "decisions", day, day), equal={"kind": "gate", "version": version}
+    (row,) = (
+        row for row in on(use_case, day) if (row["kind"], row["version"]) == ("gate", version)
     )
     return read_promotion(row)
 

@@ -10,11 +10,11 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
-import pyarrow.compute as pc
 
 from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.errors import ConfigError
+from evergreen.monitoring.night import labelled_scores
 from evergreen.release import ledger
 from evergreen.views import days as partitions
 from evergreen.views.decided import decisions, judged_on
@@ -227,16 +227,10 @@ def _events(use_case: UseCase, first: date, last: date) -> Iterator[Event]:
 
 
 def _reliability(use_case: UseCase, day: date) -> Reliability | None:
-    key = use_case.entity.key
-    end = day + timedelta(days=1)
-    scored = lake.read(
-        use_case.name, "predictions", day, end, columns=(key, "score", "model_version")
-    )
-    labels = lake.read(use_case.name, "labels", day, end, columns=(key, "label"))
-    rows = scored.join(labels.filter(pc.is_valid(labels["label"])), keys=key, join_type="inner")
-    if rows.num_rows < _BINS:
+    rows = labelled_scores(use_case, day)
+    if rows is None or rows.num_rows < _BINS:
         return None
-    rows = rows.sort_by([("score", "descending"), (key, "ascending")])
+    rows = rows.sort_by([("score", "descending"), (use_case.entity.key, "ascending")])
     happened = use_case.target.read_labels(rows["label"])
     scores, overall = rows["score"].to_numpy(), float(happened.mean())
     least, most = use_case.target.score_range

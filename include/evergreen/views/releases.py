@@ -13,7 +13,7 @@ from evergreen.decisions.gate import Check, Difference, PromotionEvidence
 from evergreen.release import ledger
 from evergreen.release.ledger import Action, Entry
 from evergreen.release.lifecycle import Lifecycle, lifecycle
-from evergreen.views.decided import decisions, judged, judged_on
+from evergreen.views.decided import judged, judged_on, on
 from evergreen.views.measured import Measurement, measurements
 from evergreen.views.remembered import remembered
 
@@ -122,7 +122,7 @@ def _version(use_case: UseCase, number: int, entries: Sequence[Entry]) -> Versio
     found = judged(use_case, number)
     assert found is not None
     evidence, verdict = found
-    told = decisions(use_case, evidence.day, evidence.day)
+    told = on(use_case, evidence.day)
     started = [
         row["reasons"] for row in told if (row["kind"], row["decision"]) == ("request", "started")
     ]
