@@ -365,6 +365,26 @@ def test_receipts_stand_with_their_run_and_the_card_on_the_dashboard(
     _take_picture(sight.page, "dashboard-in-airflow")
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_use_case_without_data_says_what_to_do(look: Looking, page: str) -> None:
+    shown = look().open(f"use-cases/churn/{page}")
+    # The calendar of nothing is a calendar: its first day, on which nothing is expected.
+    told = shown.locator("[role=grid]" if page == "calendar" else ".empty")
+    expect(told.first).to_be_visible()
+
+
+def test_what_is_not_there_is_said_on_the_page(look: Looking) -> None:
+    sight = look()
+    page = sight.use_case("entity", "?key=nobody")
+    expect(page.get_by_role("alert")).to_contain_text("Nothing is known of customer_id 'nobody'")
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    page = sight.open("use-cases/nowhere/overview")
+    expect(page.get_by_text("There is no such page")).to_be_visible()
+    # The browser tells the 404 of that key, and nothing else.
+    assert all("nobody" in problem for problem in sight.problems)
+    sight.problems.clear()
+
+
 # --- who may what --------------------------------------------------------------------------------
 
 
