@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evergreen.contract import AnyTable
+from evergreen.contract.masking import mask_raw
 from evergreen.quality.row_counts import Usual, describe_unusual
 from evergreen.quality.schemas import quarantine_schema
 
@@ -95,7 +96,7 @@ class Refused:
 
     def _example(self, rule: str, row: Mapping[str, Any]) -> str:
         """Quote what the rule is about, as it was delivered: one column if that can be told."""
-        raw = json.loads(row["raw"])
+        raw = mask_raw(self.table, row["raw"])
         columns = self.table.columns
         about = [name for name in columns if rule.startswith(f"{name}_")]
         # `amount_net_missing` is about `amount_net`, not about `amount`.

@@ -14,13 +14,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from evergreen import lake
 from evergreen.contract import UseCase
+from evergreen.contract.masking import mask_row
 from evergreen.errors import ConfigError, EvergreenError, NotReadyError
 from evergreen.features.compute.comparison import same_values
 from evergreen.features.compute.run import feature_schema
 from evergreen.features.store import read_online
 from evergreen.lake.iceberg import with_missing_columns
 from evergreen.views import days as partitions
-from evergreen.views.masking import mask_row
 from evergreen.views.remembered import remembered
 
 # Days that are looked at unless others are asked for.

@@ -10,10 +10,10 @@ from typing import Any
 
 from evergreen import lake
 from evergreen.contract import UseCase
+from evergreen.contract.masking import mask_raw, personal_columns
 from evergreen.errors import ConfigError
 from evergreen.settings import load_settings
 from evergreen.views import days as partitions
-from evergreen.views.masking import mask_raw, personal_columns
 from evergreen.views.reading import Row, read_refusals
 from evergreen.views.remembered import remembered
 

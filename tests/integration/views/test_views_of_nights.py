@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import UseCase, load_use_case
+from evergreen.contract.masking import MASK
 from evergreen.databases import ledger_engine
 from evergreen.errors import ConfigError, NotReadyError
 from evergreen.provenance import receipts
@@ -24,7 +25,6 @@ from evergreen.views.calendar import calendar
 from evergreen.views.drift import drift, feature_night
 from evergreen.views.entity import entity, suggest
 from evergreen.views.lineage import lineage
-from evergreen.views.masking import MASK
 from evergreen.views.overview import overview
 from evergreen.views.performance import performance
 from evergreen.views.quality import quality, samples

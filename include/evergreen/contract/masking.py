@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from evergreen.contract import AnyTable, Events
+from evergreen.contract.tables import AnyTable, Events
 
 MASK = "•••"
 # What a row is made of that could not be made columns of.
