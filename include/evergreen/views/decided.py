@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
-from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.gate import PromotionEvidence, PromotionVerdict, read_promotion
 from evergreen.provenance import receipts
-from evergreen.views.reading import Row
+from evergreen.views.reading import Row, read_rows
 from evergreen.views.remembered import remembered
 
 _TOLD = ("kind", "decision", "trigger", "version", "reasons", "verdict")
@@ -19,13 +18,13 @@ _TOLD = ("kind", "decision", "trigger", "version", "reasons", "verdict")
 @remembered
 def decisions(use_case: UseCase, first: date, last: date) -> Sequence[Row]:
     """Return the decisions of some days, both ends included, without their evidence."""
-    return lake.rows(use_case.name, "decisions", first, last, _TOLD)
+    return read_rows(use_case, "decisions", first, last, _TOLD)
 
 
 @remembered
 def on(use_case: UseCase, day: date) -> Sequence[Row]:
     """Return the decisions of a day, with their evidence."""
-    return lake.rows(use_case.name, "decisions", day, day)
+    return read_rows(use_case, "decisions", day, day)
 
 
 def of_governor(use_case: UseCase, first: date, last: date) -> list[Row]:

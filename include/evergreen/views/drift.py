@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.alarm import TOLD
 from evergreen.errors import EvergreenError, NotReadyError
@@ -14,7 +13,7 @@ from evergreen.monitoring.reference import SCORE
 from evergreen.monitoring.report.distributions import Distribution, compare_distributions
 from evergreen.views import days as partitions
 from evergreen.views.decided import of_governor
-from evergreen.views.reading import Row
+from evergreen.views.reading import Row, read_rows
 from evergreen.views.remembered import remembered
 
 # Nights that are shown unless others are asked for.
@@ -92,7 +91,7 @@ def drift(use_case: UseCase, first: date | None = None, last: date | None = None
     last = last or max(measured, default=use_case.first_day)
     first = first or last - timedelta(days=_NIGHTS - 1)
     whole = {"slice": "all", "reference": "expected"}
-    rows = lake.rows(use_case.name, "drift", first, last, _SHOWN, whole)
+    rows = read_rows(use_case, "drift", first, last, _SHOWN, whole)
     by_night: dict[date, dict[str, list[Row]]] = {}
     for row in rows:
         by_night.setdefault(row["day"], {}).setdefault(row["feature"], []).append(row)
@@ -120,7 +119,7 @@ def feature_night(use_case: UseCase, night: date, feature: str) -> FeatureNight:
     NotReadyError
         Nothing was.
     """
-    rows = lake.rows(use_case.name, "drift", night, night, equal={"feature": feature})
+    rows = read_rows(use_case, "drift", night, night, equal={"feature": feature})
     if not rows:
         raise NotReadyError(
             f"Drift of {feature!r} was not measured on {night}. Expected a night on which "

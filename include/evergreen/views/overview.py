@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
 
-from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.decisions.governor import (
     RetrainingEvidence,
@@ -22,7 +21,7 @@ from evergreen.views import days as partitions
 from evergreen.views.decided import judged, judged_on, newest_night
 from evergreen.views.measured import Measurement, measurements
 from evergreen.views.quality import has_data_docs
-from evergreen.views.reading import Row
+from evergreen.views.reading import Row, read_rows
 from evergreen.views.remembered import remembered
 
 _WEEK = timedelta(days=7)
@@ -195,7 +194,7 @@ def _realised(use_case: UseCase, version: int) -> Realised | None:
         return None
     rows = [
         row
-        for row in lake.rows(use_case.name, "performance", max(measured) - _LOOKED_BACK)
+        for row in read_rows(use_case, "performance", max(measured) - _LOOKED_BACK)
         if row["slice"] == "all" and row["model_version"] == version
     ]
     newest = [row for row in rows if row["day"] == rows[-1]["day"]]
@@ -231,7 +230,7 @@ def _last_night(
 ) -> LastNight:
     drifted = [
         row["feature"]
-        for row in lake.rows(use_case.name, "drift", evidence.day, evidence.day)
+        for row in read_rows(use_case, "drift", evidence.day, evidence.day)
         if row["drifted"] and row["slice"] == "all"
     ]
     return LastNight(
@@ -265,7 +264,7 @@ def _budget(use_case: UseCase, evidence: RetrainingEvidence, verdict: Retraining
 def _standings(use_case: UseCase, newest_night: date | None) -> list[Standing]:
     found: dict[str, Row] = {}
     if newest_night is not None:
-        rows = lake.rows(use_case.name, "freshness", newest_night, newest_night)
+        rows = read_rows(use_case, "freshness", newest_night, newest_night)
         found = {row["table"]: row for row in rows}
     standings = []
     for table, receipts in partitions.published(use_case).items():

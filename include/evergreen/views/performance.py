@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.errors import ConfigError
 from evergreen.monitoring.night import labelled_scores
@@ -19,6 +18,7 @@ from evergreen.release import ledger
 from evergreen.views import days as partitions
 from evergreen.views.decided import decisions, judged_on
 from evergreen.views.measured import order_metrics
+from evergreen.views.reading import read_rows
 from evergreen.views.remembered import remembered
 
 # Scored days that are shown unless others are asked for.
@@ -154,7 +154,7 @@ def performance(
         list(_series(use_case, metric, first, last)),
         [
             EstimatePoint(**{name: row[name] for name in ("day", "method", *_BOUNDS)}, version=v)
-            for row in lake.rows(use_case.name, "estimates", first, last)
+            for row in read_rows(use_case, "estimates", first, last)
             if row["metric"] == metric and (v := row["model_version"]) is not None
         ],
         sorted(
@@ -171,7 +171,7 @@ _BOUNDS = ("value", "lower", "upper")
 def _series(use_case: UseCase, metric: str, first: date, last: date) -> Iterator[RealisedSeries]:
     columns = ("model_version", "slice", "metric", *_BOUNDS, "rows", "holdout", "degraded")
     by_slice: dict[str, list[Point]] = {"all": []}
-    for row in lake.rows(use_case.name, "performance", first, last, columns):
+    for row in read_rows(use_case, "performance", first, last, columns):
         if row["metric"] == metric:
             point = Point(
                 row["day"],

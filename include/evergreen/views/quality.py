@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
-from evergreen import lake
 from evergreen.contract import UseCase
 from evergreen.contract.masking import mask_raw, personal_columns
 from evergreen.errors import ConfigError
 from evergreen.settings import load_settings
 from evergreen.views import days as partitions
-from evergreen.views.reading import Row, read_refusals
+from evergreen.views.reading import Row, read_refusals, read_rows
 from evergreen.views.remembered import remembered
 
 _DAYS = 30
@@ -116,8 +115,7 @@ def _quality(use_case: UseCase, first: date | None, last: date | None) -> Qualit
         Refusal(row["day"], row["table"], row["rules"], row["found"])
         for row in read_refusals(use_case, first, last)
     ]
-    owner = use_case.owner_of("quarantine")
-    rejected = lake.rows(owner, "quarantine", first, last, ("table", "rules"))
+    rejected = read_rows(use_case, "quarantine", first, last, ("table", "rules"))
     return Quality(
         use_case.name,
         sorted(days, key=lambda found: (found.day, found.table), reverse=True),
@@ -147,8 +145,7 @@ def samples(
         )
     first, last = _stretch(use_case, first, last)
     declared = use_case.tables[table]
-    owner = use_case.owner_of("quarantine")
-    rejected = lake.rows(owner, "quarantine", first, last, equal={"table": table})
+    rejected = read_rows(use_case, "quarantine", first, last, equal={"table": table})
     found = [row for row in rejected if rule in row["rules"]]
     return Samples(
         len(found),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -35,6 +36,7 @@ from evergreen.views.overview import overview
 from evergreen.views.performance import performance
 from evergreen.views.plan import plan_backfill
 from evergreen.views.quality import quality
+from evergreen.views.reading import read_rows
 from evergreen.views.releases import releases
 from shop_nights import cut
 from tiny_shop import ingest
@@ -70,6 +72,28 @@ def test_a_day_that_is_published_again(shop: UseCase, folder: Path) -> None:
     assert (quality(shop).days[0].published, calendar(shop).tables[0].rows[-1]) == (rows, rows)
     orders, *_ = overview(shop).tables
     assert orders.rows == sum(lake.partitions(NAME, "orders").values())
+
+
+def content(rows: list[dict[str, Any]]) -> list[str]:
+    return sorted(repr(sorted(row.items())) for row in rows)
+
+
+def test_rows_of_files_that_were_read_before_are_those_of_the_table(shop: UseCase) -> None:
+    tables = ("decisions", "drift", "performance", "estimates", "freshness", "quarantine")
+    for _ in range(2):
+        for table in tables:
+            assert content(read_rows(shop, table)) == content(lake.rows(NAME, table)) != []
+            some = (NIGHTS[0], TONIGHT, ("day",))
+            assert content(read_rows(shop, table, *some)) == content(lake.rows(NAME, table, *some))
+        whole = {"slice": "all", "reference": "expected"}
+        asked = (NIGHTS[0], NIGHTS[1], ("feature", "slice", "reference"), whole)
+        assert content(read_rows(shop, "drift", *asked)) == content(
+            lake.rows(NAME, "drift", *asked)
+        )
+        # Again, when other files have taken the place of some.
+        cut("drift", TONIGHT)
+        cut("performance", max(lake.partitions(NAME, "performance")))
+    assert read_rows(shop, "nothing") == []
 
 
 def test_a_night_that_says_something_else(shop: UseCase) -> None:
