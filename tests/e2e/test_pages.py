@@ -474,7 +474,7 @@ def test_a_backfill_starts_from_the_calendar_and_ends(look: Looking, house: Hous
 def test_a_roll_back_stands_in_the_ledger_and_in_the_story(look: Looking, house: House) -> None:
     page = look().use_case("releases")
     before = ledger.entries(ledger.engine(), NAME)
-    reason = "a test of rolling back"
+    reason = f"a test of rolling back, after entry {len(before)}"
     former = ledger.champion(ledger.engine(), NAME).previous_version
     page.get_by_role("button", name=f"Roll back to version {former}").click()
     page.get_by_label(re.compile("^Why")).fill(reason)
