@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from embedded import Build
 from evergreen import lake, steps
-from evergreen.contract import UseCase, load_use_case
+from evergreen.contract import UseCase
 from evergreen.contract.masking import MASK
 from evergreen.databases import ledger_engine
 from evergreen.errors import ConfigError, NotReadyError
@@ -39,7 +37,6 @@ from watched_shop import (
     NIGHTS,
     SPOILT,
     TRAINED,
-    build_watched_shop,
     read_delivery,
 )
 
@@ -48,16 +45,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TONIGHT = NIGHTS[-1]
 TABLES = ("orders", "features", "labels", "predictions", "drift", "performance")
 Row = dict[str, Any]
-
-
-@pytest.fixture
-def folder(begin_with: Callable[[Build], Path]) -> Path:
-    return begin_with(build_watched_shop)
-
-
-@pytest.fixture
-def shop(folder: Path) -> UseCase:
-    return load_use_case(NAME)
 
 
 def rows(table: str, day: date | None = None) -> list[Row]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
-from embedded import Build
 from evergreen import lake
-from evergreen.contract import UseCase, load_use_case
+from evergreen.contract import UseCase
 from evergreen.errors import ConfigError, ValidationError
 from evergreen.provenance.staleness import find_stale, mend_commands
 from evergreen.views.calendar import calendar
@@ -27,7 +25,6 @@ from watched_shop import (
     NEXT,
     NIGHTS,
     TRAINED,
-    build_watched_shop,
     deliver,
     new_day,
     read_delivery,
@@ -37,16 +34,6 @@ from watched_shop import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 DELIVERED = ("orders", "features", "labels", "predictions")
-
-
-@pytest.fixture
-def folder(begin_with: Callable[[Build], Path]) -> Path:
-    return begin_with(build_watched_shop)
-
-
-@pytest.fixture
-def shop(folder: Path) -> UseCase:
-    return load_use_case(NAME)
 
 
 def cells(shop: UseCase, state: str) -> dict[str, list[date]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import UseCase, load_use_case
 from evergreen.databases import ledger_engine
@@ -40,21 +38,11 @@ from evergreen.views.reading import read_rows
 from evergreen.views.releases import releases
 from shop_nights import cut
 from tiny_shop import ingest
-from watched_shop import NAME, NIGHTS, TRAINED, build_watched_shop, deliver, read_delivery
+from watched_shop import NAME, NIGHTS, TRAINED, deliver, read_delivery
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TONIGHT = NIGHTS[-1]
-
-
-@pytest.fixture
-def folder(begin_with: Callable[[Build], Path]) -> Path:
-    return begin_with(build_watched_shop)
-
-
-@pytest.fixture
-def shop(folder: Path) -> UseCase:
-    return load_use_case(NAME)
 
 
 def publish(table: str, step: str, rows: pa.Table, day: date, part: dict[str, str] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from embedded import Build
 from evergreen import lake
 from evergreen.contract import UseCase, load_use_case
 from evergreen.contract.masking import MASK
@@ -37,7 +36,6 @@ from watched_shop import (
     NIGHTS,
     SPOILT,
     TRAINED,
-    build_watched_shop,
     deliver,
     read_delivery,
     watch,
@@ -48,16 +46,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TONIGHT = NIGHTS[-1]
 STAGES = ("ingest", "features", "labels", "history", "train", "score", "monitor", "release")
-
-
-@pytest.fixture
-def folder(begin_with: Callable[[Build], Path]) -> Path:
-    return begin_with(build_watched_shop)
-
-
-@pytest.fixture
-def shop(folder: Path) -> UseCase:
-    return load_use_case(NAME)
 
 
 @pytest.fixture
