@@ -16,7 +16,7 @@ from evergreen.errors import ConfigError
 from evergreen.monitoring.night import labelled_scores
 from evergreen.release import ledger
 from evergreen.views import days as partitions
-from evergreen.views.decided import decisions, judged_on
+from evergreen.views.decided import decisions, judged_on, of_governor
 from evergreen.views.measured import order_metrics
 from evergreen.views.reading import read_rows
 from evergreen.views.remembered import remembered
@@ -194,7 +194,6 @@ def _events(use_case: UseCase, first: date, last: date) -> Iterator[Event]:
     What can be learned on a day was announced up to a horizon before, and alarms go on for weeks.
     """
     since = first - timedelta(days=use_case.target.horizon_days) - _GOES_ON
-    told = decisions(use_case, since, last)
     trained = judged_on(use_case)
     zone = ZoneInfo(use_case.zone)
     for entry in ledger.entries(ledger.engine(), use_case.name):
@@ -206,7 +205,7 @@ def _events(use_case: UseCase, first: date, last: date) -> Iterator[Event]:
         yield Event(day, kind, entry.version, f"version {entry.version}: {entry.reason}")
     before: set[str] = set()
     announced: set[date] = set()
-    for row in (row for row in told if row["kind"] == "governor"):
+    for row in of_governor(use_case, since, last):
         verdict = json.loads(row["verdict"])
         for trigger in sorted({*verdict["triggers"]} - before):
             reasons = [r for r in row["reasons"] if r.startswith(f"{trigger}: ")]
@@ -220,7 +219,7 @@ def _events(use_case: UseCase, first: date, last: date) -> Iterator[Event]:
             yield Event(day, "learnable_from", row["version"], text)
         if row["decision"] == "retrain":
             yield Event(row["day"], "retraining", row["version"], "retraining was asked for")
-    for row in told:
+    for row in decisions(use_case, since, last):
         if row["kind"] == "effect":
             text = f"{row['decision']}: {'; '.join(row['reasons'])}"
             yield Event(row["day"], "effect", row["version"], text)
