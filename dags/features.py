@@ -11,12 +11,13 @@ from operator import and_
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, RUN, asset, dag_arguments, publisher
+from conventions import DAY, asset, dag_arguments, publisher
 from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from links import CalendarDay, DataDocs, linked
 from patience import UNTIL_NO_GAP
+from shards import compute_features, publish_labels
 
 
 def features(use_case: UseCase) -> None:
@@ -31,14 +32,12 @@ def features(use_case: UseCase) -> None:
         max_active_runs=3,
     )
     def build() -> None:
-        staged = task(steps.one_day(steps.compute_features), **UNTIL_NO_GAP)(
-            use_case.name, DAY, RUN
-        )
+        staged = compute_features(use_case, DAY, steps.one_day, **UNTIL_NO_GAP)
         validated = linked(task(steps.validate_features)(staged), DataDocs())
         published = publisher(steps.publish_features, asset(use_case, "features"))(validated)
         linked(published, CalendarDay())
         task(steps.materialize_online)(published)
-        task(steps.publish_labels)(published)
+        publish_labels(use_case, published)
 
     build()
 

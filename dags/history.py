@@ -12,6 +12,7 @@ from conventions import RUN, dag_arguments
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from links import CalendarDay, DataDocs, linked
+from shards import compute_features, publish_labels
 
 PERIOD = "{{ params['from'] }}..{{ params['to'] }}"
 
@@ -32,7 +33,7 @@ def history(use_case: UseCase) -> None:
     )
     def build() -> None:
         if use_case.base is not None:
-            task(steps.publish_labels)({"use_case": use_case.name, "period": PERIOD})
+            publish_labels(use_case, {"use_case": use_case.name, "period": PERIOD})
             return
 
         @task_group
@@ -43,11 +44,11 @@ def history(use_case: UseCase) -> None:
 
         @task_group
         def features() -> None:
-            staged = task(steps.compute_features)(use_case.name, PERIOD, RUN)
+            staged = compute_features(use_case, PERIOD)
             validated = linked(task(steps.validate_features)(staged), DataDocs())
             published = linked(task(steps.publish_features)(validated), CalendarDay())
             task(steps.materialize_online)(published)
-            task(steps.publish_labels)(published)
+            publish_labels(use_case, published)
 
         groups = [ingest.override(group_id=name)(name) for name in use_case.tables]
         chain(groups, features())

@@ -3,13 +3,13 @@
 Runs once per published day of the other's `features`.
 """
 
-from airflow.sdk import PartitionedAssetTimetable, dag, task
+from airflow.sdk import PartitionedAssetTimetable, dag
 
 from conventions import DAY, asset, dag_arguments
 from deadlines import day_due
-from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from patience import UNTIL_NO_GAP
+from shards import publish_labels
 
 
 def labels(use_case: UseCase) -> None:
@@ -24,7 +24,7 @@ def labels(use_case: UseCase) -> None:
     )
     def build() -> None:
         asked = {"use_case": use_case.name, "period": DAY}
-        task(steps.publish_labels, **UNTIL_NO_GAP)(asked)
+        publish_labels(use_case, asked, **UNTIL_NO_GAP)
 
     build()
 

@@ -4,12 +4,13 @@ The decision and its reason are appended to the release ledger; the registry's a
 day to score it again with the new champion (other days keep the version that scored them).
 """
 
-from airflow.sdk import Param, chain, dag, task, task_group
+from airflow.sdk import Param, dag, task, task_group
 
-from conventions import RUN, asset, dag_arguments, day_param, publisher
+from conventions import asset, dag_arguments, day_param, publisher
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from links import CalendarDay, DataDocs, Releases, TrackedRun, linked
+from shards import score_customers
 
 
 def release(use_case: UseCase) -> None:
@@ -42,11 +43,10 @@ def release(use_case: UseCase) -> None:
         def score_again() -> None:
             resolved = task(steps.resolve_release)(released, "{{ params.day or '' }}")
             wanted = task.short_circuit(steps.has_day)(resolved)
-            staged = task(steps.score_customers)(resolved, RUN)
+            staged = score_customers(use_case, resolved, wanted)
             validated = linked(task(steps.validate_predictions)(staged), DataDocs())
             publish = publisher(steps.publish_predictions, asset(use_case, "predictions"))
             linked(publish(validated), CalendarDay())
-            chain(wanted, staged)
 
         score_again()
 

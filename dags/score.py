@@ -10,11 +10,12 @@ from typing import Any
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, RUN, asset, dag_arguments, publisher, refuse_unknown_conf
+from conventions import DAY, asset, dag_arguments, publisher, refuse_unknown_conf
 from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
 from links import CalendarDay, DataDocs, linked
+from shards import score_customers
 
 
 def score(use_case: UseCase) -> None:
@@ -37,7 +38,7 @@ def score(use_case: UseCase) -> None:
         # A condition of its own replaces what a task has by default.
         resolve = task(pre_execute=refuse_unknown_conf)(steps.resolve_model)
         resolved = task.skip_if(has_no_champion, first_training)(resolve)(use_case.name, DAY)
-        staged = task(steps.score_customers)(resolved, RUN)
+        staged = score_customers(use_case, resolved)
         validated = linked(task(steps.validate_predictions)(staged), DataDocs())
         publish = publisher(steps.publish_predictions, asset(use_case, "predictions"))
         linked(publish(validated), CalendarDay())

@@ -114,6 +114,7 @@ def test_a_dag_file_is_a_table_of_contents(path: Path):
         "deadlines",
         "links",
         "patience",
+        "shards",
         "evergreen.steps",
         "evergreen.contract",
         # The deadline that Airflow knows by the plugin.

@@ -1,16 +1,21 @@
-"""Room on the disk: a folder to work in, and a full disk told in a sentence."""
+"""Files: a folder to work in, one that appears whole, and a full disk told in a sentence."""
 
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evergreen.errors import DiskFullError
 from evergreen.settings import load_settings
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 def scratch(purpose: str) -> tempfile.TemporaryDirectory[str]:
@@ -18,6 +23,28 @@ def scratch(purpose: str) -> tempfile.TemporaryDirectory[str]:
     folder = load_settings().scratch
     folder.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=f"{purpose}-", dir=folder)
+
+
+def write_whole(path: UPath, content: bytes) -> None:
+    """Write a file that is seen whole or not at all, whoever else writes it; makes its folder.
+
+    Raises
+    ------
+    DiskFullError
+        There is no room for it.
+    """
+    with room_on(str(path)):
+        if not isinstance(path, Path):
+            # An object appears when all of it has arrived.
+            path.write_bytes(content)
+            return
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class LookBackError(PermanentError):
     """Feature SQL told merged days from single ones."""
 
 
+class CrossingError(PermanentError):
+    """Feature SQL let what it says of an entity depend on other entities, and works in shards."""
+
+
 class IncidentError(PermanentError):
     """The data of a night are bad; the decision is on record and somebody has to look."""
 

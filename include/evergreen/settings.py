@@ -13,14 +13,18 @@ import shlex
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from evergreen.errors import ConfigError, ServiceDownError
 
+if TYPE_CHECKING:
+    from upath import UPath
+
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
+Kept = Literal["staging", "quality", "reports"]
 Database = Literal["airflow", "catalog", "mlflow", "feast", "ledger"]
 DATABASES: tuple[Database, ...] = ("airflow", "catalog", "mlflow", "feast", "ledger")
 
@@ -44,6 +48,11 @@ class Settings:
         `EVERGREEN_WAREHOUSE`, where Iceberg keeps its files: an absolute path or a `s3://` URL.
     artifacts
         `EVERGREEN_ARTIFACTS`, where MLflow keeps models and plots: likewise.
+    kept
+        Further such places, each a path below `home` by default, where workers share no disk a URL:
+        `EVERGREEN_STAGING`, where steps stage output before it is validated and published;
+        `EVERGREEN_QUALITY`, for validation results and Data Docs; `EVERGREEN_REPORTS`, for the
+        reports of nights.
     backups
         `EVERGREEN_BACKUPS`, the folder of the weekly backups; better on another disk. Default
         `<home>/backups`.
@@ -77,6 +86,7 @@ class Settings:
     use_cases: Path
     warehouse: str
     artifacts: str
+    kept: dict[Kept, str]
     backups: Path
     airflow_api: str | None
     tracking_url: str | None
@@ -131,28 +141,36 @@ class Settings:
         return self.artifacts if "://" in self.artifacts else Path(self.artifacts).as_uri()
 
     @property
-    def staging(self) -> Path:
+    def staging(self) -> UPath:
         """Where steps stage output before it is validated and published."""
-        return self.home / "staging"
+        return as_folder(self.kept["staging"])
+
+    @property
+    def quality(self) -> UPath:
+        """Validation results and Data Docs; a folder per use case."""
+        return as_folder(self.kept["quality"])
+
+    @property
+    def reports(self) -> UPath:
+        """Reports of nights; a folder per use case."""
+        return as_folder(self.kept["reports"])
 
     @property
     def scratch(self) -> Path:
         """Where a process keeps files that nobody else needs."""
         return self.home / "scratch"
 
-    @property
-    def quality(self) -> Path:
-        """Validation results and Data Docs."""
-        return self.home / "quality"
-
-    @property
-    def reports(self) -> Path:
-        """Reports of nights; a folder per use case."""
-        return self.home / "reports"
-
-    def night_report(self, use_case: str, day: date) -> Path:
+    def night_report(self, use_case: str, day: date) -> UPath:
         """Where the report of one night is."""
         return self.reports / use_case / f"{day}.html"
+
+
+def as_folder(place: str) -> UPath:
+    """Return a folder by its path or URL; of an object store, as it is now."""
+    # Slow to import, and parsing a DAG needs the settings.
+    from upath import UPath
+
+    return UPath(place, use_listings_cache=False) if "://" in place else UPath(place)
 
 
 def load_settings() -> Settings:
@@ -173,6 +191,11 @@ def load_settings() -> Settings:
         use_cases=Path(_place("EVERGREEN_USE_CASES", PROJECT_ROOT / "include" / "use_cases")),
         warehouse=_place("EVERGREEN_WAREHOUSE", home / "warehouse"),
         artifacts=_place("EVERGREEN_ARTIFACTS", home / "artifacts"),
+        kept={
+            "staging": _place("EVERGREEN_STAGING", home / "staging"),
+            "quality": _place("EVERGREEN_QUALITY", home / "quality"),
+            "reports": _place("EVERGREEN_REPORTS", home / "reports"),
+        },
         backups=Path(_place("EVERGREEN_BACKUPS", home / "backups")),
         airflow_api=env.get("EVERGREEN_AIRFLOW_API") or None,
         tracking_url=(tracking := env.get("EVERGREEN_TRACKING_URL") or None),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -72,8 +71,8 @@ def build_app() -> FastAPI:
     for path in ("/", "/use-cases/{use_case}/{page}", "/runs/{dag_id}/{run_id}"):
         app.get(path, response_class=HTMLResponse)(_page)
     app.get("/assets/{path:path}", response_class=FileResponse)(_asset)
-    app.get("/data-docs/{use_case}/{path:path}", response_class=FileResponse)(_data_docs)
-    app.get("/nights/{use_case}/{day}", response_class=FileResponse)(_night)
+    app.get("/data-docs/{use_case}/{path:path}", response_class=HTMLResponse)(_data_docs)
+    app.get("/nights/{use_case}/{day}", response_class=HTMLResponse)(_night)
     app.get("/cards/{use_case}/{version}", response_class=HTMLResponse)(_card)
     app.exception_handler(AnyHTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_refuse_input)
@@ -101,18 +100,18 @@ def _asset(path: str) -> FileResponse:
     return FileResponse(found, headers=headers)
 
 
-def _data_docs(use_case: str, path: str, _: Annotated[UseCase, Depends(reading("ingest"))]) -> Path:
+def _data_docs(use_case: str, path: str, _: Annotated[UseCase, Depends(reading("ingest"))]) -> str:
     found = files.find_page(use_case, path)
     if found is None:
         raise HTTPException(404, f"There is no page {path!r} in the Data Docs of {use_case!r}.")
-    return found
+    return found.read_text(encoding="utf-8")
 
 
-def _night(use_case: str, day: str, _: Annotated[UseCase, Depends(reading("monitor"))]) -> Path:
+def _night(use_case: str, day: str, _: Annotated[UseCase, Depends(reading("monitor"))]) -> str:
     found = files.find_report(use_case, day)
     if found is None:
         raise HTTPException(404, files.without_report(use_case, day))
-    return found
+    return found.read_text(encoding="utf-8")
 
 
 def _card(version: int, use_case: Annotated[UseCase, Depends(reading("release"))]) -> str:

@@ -1,8 +1,10 @@
-"""Pages that lie on the disk: Data Docs, reports of nights, model cards, and what browsers load."""
+"""Pages that lie in folders: Data Docs, reports of nights, and what browsers load."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from upath import UPath
 
 from evergreen.contract import list_use_cases, parse_day
 from evergreen.errors import ConfigError
@@ -13,7 +15,7 @@ DIST = Path(__file__).parent.parent / "www" / "dist"
 """What was built of `plugins/www/src`."""
 
 
-def find_page(use_case: str, path: str) -> Path | None:
+def find_page(use_case: str, path: str) -> UPath | None:
     """Return the file behind a URL below a use case's Data Docs; None when there is none.
 
     Never a file outside that folder, whatever the path says and wherever links lead, and never a
@@ -24,12 +26,12 @@ def find_page(use_case: str, path: str) -> Path | None:
     return _within(load_settings().quality / use_case / "data_docs", path or "index.html")
 
 
-def find_asset(path: str) -> Path | None:
+def find_asset(path: str) -> UPath | None:
     """Return a file that our own pages load; None when there is none."""
-    return _within(DIST / "assets", path)
+    return _within(UPath(DIST / "assets"), path)
 
 
-def find_report(use_case: str, day: str) -> Path | None:
+def find_report(use_case: str, day: str) -> UPath | None:
     """Return the report of a night; None where there is none, or no such use case or day."""
     if use_case not in list_use_cases():
         return None
@@ -54,7 +56,7 @@ def without_report(use_case: str, day: str) -> str:
     )
 
 
-def _within(folder: Path, path: str) -> Path | None:
+def _within(folder: UPath, path: str) -> UPath | None:
     try:
         site = folder.resolve()
         target = (site / path).resolve()

@@ -101,7 +101,7 @@ def test_staging_lost_after_another_load_of_the_day_is_not_taken_for_published(
 ) -> None:
     run("ingest", str(DAYS[0]), "before")
     staged = steps.stage_rows(NAME, str(DAYS[0]), "orders", "a run")
-    drop_staging(Path(staged["folder"]))
+    drop_staging(staged["folder"])
     with pytest.raises(StagingError):
         steps.publish_rows(staged)
 

@@ -69,6 +69,8 @@ class UseCase(Model):
     # Whose midnights begin the days.
     zone: Zone = "UTC"
     entity: Entity
+    # Into how many parts a day's work is split, by the hash of the entity.
+    shards: int = Field(default=1, ge=1, le=1024)
     events: dict[Identifier, Events] = Field(min_length=1)
     attributes: dict[Identifier, Attributes] = Field(default={})
     references: dict[Identifier, References] = Field(default={})

@@ -3,7 +3,17 @@
 Its functions are used as `lake.read(...)`, `lake.publish(...)`.
 """
 
-from evergreen.lake.iceberg import catalog, days_between, exists, heads, load, pause, tables
+from evergreen.lake.iceberg import (
+    catalog,
+    days_between,
+    elsewhere,
+    exists,
+    heads,
+    load,
+    pause,
+    prepare,
+    tables,
+)
 from evergreen.lake.publishing import Published, publish
 from evergreen.lake.reading import (
     Files,
@@ -32,6 +42,7 @@ __all__ = [
     "catalog",
     "damaged_days",
     "days_between",
+    "elsewhere",
     "exists",
     "files",
     "heads",
@@ -39,6 +50,7 @@ __all__ = [
     "load",
     "partitions",
     "pause",
+    "prepare",
     "publish",
     "read",
     "read_day",

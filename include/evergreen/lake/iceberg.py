@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pyarrow as pa
+from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import (
     NoSuchNamespaceError,
@@ -23,10 +24,11 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
+from pyiceberg.utils.config import Config
 from sqlalchemy import select
 
 from evergreen.databases import open_engine
-from evergreen.errors import NotReadyError
+from evergreen.errors import NotReadyError, ServiceDownError
 from evergreen.lake.sealed import LakeFileIO, readable
 from evergreen.settings import Settings, load_settings
 
@@ -35,13 +37,46 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 ATTEMPTS = 10
+# By which PyIceberg knows it, and other engines may.
+NAME = "evergreen"
 _EPOCH = date(1970, 1, 1)
 
 
-def catalog(settings: Settings | None = None) -> SqlCatalog:
-    """Open the Iceberg catalog (one per process and URL)."""
+def catalog(settings: Settings | None = None) -> Catalog:
+    """Open the Iceberg catalog (one per process and URL).
+
+    The one that PyIceberg's own configuration names `evergreen`, of whatever type it knows (in the
+    environment `PYICEBERG_CATALOG__EVERGREEN__URI` and so on); without, one in a SQL database.
+    """
+    if declared := elsewhere():
+        return _catalog_elsewhere(tuple(sorted(declared.items())))
     settings = settings or load_settings()
     return _catalog(settings.database_url("catalog"), settings.warehouse)
+
+
+def prepare(settings: Settings) -> None:
+    """Let the catalog be there."""
+    if isinstance(found := catalog(settings), SqlCatalog):
+        found.create_tables()
+
+
+def elsewhere() -> dict[str, str]:
+    """Return the properties of a catalog that PyIceberg's configuration names; empty for none."""
+    return cast("dict[str, str]", Config().get_catalog_config(NAME) or {})
+
+
+@lru_cache(maxsize=8)
+def _catalog_elsewhere(properties: tuple[tuple[str, str], ...]) -> Catalog:
+    try:
+        return load_catalog(NAME, **{**dict(properties), "py-io-impl": _ACCESS})
+    except OSError as error:
+        raise ServiceDownError(
+            f"The catalog of the tables at {dict(properties).get('uri')} does not answer. Start "
+            "it, or correct PYICEBERG_CATALOG__EVERGREEN__URI; this is tried again."
+        ) from error
+
+
+_ACCESS = f"{LakeFileIO.__module__}.{LakeFileIO.__qualname__}"
 
 
 class _Catalog(SqlCatalog):
@@ -59,13 +94,12 @@ class _Catalog(SqlCatalog):
 
 @lru_cache(maxsize=8)
 def _catalog(url: str, warehouse: str) -> SqlCatalog:
-    implementation = f"{LakeFileIO.__module__}.{LakeFileIO.__qualname__}"
-    properties = {"warehouse": warehouse, "py-io-impl": implementation, "pool_pre_ping": "true"}
+    properties = {"warehouse": warehouse, "py-io-impl": _ACCESS, "pool_pre_ping": "true"}
     opened: list[_Catalog] = []
 
     def connect() -> Engine:
         # Opening it asks for its tables.
-        opened.append(_Catalog("evergreen", uri=url, **properties))
+        opened.append(_Catalog(NAME, uri=url, **properties))
         engine: Engine = opened[0].engine
         return engine
 
@@ -99,9 +133,12 @@ def tables(namespace: str) -> list[str]:
 def heads(namespace: str) -> dict[str, str]:
     """Where the metadata of each table of a namespace are: somewhere else after every commit.
 
-    One query; no file is read.
+    Of a catalog in SQL one query, and no file is read; others are asked for each table.
     """
     found = catalog()
+    if not isinstance(found, SqlCatalog):
+        loaded = {table: load(namespace, table) for table in tables(namespace)}
+        return {name: table.metadata_location for name, table in loaded.items() if table}
     query = select(IcebergTables.table_name, IcebergTables.metadata_location).where(
         IcebergTables.catalog_name == found.name, IcebergTables.table_namespace == namespace
     )

@@ -38,12 +38,10 @@ def initialise(settings: Settings) -> Iterator[str]:
 
     with home.claimed(settings):
         # Closed to other users wherever they are; what is there already is left as it is.
-        local = [
-            Path(tree) for tree in (settings.warehouse, settings.artifacts) if "://" not in tree
-        ]
-        for folder in (settings.staging, settings.quality, settings.reports, *local):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lake.catalog(settings).create_tables()
+        for tree in (settings.warehouse, settings.artifacts, *settings.kept.values()):
+            if "://" not in tree:
+                Path(tree).mkdir(mode=0o700, parents=True, exist_ok=True)
+        lake.prepare(settings)
         yield "catalog of the lake"
         receipts.create_tables()
         ledger_table.create_tables(ledger.engine(settings))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from evergreen.contract import Period, UseCase, load_use_case
+from evergreen.disk import write_whole
 from evergreen.errors import StagingError
-from evergreen.settings import load_settings
+from evergreen.settings import as_folder, load_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
+    from upath import UPath
 
     from evergreen.lake import Published
 
@@ -37,7 +38,7 @@ class Staged:
     Parameters
     ----------
     folder
-        Staging folder of this attempt; `<name>-<chunk>.parquet` files.
+        Staging folder of this attempt, a path or a URL; gets `<name>-<chunk>.parquet` files.
     chunks
         Periods, in order; each is staged, validated and committed on its own, which bounds memory.
     inputs
@@ -51,7 +52,8 @@ class Staged:
     basis
         Newest receipt there was before the inputs were read; see `evergreen.provenance.receipts`.
     digests
-        SHA-256 of each staged file, by its name: what was validated is what is published.
+        SHA-256 of each staged file, by `<attempt>/<file>`: what was validated is what is published.
+        Attempts of one run lie side by side, and each shard of it is an attempt.
     """
 
     use_case: str
@@ -78,6 +80,54 @@ class Staged:
         """Add the wall time since `started` (`time.monotonic`), and change fields."""
         return replace(self, seconds=self.seconds + time.monotonic() - started, **changes)
 
+    def new_attempt(self) -> Staged:
+        """Return the same with a folder of its own in the run, and nothing in it."""
+        return replace(self, folder=_new_attempt(as_folder(self.folder).parent), digests={})
+
+    @classmethod
+    def shard_of(cls, planned: Mapping[str, Any]) -> Staged:
+        """Begin an attempt of one shard of what was planned, with the plan's `facts["lock"]`.
+
+        Raises
+        ------
+        StagingError
+            It was planned with other libraries, which may share entities out otherwise.
+        """
+        from evergreen.provenance import receipts
+
+        staged = cls.from_dict(planned)
+        if not staged.period:
+            return staged
+        if staged.facts["lock"] != (here := receipts.lock_digest()):
+            raise StagingError(
+                f"This run was planned with the lock file {staged.facts['lock']}; this worker has "
+                f"{here}. Let all workers run one release, and clear the run from its plan on."
+            )
+        return staged.new_attempt()
+
+    @classmethod
+    def gather(cls, staged: Any) -> Staged:
+        """Rebuild from what a step gave, or from what each of its shards did.
+
+        Rows of shards are added up; of seconds the slowest counts.
+        """
+        if isinstance(staged, Mapping):
+            return cls.from_dict(staged)
+        first, *others = (cls.from_dict(values) for values in staged)
+        counts = {day: dict(of_day) for day, of_day in first.counts.items()}
+        for other in others:
+            for day, of_day in other.counts.items():
+                for name, count in of_day.items():
+                    counts[day][name] += count
+            first.digests.update(other.digests)
+        slowest = max(shard.seconds for shard in (first, *others))
+        return replace(first, counts=counts, seconds=slowest)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its files are of several attempts, one of each shard."""
+        return len({name.split("/")[0] for name in self.digests}) > 1
+
     def load_use_case(self) -> UseCase:
         """Load the use case this belongs to."""
         return load_use_case(self.use_case)
@@ -92,22 +142,15 @@ class Staged:
         """
         import pyarrow.parquet as pq
 
-        from evergreen.disk import room_on
-
-        path = self._path(name, chunk)
-        unfinished = path.with_suffix(".unfinished")
         written = io.BytesIO()
         pq.write_table(rows, written, compression="zstd", row_group_size=_GROUP_ROWS)
-        with room_on(self.folder):
-            try:
-                unfinished.write_bytes(written.getbuffer())
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
-        self.digests[path.name] = hashlib.sha256(written.getbuffer()).hexdigest()
+        path = as_folder(self.folder) / _file(name, chunk)
+        write_whole(path, written.getvalue())
+        digest = hashlib.sha256(written.getbuffer()).hexdigest()
+        self.digests[f"{path.parent.name}/{path.name}"] = digest
 
     def read(self, name: str, chunk: Period) -> pa.Table:
-        """Read one staged chunk.
+        """Read one staged chunk; that of several shards in the order of `as_of` and key.
 
         Raises
         ------
@@ -117,15 +160,23 @@ class Staged:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(pa.BufferReader(self._bytes(self._path(name, chunk))))
+        parts = [
+            pq.read_table(pa.BufferReader(self._bytes(path))) for path in self._paths(name, chunk)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return pa.concat_tables(parts).sort_by(
+            [("as_of", "ascending"), (self.load_use_case().entity.key, "ascending")]
+        )
 
     def scan(self, name: str, chunk: Period) -> ds.Dataset:
-        """Open one staged chunk to be read piece by piece; see `read`."""
+        """Open one staged chunk to be read piece by piece, in no order; see `read`."""
         import pyarrow.dataset as ds
 
-        path = self._path(name, chunk)
-        self._verify(path)
-        return ds.dataset(path, format="parquet")
+        paths = self._paths(name, chunk)
+        for path in paths:
+            self._verify(path)
+        return ds.dataset([path.path for path in paths], format="parquet", filesystem=paths[0].fs)
 
     def require_unchanged(self) -> None:
         """Look at what is left of all files, so that a bad one is found before any is published.
@@ -135,7 +186,7 @@ class Staged:
         StagingError
             One is not what was written.
         """
-        for path in map(Path(self.folder).joinpath, self.digests):
+        for path in map(as_folder(self.folder).parent.joinpath, self.digests):
             if path.exists():
                 self._verify(path)
 
@@ -143,10 +194,13 @@ class Staged:
         """Iterate over the chunks."""
         return (Period.parse(chunk) for chunk in self.chunks)
 
-    def _path(self, name: str, chunk: Period) -> Path:
-        return Path(self.folder) / f"{name}-{chunk.label}.parquet"
+    def _paths(self, name: str, chunk: Period) -> list[UPath]:
+        """Name the files of a chunk: one of each shard, or the one that should be there."""
+        run, file = as_folder(self.folder).parent, _file(name, chunk)
+        found = [run / staged for staged in self.digests if staged.endswith(f"/{file}")]
+        return found or [as_folder(self.folder) / file]
 
-    def _bytes(self, path: Path) -> bytes:
+    def _bytes(self, path: UPath) -> bytes:
         try:
             found = path.read_bytes()
         except FileNotFoundError as error:
@@ -154,17 +208,18 @@ class Staged:
         self._compare(path, hashlib.sha256(found).hexdigest(), len(found))
         return found
 
-    def _verify(self, path: Path) -> None:
+    def _verify(self, path: UPath) -> None:
         """Compare a file with what was written, without holding it in memory."""
         try:
             with path.open("rb") as file:
-                digest, size = hashlib.file_digest(file, "sha256").hexdigest(), file.tell()
+                digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+                size = file.tell()
         except FileNotFoundError as error:
             raise _not_as_written(path, "is missing") from error
         self._compare(path, digest, size)
 
-    def _compare(self, path: Path, digest: str, size: int) -> None:
-        expected = self.digests.get(path.name)
+    def _compare(self, path: UPath, digest: str, size: int) -> None:
+        expected = self.digests.get(f"{path.parent.name}/{path.name}")
         if digest != expected:
             raise _not_as_written(
                 path,
@@ -173,7 +228,11 @@ class Staged:
             )
 
 
-def _not_as_written(path: Path, found: str) -> StagingError:
+def _file(name: str, chunk: Period) -> str:
+    return f"{name}-{chunk.label}.parquet"
+
+
+def _not_as_written(path: UPath, found: str) -> StagingError:
     return StagingError(
         f"The staged file {path} {found}. Nothing was published from it. Clear the run from its "
         "first task on, so that it is staged and validated again."
@@ -269,8 +328,8 @@ def publish_chunk(
     )
 
 
-def new_staging(use_case: str, step: str, label: str, run: str | None = None) -> Path:
-    """Create a fresh directory for one attempt of one step.
+def new_staging(use_case: str, step: str, label: str, run: str | None = None) -> str:
+    """Choose a fresh folder for one attempt of one step.
 
     Its name is unique, so two attempts never share a file; a task that was taken for dead may
     still be writing. Attempts of one run lie together, and the run's publish removes them all.
@@ -281,15 +340,21 @@ def new_staging(use_case: str, step: str, label: str, run: str | None = None) ->
         Identity of the run, the same for all attempts; None for a run of its own.
     """
     identity = hashlib.sha256((run or uuid.uuid4().hex).encode()).hexdigest()[:12]
-    attempts = load_settings().staging / use_case / f"{step}-{label}-{identity}"
-    folder = attempts / uuid.uuid4().hex[:12]
-    folder.mkdir(parents=True)
-    return folder
+    return _new_attempt(load_settings().staging / use_case / f"{step}-{label}-{identity}")
 
 
-def drop_staging(folder: Path) -> None:
+def _new_attempt(run: UPath) -> str:
+    attempt = run / uuid.uuid4().hex[:12]
+    if isinstance(attempt, Path):
+        attempt.mkdir(parents=True)
+    return str(attempt)
+
+
+def drop_staging(folder: str) -> None:
     """Remove what the attempts of a run have staged; it may already be gone."""
-    shutil.rmtree(folder.parent, ignore_errors=True)
+    run = as_folder(folder).parent
+    with suppress(FileNotFoundError):
+        run.fs.rm(run.path, recursive=True)
 
 
 def rows_by_day(rows: pa.Table, days: Sequence[date]) -> dict[str, dict[str, int]]:

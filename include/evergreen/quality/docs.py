@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import fasteners
 import jinja2
 from great_expectations.core import ExpectationSuiteValidationResult
 from great_expectations.render.renderer import ValidationResultsPageRenderer
 from great_expectations.render.view import DefaultJinjaPageView
 
+from evergreen.disk import write_whole
 from evergreen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 # What is made of the delivered tables.
 _DERIVED = ("features", "predictions")
@@ -80,8 +81,8 @@ def _page_view() -> _PageView:
 
 
 def keep(
-    result: ExpectationSuiteValidationResult, *, folder: Path, suite: str, run_name: str
-) -> tuple[Path, Path]:
+    result: ExpectationSuiteValidationResult, *, folder: UPath, suite: str, run_name: str
+) -> tuple[UPath, UPath]:
     """Keep one result and show it.
 
     Parameters
@@ -96,7 +97,7 @@ def keep(
 
     Returns
     -------
-    tuple of Path
+    tuple of UPath
         The result (JSON) and its page (HTML).
 
     Raises
@@ -106,8 +107,8 @@ def keep(
 
     Notes
     -----
-    Safe with several processes at once: pages and results are replaced atomically, the index is
-    written under a lock. Cost: one page; the index is `O(runs)` lines of text.
+    Safe with several processes at once, wherever they run. Cost: one page; the index is `O(runs)`
+    lines of text.
     """
     if not re.fullmatch(r"\w[\w.+-]*", run_name):
         raise ConfigError(
@@ -117,22 +118,33 @@ def keep(
     stored = folder / "validations" / suite / f"{run_name}.json"
     page = folder / "data_docs" / suite / f"{run_name}.html"
     content = result.to_json_dict()
-    _replace(stored, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_whole(stored, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
     document = ValidationResultsPageRenderer(run_info_at_end=True).render(result)
     heading = f"{folder.name}: {suite} of {run_name}"
-    _replace(page, _page_view().render(document, heading=heading))
+    write_whole(page, _page_view().render(document, heading=heading).encode())
     update_index(folder, suite, run_name, _summary(content))
     return stored, page
 
 
-def update_index(folder: Path, suite: str, run_name: str, summary: list[int]) -> None:
-    """Enter one result, `[passed, judged]`, into the site's index; one process at a time."""
-    site = folder / "data_docs"
-    with fasteners.InterProcessLock(site / ".index.lock"):
-        runs = _read_index(folder)
-        runs.setdefault(run_name, {})[suite] = summary
-        _replace(site / "index.json", json.dumps(runs, sort_keys=True))
-        _replace(site / "index.html", _index_page(folder.name, runs))
+def update_index(folder: UPath, suite: str, run_name: str, summary: list[int]) -> None:
+    """Enter one result, `[passed, judged]`, into the site's index."""
+    entries = folder / "index"
+    if not _listed(folder):
+        # It was lost, or is from before it was kept in this way.
+        for stored in sorted((folder / "validations").glob("*/*.json")):
+            _enter(
+                folder, stored.stem, stored.parent.name, _summary(json.loads(stored.read_text()))
+            )
+    before = [entry for entry in _listed(folder) if entry[:2] == (run_name, suite)]
+    _enter(folder, run_name, suite, summary)
+    for entry in before:
+        if entry[2] != summary:
+            (entries / _name_of(*entry)).unlink(missing_ok=True)
+    # Whoever writes last has seen all entries, so none gets lost and nobody needs a lock.
+    shown, found = None, _read_index(folder)
+    while shown != found:
+        write_whole(folder / "data_docs" / "index.html", _index_page(folder.name, found).encode())
+        shown, found = found, _read_index(folder)
 
 
 def _summary(content: Mapping[str, Any]) -> list[int]:
@@ -140,17 +152,30 @@ def _summary(content: Mapping[str, Any]) -> list[int]:
     return [statistics["successful_expectations"], statistics["evaluated_expectations"]]
 
 
-def _read_index(folder: Path) -> dict[str, dict[str, list[int]]]:
-    """Read the index, or rebuild it from the results if it was lost."""
+def _name_of(run: str, suite: str, summary: list[int]) -> str:
+    # Neither a run nor a suite has a `~` in its name.
+    return f"{run}~{suite}~{summary[0]}~{summary[1]}"
+
+
+def _enter(folder: UPath, run: str, suite: str, summary: list[int]) -> None:
+    # Only the name says something: listing them is cheaper than reading them.
+    write_whole(folder / "index" / _name_of(run, suite, summary), b"\n")
+
+
+def _listed(folder: UPath) -> list[tuple[str, str, list[int]]]:
     try:
-        read: dict[str, dict[str, list[int]]] = json.loads(
-            (folder / "data_docs" / "index.json").read_text(encoding="utf-8")
-        )
-    except (FileNotFoundError, json.JSONDecodeError):
-        read = {}
-        for stored in sorted((folder / "validations").glob("*/*.json")):
-            content = json.loads(stored.read_text(encoding="utf-8"))
-            read.setdefault(stored.stem, {})[stored.parent.name] = _summary(content)
+        names = sorted(path.name for path in (folder / "index").iterdir())
+    except FileNotFoundError:
+        return []
+    parts = (name.split("~") for name in names if not name.startswith("."))
+    return [(run, suite, [*map(int, counts)]) for run, suite, *counts in parts]
+
+
+def _read_index(folder: UPath) -> dict[str, dict[str, list[int]]]:
+    """Read the index: by run and suite, what passed of what was judged."""
+    read: dict[str, dict[str, list[int]]] = {}
+    for run, suite, summary in _listed(folder):
+        read.setdefault(run, {})[suite] = summary
     return read
 
 
@@ -178,10 +203,3 @@ def _index_page(title: str, runs: Mapping[str, Mapping[str, list[int]]]) -> str:
         f"<h1>{html.escape(title)}: validations</h1>\n<table><thead><tr><th>run</th>{head}</tr>"
         f"</thead><tbody>\n{lines}\n</tbody></table></body></html>\n"
     )
-
-
-def _replace(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evergreen.errors import ValidationError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 # Examples shown, and kept, per broken expectation.
 EXAMPLES = 5
@@ -42,8 +44,8 @@ class Report:
     run_name: str
     statistics: Mapping[str, Any]
     failures: tuple[str, ...]
-    results_path: Path
-    docs_path: Path
+    results_path: UPath
+    docs_path: UPath
     refused: Mapping[date, Mapping[str, str]] = field(default_factory=dict)
 
     def require(self) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -26,6 +25,7 @@ from great_expectations.data_context.types.base import (
     ProgressBarsConfig,
 )
 from great_expectations.expectations.expectation import Expectation
+from upath import UPath
 
 from evergreen.contract import AnyTable, UseCase
 from evergreen.errors import ConfigError, ValidationError
@@ -56,7 +56,7 @@ def validate_rows(
     row_counts: Mapping[date, int],
     *,
     run_name: str,
-    quality: Path | None = None,
+    quality: UPath | None = None,
 ) -> Report:
     """Hold accepted rows against the contract, and each day against the batch rules.
 
@@ -117,7 +117,7 @@ def validate_features(
     *,
     run_name: str,
     allow_empty: bool = False,
-    quality: Path | None = None,
+    quality: UPath | None = None,
 ) -> Report:
     """Hold features against the contract.
 
@@ -181,7 +181,7 @@ def validate_predictions(
     population: int | Mapping[date, int],
     *,
     run_name: str,
-    quality: Path | None = None,
+    quality: UPath | None = None,
 ) -> Report:
     """Hold scores against what scores must be: all there, ranked, banded, by one model.
 
@@ -226,7 +226,7 @@ def _report(
     rows: int,
     missing: list[str],
     run_name: str,
-    quality: Path | None,
+    quality: UPath | None,
     refused: Mapping[date, Mapping[str, str]] = MappingProxyType({}),
 ) -> Report:
     """Keep and tell what was found; what the days in `refused` broke is told day by day."""

@@ -139,6 +139,20 @@ def score(
     return pa.table([columns[name] for name in schema.names], schema)
 
 
+def rank(scored: pa.Table, use_case: UseCase) -> pa.Table:
+    """Rank what was scored by shards over the whole day, as `score` does.
+
+    Parameters
+    ----------
+    scored
+        What `score` gave for each shard, in any order.
+    """
+    ordered = scored.sort_by([("score", "descending"), (use_case.entity.key, "ascending")])
+    ranks = pa.array(np.arange(1, ordered.num_rows + 1))
+    at = ordered.schema.get_field_index("rank")
+    return ordered.set_column(at, ordered.schema.field(at), ranks)
+
+
 def _one_day(features: pa.Table, use_case: UseCase) -> pa.Table:
     """Return the features in the order of their keys, as they are published."""
     key = use_case.entity.key

@@ -10,7 +10,11 @@ Parsing a DAG imports this package, so heavy libraries are imported inside the f
 from evergreen.steps.alerts import tell_night, tell_training
 from evergreen.steps.features import (
     compute_features,
+    compute_features_of,
+    compute_labels_of,
     materialize_online,
+    plan_features,
+    plan_labels,
     publish_features,
     publish_labels,
     validate_features,
@@ -45,9 +49,11 @@ from evergreen.steps.release import has_day, release_version, resolve_release
 from evergreen.steps.runs import one_day, require_known_conf, tell_late_run
 from evergreen.steps.scoring import (
     has_champion,
+    plan_scores,
     publish_predictions,
     resolve_model,
     score_customers,
+    score_customers_of,
     validate_predictions,
 )
 from evergreen.steps.training import (
@@ -69,6 +75,8 @@ __all__ = [
     "choose_recipe",
     "compact_tables",
     "compute_features",
+    "compute_features_of",
+    "compute_labels_of",
     "decide_retraining",
     "expire_snapshots",
     "fail_dead_runs",
@@ -88,6 +96,9 @@ __all__ = [
     "measure_skew",
     "measure_staleness",
     "one_day",
+    "plan_features",
+    "plan_labels",
+    "plan_scores",
     "promote_challenger",
     "publish_features",
     "publish_labels",
@@ -102,6 +113,7 @@ __all__ = [
     "resolve_model",
     "resolve_release",
     "score_customers",
+    "score_customers_of",
     "stage_rows",
     "start_owed_features",
     "sweep_staging",

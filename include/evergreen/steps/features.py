@@ -3,51 +3,48 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from evergreen.contract import Period, load_use_case
 from evergreen.provenance.staging import Staged, drop_staging, new_staging
+from evergreen.sql.shards import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from evergreen.features.compute.past import Given
 
 
 def compute_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
     """Run `features.sql` for the period's days over what happened before their ends."""
-    import pyarrow as pa
-
-    from evergreen.features.compute import gaps, totals
-    from evergreen.features.compute.run import iter_features
-    from evergreen.provenance import receipts
-    from evergreen.provenance.staging import rows_by_day
-
-    started = time.monotonic()
-    declared, wanted = load_use_case(use_case), Period.parse(period)
-    gaps.require_all_days(declared, declared.tables.values(), wanted)
-    gaps.require_usual_row_counts(declared, declared.tables.values(), wanted)
-    basis, tables = receipts.newest_sequence(), declared.read_by(declared.features_sql)
-    given, snapshots = totals.plan(declared, tables, wanted.days, wanted.end, basis)
-    folder = new_staging(use_case, "features", wanted.label, run)
-    staged = Staged(use_case, wanted.label, str(folder), inputs=snapshots, basis=basis)
-    counts: dict[str, dict[str, int]] = {}
-    chunks = []
-    for days, rows in iter_features(declared, given, wanted.days):
-        chunks.append(Period(days[0], days[-1] + timedelta(days=1)))
-        # An audit stamp, not an input: it orders corrections of the same as-of.
-        created_at = pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC"))
-        stamped = rows.append_column("created_at", pa.repeat(created_at, rows.num_rows))
-        staged.write("features", chunks[-1], stamped)
-        counts.update(rows_by_day(rows, days))
-    return staged.with_seconds(
-        started, chunks=tuple(chunk.label for chunk in chunks), counts=counts
-    ).to_dict()
+    return _compute_features(*_plan_features(use_case, period, run)).to_dict()
 
 
-def validate_features(staged: dict[str, Any]) -> dict[str, Any]:
-    """Hold the computed features against the contract."""
+def plan_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
+    """Choose what all shards of the period's features are computed from: one state of each table.
+
+    Raises
+    ------
+    GapError
+        A day of a table is missing, or has fewer rows than usual and may still be on its way.
+    """
+    return _plan_features(use_case, period, run)[0].to_dict()
+
+
+def compute_features_of(planned: dict[str, Any], shard: int) -> dict[str, Any]:
+    """Compute the features of one shard's entities; see `plan_features`."""
+    staged, given = _as_planned(planned, "features")
+    return _compute_features(staged, given, shard).to_dict()
+
+
+def validate_features(staged: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Hold the computed features, of all shards, against the contract."""
     from evergreen.quality.validate import validate_features as validate
 
     started = time.monotonic()
-    batch = Staged.from_dict(staged)
+    batch = Staged.gather(staged)
     declared = batch.load_use_case()
     allow_empty = all(table.allow_empty for table in declared.tables.values())
     for chunk in batch.periods():
@@ -69,7 +66,7 @@ def publish_features(staged: dict[str, Any]) -> dict[str, Any]:
     for chunk in batch.periods():
         timed = batch.with_seconds(started)
         snapshot = publish_staged(timed, "publish_features", "features", chunk)
-    drop_staging(Path(batch.folder))
+    drop_staging(batch.folder)
     return {
         "use_case": batch.use_case,
         "period": batch.period,
@@ -95,7 +92,9 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
     return {"use_case": declared.name, "period": period.label, "rows": written.rows}
 
 
-def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
+def publish_labels(
+    published: dict[str, Any], shards: Sequence[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """Publish the labels whose horizon the period's days complete.
 
     Parameters
@@ -103,11 +102,81 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     published
         `use_case` and `period`; and, if the features of the period were computed right before,
         from which snapshots (`inputs`) and on which `basis`.
+    shards
+        What shards have computed of them; without, they are computed here.
     """
+    from evergreen.provenance.staging import publish_chunk
+
+    started = time.monotonic()
+    batch = Staged.gather(shards) if shards else _compute_labels(*_plan_labels(published))
+    batch.require_unchanged()
+    total = 0
+    for chunk in batch.periods():
+        rows = batch.read("labels", chunk)
+        timed = batch.with_seconds(started)
+        publish_chunk(timed, "publish_labels", "labels", rows, chunk.days)
+        total += rows.num_rows
+    if batch.folder:
+        drop_staging(batch.folder)
+    return {"use_case": batch.use_case, "period": batch.period or None, "rows": total}
+
+
+def plan_labels(published: dict[str, Any], run: str | None = None) -> dict[str, Any]:
+    """Choose what all shards of the labels are computed from; see `publish_labels`."""
+    return _plan_labels(published, run)[0].to_dict()
+
+
+def compute_labels_of(planned: dict[str, Any], shard: int) -> dict[str, Any]:
+    """Compute the labels of one shard's entities; see `plan_labels`."""
+    staged, given = _as_planned(planned, "labels")
+    return _compute_labels(staged, given, shard).to_dict()
+
+
+# --- what is computed, and by shards -------------------------------------------------------------
+
+
+def _plan_features(
+    use_case: str, period: str, run: str | None
+) -> tuple[Staged, Mapping[str, Given]]:
     from evergreen.features.compute import gaps, totals
-    from evergreen.features.compute.run import iter_labels
     from evergreen.provenance import receipts
-    from evergreen.provenance.staging import publish_chunk, rows_by_day
+
+    started = time.monotonic()
+    declared, wanted = load_use_case(use_case), Period.parse(period)
+    gaps.require_all_days(declared, declared.tables.values(), wanted)
+    gaps.require_usual_row_counts(declared, declared.tables.values(), wanted)
+    basis, tables = receipts.newest_sequence(), declared.read_by(declared.features_sql)
+    given, snapshots = totals.plan(declared, tables, wanted.days, wanted.end, basis)
+    folder = new_staging(use_case, "features", wanted.label, run)
+    # The time is an audit stamp, not an input: it orders corrections of the same as-of.
+    facts = {"created_at": datetime.now(UTC).isoformat(), "lock": receipts.lock_digest()}
+    staged = Staged(use_case, wanted.label, folder, inputs=snapshots, facts=facts, basis=basis)
+    return staged.with_seconds(started), given
+
+
+def _compute_features(
+    staged: Staged, given: Mapping[str, Given], shard: int | None = None
+) -> Staged:
+    import pyarrow as pa
+
+    from evergreen.features.compute.run import iter_features
+
+    declared, days = staged.load_use_case(), Period.parse(staged.period).days
+    stamp = datetime.fromisoformat(staged.facts["created_at"])
+    created_at = pa.scalar(stamp, pa.timestamp("us", tz="UTC"))
+    computed = iter_features(declared, given, days, shard=Shard.of(declared.shards, shard))
+    stamped = (
+        (chunk, rows.append_column("created_at", pa.repeat(created_at, rows.num_rows)))
+        for chunk, rows in computed
+    )
+    return _stage(staged, "features", stamped)
+
+
+def _plan_labels(
+    published: dict[str, Any], run: str | None = None
+) -> tuple[Staged, Mapping[str, Given]]:
+    from evergreen.features.compute import gaps, totals
+    from evergreen.provenance import receipts
 
     started = time.monotonic()
     declared, known = load_use_case(published["use_case"]), Period.parse(published["period"])
@@ -115,7 +184,7 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     horizon = timedelta(days=declared.target.horizon_days)
     start = max(known.start - horizon, declared.first_day)
     if start >= known.end - horizon:
-        return {"use_case": declared.name, "period": None, "rows": 0}
+        return Staged(declared.name, "", ""), {}
     matured = Period(start, known.end - horizon)
     tables = declared.read_by(declared.labels_sql)
     if basis is None:
@@ -124,11 +193,49 @@ def publish_labels(published: dict[str, Any]) -> dict[str, Any]:
     given, snapshots = totals.plan(
         declared, tables, matured.days, known.end, basis, published.get("inputs")
     )
-    total = 0
-    for days, rows in iter_labels(declared, given, matured.days):
-        label = Period(days[0], days[-1] + timedelta(days=1)).label
-        counts = rows_by_day(rows, days)
-        batch = Staged(declared.name, label, "", inputs=snapshots, counts=counts, basis=basis)
-        publish_chunk(batch.with_seconds(started), "publish_labels", "labels", rows, days)
-        total += rows.num_rows
-    return {"use_case": declared.name, "period": matured.label, "rows": total}
+    folder = new_staging(declared.name, "labels", matured.label, run)
+    facts = {"lock": receipts.lock_digest()}
+    staged = Staged(
+        declared.name, matured.label, folder, inputs=snapshots, facts=facts, basis=basis
+    )
+    return staged.with_seconds(started), given
+
+
+def _compute_labels(staged: Staged, given: Mapping[str, Given], shard: int | None = None) -> Staged:
+    from evergreen.features.compute.run import iter_labels
+
+    if not staged.period:
+        return staged
+    declared, days = staged.load_use_case(), Period.parse(staged.period).days
+    computed = iter_labels(declared, given, days, shard=Shard.of(declared.shards, shard))
+    return _stage(staged, "labels", computed)
+
+
+def _as_planned(planned: dict[str, Any], kind: str) -> tuple[Staged, Mapping[str, Given]]:
+    """Return where a shard is staged, and what its plan has chosen."""
+    from evergreen.features.compute import totals
+    from evergreen.features.compute.result import features_task, labels_task
+
+    staged = Staged.shard_of(planned)
+    if not staged.period:
+        return staged, {}
+    declared, period = staged.load_use_case(), Period.parse(staged.period)
+    task = (features_task if kind == "features" else labels_task)(declared)
+    tables, end = declared.read_by(task.sql), task.end(period.last)
+    given, _ = totals.plan(declared, tables, period.days, end, staged.basis, staged.inputs)
+    return staged, given
+
+
+def _stage(staged: Staged, table: str, computed: Iterable[tuple[list[date], pa.Table]]) -> Staged:
+    """Stage what is computed chunk by chunk, and count its rows by day."""
+    from evergreen.provenance.staging import rows_by_day
+
+    started = time.monotonic()
+    counts: dict[str, dict[str, int]] = {}
+    chunks = []
+    for days, rows in computed:
+        chunks.append(Period(days[0], days[-1] + timedelta(days=1)))
+        staged.write(table, chunks[-1], rows)
+        counts.update(rows_by_day(rows, days))
+    labels = tuple(chunk.label for chunk in chunks)
+    return staged.with_seconds(started, chunks=labels, counts=counts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from evergreen.contract import Period, UseCase, load_use_case
@@ -35,7 +34,7 @@ def stage_rows(
     staged = Staged(
         use_case,
         wanted.label,
-        str(new_staging(use_case, table, wanted.label, run)),
+        new_staging(use_case, table, wanted.label, run),
         facts={"table": table},
         basis=receipts.newest_sequence(),
     )
@@ -71,7 +70,7 @@ def publish_rows(staged: dict[str, Any]) -> dict[str, Any]:
     snapshot, refused = 0, delivery.refused_days(batch.use_case, table)
     for chunk in batch.periods():
         snapshot = delivery.publish(table, batch.with_seconds(started), chunk, refused)
-    drop_staging(Path(batch.folder))
+    drop_staging(batch.folder)
     if "refused" in batch.facts:
         raise ValidationError(batch.facts["refused"])
     totals: dict[str, int] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -132,17 +132,25 @@ def back_up(keep: str) -> dict[str, Any]:
 
 def sweep_staging() -> dict[str, Any]:
     """Remove what runs that died have staged or left in scratch folders."""
+    from pathlib import Path
+
+    from upath import UPath
+
     from evergreen.settings import load_settings
 
     settings = load_settings()
     limit = datetime.now(UTC) - _STAGING_AGE
     swept = []
-    for folder in sorted([*settings.staging.glob("*/*"), *settings.scratch.glob("*")]):
-        newest = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    for folder in [*settings.staging.glob("*/*"), *map(UPath, settings.scratch.glob("*"))]:
+        # An object store knows no folders, only files in them.
+        files = [path for path in (folder, *folder.rglob("*")) if path.is_file()]
+        kept = files or ([folder] if isinstance(folder, Path) else [])
+        newest = max(path.stat().st_mtime for path in kept)
         if datetime.fromtimestamp(newest, UTC) < limit:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                folder.fs.rm(folder.path, recursive=True)
             swept.append(folder.name)
-    return {"swept": swept}
+    return {"swept": sorted(swept)}
 
 
 def _tables() -> list[tuple[str, str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from evergreen.contract import Period, load_use_case, parse_day
 from evergreen.errors import NotReadyError
 from evergreen.provenance.staging import Staged, drop_staging, new_staging, publish_staged
+from evergreen.sql.shards import Shard
 
 logger = logging.getLogger(__name__)
 
@@ -55,38 +56,62 @@ def resolve_model(use_case: str, day: str) -> dict[str, Any]:
 
 def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Score everybody who has features on the day."""
+    return _score(_plan_scores(resolved, run)).to_dict()
+
+
+def plan_scores(resolved: dict[str, Any], run: str | None = None) -> dict[str, Any]:
+    """Choose which state of the features all shards of the day's scores are made from."""
+    return _plan_scores(resolved, run).to_dict()
+
+
+def score_customers_of(planned: dict[str, Any], shard: int) -> dict[str, Any]:
+    """Score one shard's customers; see `plan_scores`."""
+    return _score(Staged.shard_of(planned), shard).to_dict()
+
+
+def _plan_scores(resolved: dict[str, Any], run: str | None) -> Staged:
     from evergreen import lake
     from evergreen.provenance import receipts
-    from evergreen.scoring.score import score
+
+    declared, period = load_use_case(resolved["use_case"]), Period.parse(resolved["day"])
+    basis = receipts.newest_sequence()
+    owner = declared.owner_of("features")
+    found = lake.scan(owner, "features", period.start, period.end)
+    if not found.paths:
+        raise NotReadyError(
+            f"{owner}.features has no rows for {period.label}. Run {owner}_features for that day "
+            "first (it follows a backfill of the ingest DAG)."
+        )
+    return Staged(
+        declared.name,
+        period.label,
+        new_staging(declared.name, "predictions", period.label, run),
+        chunks=(period.label,),
+        inputs={"features": found.snapshot_id, "model_version": resolved["version"]},
+        facts={"lock": receipts.lock_digest()},
+        basis=basis,
+    )
+
+
+def _score(staged: Staged, shard: int | None = None) -> Staged:
+    from evergreen.scoring.population import read_population
+    from evergreen.scoring.score import predictions_schema, score
     from evergreen.settings import load_settings
     from evergreen.training.compatibility import require_computed, require_fit
     from evergreen.training.tracking import load_version
 
     started = time.monotonic()
-    declared = load_use_case(resolved["use_case"])
-    day = parse_day(resolved["day"], declared.name)
-    period = Period.parse(resolved["day"])
-    basis = receipts.newest_sequence()
-    owner = declared.owner_of("features")
-    snapshot = lake.snapshot_id(owner, "features")
-    features = lake.read_day(owner, "features", day, snapshot_id=snapshot)
-    if not features.num_rows:
-        raise NotReadyError(
-            f"{owner}.features has no rows for {day}. Run {owner}_features for that day first (it "
-            "follows a backfill of the ingest DAG)."
-        )
-    model = load_version(declared, resolved["version"])
-    require_fit(declared, model.version, model)
-    require_computed(declared, [(day, features)], model.inputs.names)
-    staged = Staged(
-        declared.name,
-        period.label,
-        str(new_staging(declared.name, "predictions", period.label, run)),
-        chunks=(period.label,),
-        inputs={"features": snapshot, "model_version": resolved["version"]},
-        basis=basis,
+    declared, period = staged.load_use_case(), Period.parse(staged.period)
+    features = read_population(
+        declared, period.last, staged.inputs["features"], Shard.of(declared.shards, shard)
     )
-    predictions = score(model, features, declared, threads=load_settings().threads)
+    model = load_version(declared, staged.inputs["model_version"])
+    require_fit(declared, model.version, model)
+    require_computed(declared, [(period.last, features)], model.inputs.names)
+    if features.num_rows:
+        predictions = score(model, features, declared, threads=load_settings().threads)
+    else:
+        predictions = predictions_schema(declared).empty_table()
     staged.write("predictions", period, predictions)
     unseen = model.inputs.count_unseen(features)
     for name, values in unseen.items():
@@ -99,18 +124,23 @@ def score_customers(resolved: dict[str, Any], run: str | None = None) -> dict[st
         "rows": predictions.num_rows,
         "unseen": sum(unseen.values()),
     }
-    return staged.with_seconds(started, counts={resolved["day"]: counts}).to_dict()
+    return staged.with_seconds(started, counts={staged.period: counts})
 
 
-def validate_predictions(staged: dict[str, Any]) -> dict[str, Any]:
-    """Hold the scores against what scores must look like."""
+def validate_predictions(staged: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rank the scores, of all shards, and hold them against what scores must look like."""
     from evergreen.quality.validate import validate_predictions as validate
+    from evergreen.scoring.score import rank
 
     started = time.monotonic()
-    batch = Staged.from_dict(staged)
-    period = Period.parse(batch.period)
+    batch = Staged.gather(staged)
+    declared, period = batch.load_use_case(), Period.parse(batch.period)
+    if batch.is_sharded:
+        ranked = rank(batch.read("predictions", period), declared)
+        batch = batch.new_attempt()
+        batch.write("predictions", period, ranked)
     validate(
-        batch.load_use_case(),
+        declared,
         batch.read("predictions", period),
         population=batch.counts[batch.period]["population"],
         run_name=batch.period,
@@ -126,7 +156,7 @@ def publish_predictions(staged: dict[str, Any]) -> dict[str, Any]:
     period = Period.parse(batch.period)
     timed = batch.with_seconds(started)
     snapshot = publish_staged(timed, "publish_predictions", "predictions", period)
-    drop_staging(Path(batch.folder))
+    drop_staging(batch.folder)
     return {
         "use_case": batch.use_case,
         "period": batch.period,

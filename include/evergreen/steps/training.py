@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 from evergreen.contract import Period, load_use_case, parse_day
@@ -61,7 +60,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     staged = Staged(
         declared.name,
         period.label,
-        str(new_staging(declared.name, "training", period.label, run)),
+        new_staging(declared.name, "training", period.label, run),
         chunks=(period.label,),
         inputs=inputs.to_dict(),
         facts={
@@ -88,9 +87,14 @@ def choose_recipe(staged: dict[str, Any]) -> dict[str, Any]:
     batch = Staged.from_dict(staged)
     declared, period = batch.load_use_case(), Period.parse(batch.period)
     plan = plan_training(declared, period.last)
-    fitter = Fitter(declared, load_settings().threads, declared.training.seed)
+    settings = load_settings()
+    fitter = Fitter(declared, settings.threads, declared.training.seed)
+    # A killed try goes on with it on the same machine, and finds the same elsewhere.
+    journal = settings.scratch / f"trials-{batch.folder.rsplit('/', 1)[-1]}.log"
+    settings.scratch.mkdir(parents=True, exist_ok=True)
     with open_rows(batch, plan) as rows:
-        choice = choose(rows, plan, fitter, journal=Path(batch.folder) / "trials.log")
+        choice = choose(rows, plan, fitter, journal=journal)
+    journal.unlink(missing_ok=True)
     logger.info("%s", choice.reason)
     return batch.with_seconds(started, facts={**batch.facts, "choice": choice.to_dict()}).to_dict()
 
@@ -166,7 +170,7 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
         promote = commands.put_in_charge(declared.name, "promote", evidence.version, "the reason")
         summary += f"\n\ngate.mode is shadow, so nothing follows. To promote it: {promote}"
     logger.info("%s", summary)
-    drop_staging(Path(challenger["staged"]))
+    drop_staging(challenger["staged"])
     return {
         **challenger,
         "decision": verdict.decision,

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from pyarrow import feather
 
 from evergreen.contract import UseCase
-from evergreen.disk import room_on
+from evergreen.disk import room_on, scratch
 from evergreen.provenance.staging import Staged
 from evergreen.settings import load_settings
 from evergreen.training.frame import (
@@ -49,7 +48,7 @@ def exceeds_budget(rows: int, use_case: UseCase) -> bool:
 def open_rows(staged: Staged, plan: SplitPlan) -> Iterator[LabelledRows]:
     """Check and order a staged training set, in memory or on disk as its run has decided.
 
-    What is put on disk lies in the run's staging folder and is removed with the context.
+    What is put on disk is removed with the context.
 
     Raises
     ------
@@ -60,7 +59,7 @@ def open_rows(staged: Staged, plan: SplitPlan) -> Iterator[LabelledRows]:
     if not staged.facts["external_memory"]:
         yield label_rows(staged.read("training_set", period), plan, use_case)
         return
-    with TemporaryDirectory(prefix="external-", dir=staged.folder) as folder:
+    with scratch("external") as folder:
         yield store_rows(staged.scan("training_set", period), plan, use_case, Path(folder))
 
 

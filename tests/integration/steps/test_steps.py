@@ -230,7 +230,7 @@ def test_a_staged_file_of_the_right_shape_but_other_values_is_not_published(
     ingest(str(DAY))
     staged = steps.validate_features(steps.compute_features("shop", str(DAY)))
     if step == "predictions":
-        batch = Staged("shop", str(DAY), str(new_staging("shop", step, "x")), (str(DAY),))
+        batch = Staged("shop", str(DAY), new_staging("shop", step, "x"), (str(DAY),))
         batch.write(step, Period.parse(str(DAY)), pa.table({"day": [DAY], "score": [0.5]}))
         staged = batch.to_dict()
     (file,) = Path(staged["folder"]).glob(f"{step}-*.parquet")

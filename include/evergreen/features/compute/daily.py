@@ -25,9 +25,10 @@ import pyarrow as pa
 from evergreen.contract import NAMES, Events, arrow
 from evergreen.errors import ConfigError
 from evergreen.features.compute.engine import Engine
-from evergreen.features.compute.past import Given, Totals, read_table
+from evergreen.features.compute.past import Given, Totals, read_table, where
 from evergreen.sql.connection import limited
 from evergreen.sql.expressions import check_expression
+from evergreen.sql.shards import WHOLE, Shard
 from evergreen.sql.syntax import walk
 
 # Whatever the order of the rows and the number of threads, these give the same bits.
@@ -76,7 +77,7 @@ class DailyRows:
 
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Judge the aggregates, then run them while the files are read."""
-        rows = read_table(connection, self.table, self._given.paths, self._end)
+        rows = read_table(connection, self.table, self._given, self._end)
         self._types = column_types(connection, self.table)
         key_type = NAMES[self.table.published[self._key].dtype].sql
         typed = {self._key: key_type, "day": "DATE", **self._types}
@@ -101,15 +102,21 @@ class DailyRows:
                 for name, kind in typed.items()
             )
             connection.register("totals_read", self._given.totals.rows)
-            connection.execute(f"INSERT INTO {self._merged_table} SELECT {stored} FROM totals_read")
+            connection.execute(
+                f"INSERT INTO {self._merged_table} SELECT {stored} FROM totals_read "
+                f"WHERE {where(self._given.shard, self.table)}"
+            )
             connection.unregister("totals_read")
 
-    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
+    def show(
+        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None, shard: Shard
+    ) -> None:
         """Point the relation at the days before `end`, those before `boundary` merged."""
         boundary = self._checked(boundary)
         connection.execute(
-            f"CREATE OR REPLACE VIEW {self.relation} AS {self._merged(boundary)} UNION ALL "
-            f"SELECT * FROM {self.stored} WHERE day >= '{boundary}' AND day < '{end}'"
+            f"CREATE OR REPLACE VIEW {self.relation} AS {self._merged(boundary, shard)} UNION ALL "
+            f"SELECT * FROM {self.stored} WHERE day >= '{boundary}' AND day < '{end}' "
+            f"AND {where(shard, self.table)}"
         )
 
     def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
@@ -146,7 +153,7 @@ class DailyRows:
             raise ValueError(f"days before {self._before} are merged; they cannot end {boundary}")
         return boundary
 
-    def _merged(self, boundary: date) -> str:
+    def _merged(self, boundary: date, shard: Shard = WHOLE) -> str:
         merges = ", ".join(
             f'CAST({self._columns[name].merge}("{name}") AS {kind}) AS "{name}"'
             for name, kind in self._types.items()
@@ -154,7 +161,8 @@ class DailyRows:
         return (
             f'SELECT "{self._key}", max(day) AS day, {merges} FROM '
             f"(SELECT * FROM {self._merged_table} UNION ALL SELECT * FROM {self.stored} "
-            f"WHERE day >= '{self._before}' AND day < '{boundary}') GROUP BY \"{self._key}\""
+            f"WHERE day >= '{self._before}' AND day < '{boundary}') "
+            f'WHERE {where(shard, self.table)} GROUP BY "{self._key}"'
         )
 
 

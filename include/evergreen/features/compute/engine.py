@@ -21,6 +21,7 @@ import duckdb
 from evergreen.errors import ConfigError
 from evergreen.features.compute.past import Boundaries, Past
 from evergreen.sql.connection import opened
+from evergreen.sql.shards import WHOLE, Shard
 from evergreen.sql.syntax import order_dependence, unstable_functions, walk, without_end
 
 _PURE_TABLE_FUNCTIONS = {"unnest", "range", "generate_series"}
@@ -79,6 +80,7 @@ class Engine:
         names: Sequence[str],
         end: date,
         boundaries: Boundaries,
+        shard: Shard = WHOLE,
     ) -> duckdb.DuckDBPyRelation:
         """Bind one SELECT to the days before `end` and to the as-of days.
 
@@ -95,6 +97,8 @@ class Engine:
         boundaries
             By table of which days are shown: days before it are shown merged into one row per
             entity. A table that is not named shows no more merged than is stored merged.
+        shard
+            Whose rows are shown of what is loaded.
 
         Returns
         -------
@@ -109,7 +113,7 @@ class Engine:
             [list(row) for row in as_of_days],
         )
         for past in self._pasts:
-            past.show(self.connection, end, boundaries.get(past.table.name))
+            past.show(self.connection, end, boundaries.get(past.table.name), shard)
         return self.connection.sql(sql)
 
     def checked_select(self, sql: str, path: Path) -> str:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from evergreen.contract import NAMES, AnyTable
 from evergreen.errors import ConfigError
 from evergreen.lake.opening import open_files
+from evergreen.sql.shards import WHOLE, Shard
 from evergreen.sql.text import literal, quote
 
 Boundaries = Mapping[str, date]
@@ -52,10 +53,13 @@ class Given:
         Planned Parquet files; they may hold later days, too. May be empty.
     totals
         Stand for all days before their boundary; None where `paths` hold all days.
+    shard
+        Whose rows are wanted; references, which are about nobody, are wanted whole.
     """
 
     paths: Sequence[str]
     totals: Totals | None = None
+    shard: Shard = WHOLE
 
 
 class Past(Protocol):
@@ -76,8 +80,10 @@ class Past(Protocol):
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Read the files; called once, while they can still be read."""
 
-    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
-        """Let the relation hold the days before `end`; see `Engine.query`."""
+    def show(
+        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None, shard: Shard
+    ) -> None:
+        """Let the relation hold the days before `end` of a shard; see `Engine.query`."""
 
     def merge(self, connection: duckdb.DuckDBPyConnection, boundary: date) -> None:
         """Days before `boundary` will never be asked for by themselves again."""
@@ -103,7 +109,7 @@ class _Rows:
 
     def load(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Sort the rows into a table."""
-        rows = read_table(connection, self.table, self._given.paths, self._end)
+        rows = read_table(connection, self.table, self._given, self._end)
         first = [self.table.time] if self.table.time else []
         rows.order(", ".join(map(quote, [*first, *rows.columns]))).create(self.stored)
 
@@ -114,9 +120,15 @@ class _Rows:
 class SingleRows(_Rows):
     """A table of events: every row of the days before an end."""
 
-    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
+    def show(
+        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None, shard: Shard
+    ) -> None:
         """Point the relation at the days before `end`."""
-        _view(connection, self.relation, f"SELECT * FROM {self.stored} WHERE day < '{end}'")
+        _view(
+            connection,
+            self.relation,
+            f"SELECT * FROM {self.stored} WHERE day < '{end}' AND {where(shard, self.table)}",
+        )
 
 
 class ValidRows(_Rows):
@@ -127,7 +139,9 @@ class ValidRows(_Rows):
     not known before.
     """
 
-    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
+    def show(
+        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None, shard: Shard
+    ) -> None:
         """Point the relation at what was valid at each as-of."""
         key, since = quote(self.table.entity_key or ""), self.table.time
         valid = f"AND r.{quote(since)} < d.as_of" if since else ""
@@ -136,7 +150,8 @@ class ValidRows(_Rows):
             connection,
             self.relation,
             f"SELECT d.as_of, r.* EXCLUDE (day) FROM as_of_days AS d INNER JOIN {self.stored} AS r "
-            f"ON r.day < '{end}' AND r.day < d.as_of {valid} QUALIFY row_number() OVER "
+            f"ON r.day < '{end}' AND r.day < d.as_of {valid} "
+            f"WHERE {where(shard, self.table)} QUALIFY row_number() OVER "
             f"(PARTITION BY d.as_of, r.{key} ORDER BY {newest}r.day DESC) = 1",
         )
 
@@ -144,7 +159,9 @@ class ValidRows(_Rows):
 class NewestDelivery(_Rows):
     """A table of references: for each as-of, the newest delivery up to the end of its day."""
 
-    def show(self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None) -> None:
+    def show(
+        self, connection: duckdb.DuckDBPyConnection, end: date, boundary: date | None, shard: Shard
+    ) -> None:
         """Point the relation at the delivery of each as-of."""
         _view(
             connection,
@@ -157,9 +174,11 @@ class NewestDelivery(_Rows):
 
 
 def read_table(
-    connection: duckdb.DuckDBPyConnection, table: AnyTable, paths: Sequence[str], end: date
+    connection: duckdb.DuckDBPyConnection, table: AnyTable, given: Given, end: date
 ) -> duckdb.DuckDBPyRelation:
     """Read the published columns and `day` of the days before `end`, in the types the SQL sees.
+
+    Of a shard, the rows of its entities.
 
     Raises
     ------
@@ -167,10 +186,10 @@ def read_table(
         The files do not hold the columns of the contract.
     """
     columns = {name: column.dtype for name, column in table.published.items()}
-    if not paths:
+    if not given.paths:
         empty = ", ".join(f"NULL::{NAMES[dtype].sql} AS {quote(n)}" for n, dtype in columns.items())
         return connection.sql(f"SELECT {empty}, NULL::DATE AS day LIMIT 0")
-    files = open_files(connection, paths)
+    files = open_files(connection, given.paths)
     missing = set(columns) - set(files.columns)
     if missing:
         raise ConfigError(
@@ -185,7 +204,13 @@ def read_table(
         else f"CAST({quote(name)} AS {NAMES[dtype].sql}) AS {quote(name)}"
         for name, dtype in columns.items()
     )
-    return files.filter(f"day < '{end}'").project(f"{typed}, day")
+    wanted = f"day < '{end}' AND {where(given.shard, table)}"
+    return files.filter(wanted).project(f"{typed}, day")
+
+
+def where(shard: Shard, table: AnyTable) -> str:
+    """Return the condition, in SQL, that a row of a table is of a shard or of nobody."""
+    return shard.where(table.entity_key) if table.entity_key else "true"
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, select: str) -> None:

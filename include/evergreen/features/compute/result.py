@@ -16,6 +16,7 @@ from duckdb import ColumnExpression
 from evergreen.contract import NAMES, UseCase, arrow
 from evergreen.contract.dtypes import AnyDtype
 from evergreen.errors import ConfigError
+from evergreen.sql.shards import WHOLE, Shard
 
 INSTANT = arrow("timestamp")
 _ONE_DAY = timedelta(days=1)
@@ -29,6 +30,7 @@ class Task:
     kind: Literal["features", "labels"]
     sql: str
     values: dict[str, AnyDtype]
+    shard: Shard = WHOLE
 
     @property
     def path(self) -> Path:
@@ -71,17 +73,18 @@ class Task:
         return ("as_of", "horizon_end") if self.kind == "labels" else ("as_of",)
 
 
-def features_task(use_case: UseCase) -> Task:
+def features_task(use_case: UseCase, shard: Shard = WHOLE) -> Task:
     """Return what `features.sql` is to do."""
     values: dict[str, AnyDtype] = {
         name: feature.dtype for name, feature in use_case.features.columns.items()
     }
-    return Task(use_case, "features", use_case.features_sql, values)
+    return Task(use_case, "features", use_case.features_sql, values, shard)
 
 
-def labels_task(use_case: UseCase) -> Task:
+def labels_task(use_case: UseCase, shard: Shard = WHOLE) -> Task:
     """Return what `labels.sql` is to do."""
-    return Task(use_case, "labels", use_case.labels_sql, {"label": use_case.target.label_dtype})
+    values: dict[str, AnyDtype] = {"label": use_case.target.label_dtype}
+    return Task(use_case, "labels", use_case.labels_sql, values, shard)
 
 
 def finish(task: Task, relation: duckdb.DuckDBPyRelation, days: Sequence[date]) -> pa.Table:

@@ -46,7 +46,7 @@ def plan(
     basis
         Newest receipt there was before anything was read, for the receipts of totals.
     snapshots
-        By table; the current one of a table that is absent.
+        By table, 0 for none; the current one of a table that is absent.
 
     Returns
     -------
@@ -62,7 +62,8 @@ def plan(
     owner = load_use_case(use_case.base) if use_case.base else use_case
     given, used = {}, {}
     for table in tables:
-        snapshot = (snapshots or {}).get(table.name) or lake.snapshot_id(owner.name, table.name)
+        chosen = (snapshots or {}).get(table.name)
+        snapshot = lake.snapshot_id(owner.name, table.name) if chosen is None else chosen or None
         used[table.name] = snapshot or 0
         if snapshot is None:
             continue

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import replace
 from datetime import date
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase
-from evergreen.disk import room_on
+from evergreen.disk import write_whole
 from evergreen.errors import EvergreenError, NotReadyError
 from evergreen.monitoring.report.distributions import compare_distributions
 from evergreen.monitoring.report.facts import NightFacts, gather_night
@@ -19,12 +18,15 @@ from evergreen.provenance import commands
 from evergreen.settings import Settings, load_settings
 from evergreen.training.tracking import keep_night
 
+if TYPE_CHECKING:
+    from upath import UPath
+
 logger = logging.getLogger(__name__)
 
 
 def write_report(
     use_case: UseCase, day: date, settings: Settings | None = None
-) -> tuple[Path, NightFacts]:
+) -> tuple[UPath, NightFacts]:
     """Render the report of a night from its tables, and put it into its place at once.
 
     Safe to repeat, and with several at once: the same tables give the same file.
@@ -48,15 +50,11 @@ def write_report(
         )
     page = render_night(_with_distributions(facts), "html")
     path = (settings or load_settings()).night_report(use_case.name, day)
-    with room_on(str(path)):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+    write_whole(path, page.encode())
     return path, facts
 
 
-def keep_report(path: Path, facts: NightFacts) -> None:
+def keep_report(path: UPath, facts: NightFacts) -> None:
     """Keep a copy with the run of the version that was watched; one that has gone has none.
 
     Raises

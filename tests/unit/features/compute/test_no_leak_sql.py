@@ -14,8 +14,14 @@ import pytest
 from evergreen.contract import AnyTable, UseCase, arrow, load_use_case_file
 from evergreen.features.compute.past import Given
 from evergreen.features.compute.result import features_task, labels_task
-from evergreen.features.compute.run import compute_features, compute_labels
+from evergreen.features.compute.run import (
+    compute_features,
+    compute_labels,
+    iter_features,
+    iter_labels,
+)
 from evergreen.settings import PROJECT_ROOT
+from evergreen.sql.shards import Shard
 
 DAY = date(2025, 6, 30)
 SHIPPED = sorted((PROJECT_ROOT / "include" / "use_cases").glob("*/use_case.yaml"))
@@ -107,3 +113,20 @@ def test_features_and_labels_do_not_see_their_future(path: Path, seed: int, tmp_
             found = compute(use_case, written(tmp_path, use_case, other), days)
             for name in task.schema.names:
                 assert found[name].equals(whole[name]), name
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("count", [4, 16])
+def test_shards_add_up_to_the_whole(path: Path, count: int, tmp_path: Path):
+    use_case = load_use_case_file(path)
+    given = written(tmp_path, use_case, random_rows(use_case, random.Random(3), 1_500))
+    days, key = [DAY - timedelta(days=n) for n in (40, 3, 0)], use_case.entity.key
+    for compute, iterate in ((compute_features, iter_features), (compute_labels, iter_labels)):
+        parts = [
+            rows
+            for index in range(count)
+            for _, rows in iterate(use_case, given, days, shard=Shard(index, count))
+        ]
+        assert sum(part.num_rows > 0 for part in parts) > count / 2
+        together = pa.concat_tables(parts).sort_by([("as_of", "ascending"), (key, "ascending")])
+        assert together.equals(compute(use_case, given, days))
