@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 FILES = sorted(
     path
     for path in (PROJECT_ROOT / "dags").glob("*.py")
-    if path.stem not in ("conventions", "links", "patience", "deadlines", "broken_use_cases")
+    if path.stem
+    not in (
+        *("conventions", "links", "patience", "deadlines", "shards"),
+        "broken_use_cases",
+    )
 )
 
 

@@ -285,7 +285,7 @@ def test_every_night_leads_to_its_report(dag_bag: DagBag) -> None:
 
 
 def test_parsing_imports_no_heavy_library(run_python: Callable[[str], str]) -> None:
-    shared = ("conventions", "links", "patience", "deadlines")
+    shared = ("conventions", "links", "patience", "deadlines", "shards")
     files = sorted(p.name for p in (PROJECT_ROOT / "dags").glob("*.py") if p.stem not in shared)
     assert len(files) == len({*OF_TABLES, *OF_FEATURES}) + 2
     code = "\n".join(
@@ -334,3 +334,28 @@ def _assets(condition: Any) -> list[Any]:
     if condition is None:
         return []
     return [condition] if hasattr(condition, "name") else list(condition.objects)
+
+
+def test_shards_are_mapped_tasks_between_a_plan_and_one_publish(
+    dag_bag: DagBag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_small_shop(tmp_path, name="parted", shards=4)
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path))
+    stages = {
+        "features": ["plan_features", "compute_features_of", "validate_features"],
+        "history": ["plan_features", "compute_features_of", "validate_features"],
+        "score": ["plan_scores", "score_customers_of", "validate_predictions"],
+        "release": ["plan_scores", "score_customers_of", "validate_predictions"],
+    }
+    labels = ["plan_labels", "compute_labels_of", "publish_labels"]
+    for stage, chain in stages.items():
+        dag = type(dag_bag)(DAGS / f"{stage}.py").dags[f"parted_{stage}"]
+        tasks = {task.task_id.split(".")[-1]: task for task in dag.tasks}
+        for plan, mapped, gathers in (chain, labels) if "plan_labels" in tasks else (chain,):
+            assert tasks[mapped].op_kwargs_expand_input.value == {"shard": [0, 1, 2, 3]}
+            assert tasks[mapped].upstream_task_ids == {tasks[plan].task_id}
+            assert tasks[mapped].task_id in tasks[gathers].upstream_task_ids
+    # Nothing is planned for a release that scores no day again.
+    assert tasks["plan_scores"].upstream_task_ids >= {"score_again.has_day"}
+    whole = {task.task_id.split(".")[-1] for task in dag_bag.dags["churn_features"].tasks}
+    assert not whole & {*stages["features"][:2], *labels[:2]}
