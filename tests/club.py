@@ -69,7 +69,7 @@ _TRAINING = {
 }
 
 
-def write_club(root: Path) -> Path:
+def write_club(root: Path, shards: int = 1) -> Path:
     """Write data and both use cases below `root`; return the folder of the data."""
     data = root / "data"
     for name in ("orders", "visits", "plans"):
@@ -81,6 +81,7 @@ def write_club(root: Path) -> Path:
     ):
         folder = root / "use_cases" / name
         folder.mkdir(parents=True)
+        declared["shards"] = shards
         (folder / "use_case.yaml").write_text(yaml.safe_dump(declared, sort_keys=False))
         (folder / "labels.sql").write_text(_LABELS.format(label=label))
     (root / "use_cases" / CLUB / "features.sql").write_text(_FEATURES)

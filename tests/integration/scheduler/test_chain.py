@@ -48,7 +48,7 @@ def chain() -> Iterator[tuple[Settings, AirflowClient]]:
     use_cases = Path(folder.name) / "use_cases"
     monitoring = {"max_recomputed_days": 2}
     write_small_shop(use_cases, gate={**GATE, "mode": "approve"}, monitoring=monitoring)
-    club.write_club(Path(folder.name))
+    club.write_club(Path(folder.name), shards=2)
     os.environ["EVERGREEN_HOME"] = str(Path(folder.name) / "home")
     os.environ["EVERGREEN_USE_CASES"] = str(use_cases)
     settings = load_settings()
@@ -271,7 +271,7 @@ def test_features_start_once_when_all_tables_of_a_local_day_are_there_and_two_mo
     # There is nothing to score by yet.
     (skipped,) = client.runs(f"{club.SPEND}_score")
     assert skipped.state == "success"
-    assert len(client.tasks(f"{club.SPEND}_score", skipped.run_id, state="skipped")) == 4
+    assert len(client.tasks(f"{club.SPEND}_score", skipped.run_id, state="skipped")) == 6
     assert not lake.exists(club.SPEND, "predictions")
     club.put_in_charge(club.SPEND, loaded[-1])
     finish(client, start_run(client, f"{club.SPEND}_score", day=str(new), tell=tell).runs)
