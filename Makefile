@@ -102,7 +102,7 @@ check-pages: pages ## The same, and fail if dist/ is not what its sources make
 	  { git status --short plugins/www/dist; echo "plugins/www/dist is not what its sources make: commit what \`make pages\` wrote." >&2; exit 1; }
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume bench-ui ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume bench-ui bench-scale ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -151,6 +151,10 @@ bench-volume: $(READY) ## How often a table's volume is called unusual where not
 .PHONY: bench-ui
 bench-ui: $(READY) ## How fast the pages answer on two years of days of 100,000 customers
 	@$(BIN)/python -W ignore -m benchmarks.ui
+
+.PHONY: bench-scale
+bench-scale: $(READY) ## What a day costs as customers grow to a million, in shards, and after five years
+	@$(BIN)/python -W ignore -m benchmarks.scale
 
 .PHONY: bench-score
 bench-score: $(READY) ## What scores and their reasons cost beside prediction alone: time, memory

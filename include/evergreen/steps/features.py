@@ -139,6 +139,7 @@ def _plan_features(
     use_case: str, period: str, run: str | None
 ) -> tuple[Staged, Mapping[str, Given]]:
     from evergreen.features.compute import gaps, totals
+    from evergreen.features.compute.run import days_at_once
     from evergreen.provenance import receipts
 
     started = time.monotonic()
@@ -148,8 +149,12 @@ def _plan_features(
     basis, tables = receipts.newest_sequence(), declared.read_by(declared.features_sql)
     given, snapshots = totals.plan(declared, tables, wanted.days, wanted.end, basis)
     folder = new_staging(use_case, "features", wanted.label, run)
-    # The time is an audit stamp, not an input: it orders corrections of the same as-of.
-    facts = {"created_at": datetime.now(UTC).isoformat(), "lock": receipts.lock_digest()}
+    facts = {
+        # An audit stamp, not an input: it orders corrections of the same as-of.
+        "created_at": datetime.now(UTC).isoformat(),
+        "lock": receipts.lock_digest(),
+        "days_at_once": days_at_once(declared, given, wanted.days),
+    }
     staged = Staged(use_case, wanted.label, folder, inputs=snapshots, facts=facts, basis=basis)
     return staged.with_seconds(started), given
 
@@ -164,7 +169,13 @@ def _compute_features(
     declared, days = staged.load_use_case(), Period.parse(staged.period).days
     stamp = datetime.fromisoformat(staged.facts["created_at"])
     created_at = pa.scalar(stamp, pa.timestamp("us", tz="UTC"))
-    computed = iter_features(declared, given, days, shard=Shard.of(declared.shards, shard))
+    computed = iter_features(
+        declared,
+        given,
+        days,
+        days_per_chunk=staged.facts["days_at_once"],
+        shard=Shard.of(declared.shards, shard),
+    )
     stamped = (
         (chunk, rows.append_column("created_at", pa.repeat(created_at, rows.num_rows)))
         for chunk, rows in computed
@@ -176,6 +187,7 @@ def _plan_labels(
     published: dict[str, Any], run: str | None = None
 ) -> tuple[Staged, Mapping[str, Given]]:
     from evergreen.features.compute import gaps, totals
+    from evergreen.features.compute.run import days_at_once
     from evergreen.provenance import receipts
 
     started = time.monotonic()
@@ -194,7 +206,10 @@ def _plan_labels(
         declared, tables, matured.days, known.end, basis, published.get("inputs")
     )
     folder = new_staging(declared.name, "labels", matured.label, run)
-    facts = {"lock": receipts.lock_digest()}
+    facts = {
+        "lock": receipts.lock_digest(),
+        "days_at_once": days_at_once(declared, given, matured.days),
+    }
     staged = Staged(
         declared.name, matured.label, folder, inputs=snapshots, facts=facts, basis=basis
     )
@@ -207,7 +222,13 @@ def _compute_labels(staged: Staged, given: Mapping[str, Given], shard: int | Non
     if not staged.period:
         return staged
     declared, days = staged.load_use_case(), Period.parse(staged.period).days
-    computed = iter_labels(declared, given, days, shard=Shard.of(declared.shards, shard))
+    computed = iter_labels(
+        declared,
+        given,
+        days,
+        days_per_chunk=staged.facts["days_at_once"],
+        shard=Shard.of(declared.shards, shard),
+    )
     return _stage(staged, "labels", computed)
 
 

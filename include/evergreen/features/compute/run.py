@@ -40,14 +40,18 @@ from evergreen.features.compute.past import (
     ValidRows,
 )
 from evergreen.features.compute.result import Task, features_task, finish, labels_task
-from evergreen.sql.connection import limited
+from evergreen.lake.opening import open_files
+from evergreen.sql.connection import limited, opened
 from evergreen.sql.shards import WHOLE, Shard
+from evergreen.sql.text import quote
 
 logger = logging.getLogger(__name__)
 
 _ONE_DAY = timedelta(days=1)
 # Measured: larger chunks save little time, and memory grows with days x customers.
 DAYS_PER_CHUNK = 30
+# Of features; some 500 MB with twenty of them.
+_ROWS_PER_CHUNK = 3_000_000
 
 
 def compute_features(
@@ -165,6 +169,22 @@ def iter_labels(
 ) -> Iterator[tuple[list[date], pa.Table]]:
     """Compute the labels of many days, a bounded number at a time; see `iter_features`."""
     yield from iter_task(labels_task(use_case, shard), given, days, days_per_chunk)
+
+
+def days_at_once(use_case: UseCase, given: Mapping[str, Given], days: Sequence[date]) -> int:
+    """Return how many days make a chunk whose rows fit into memory, whoever computes it."""
+    if len(days) == 1:
+        return 1
+    entities, key = 1, quote(use_case.entity.key)
+    with opened("entities") as connection:
+        for name in use_case.events.keys() & given.keys():
+            totals = given[name].totals
+            entities = max(entities, totals.rows.num_rows if totals else 0)
+            if given[name].paths:
+                files = open_files(connection, given[name].paths)
+                (found,) = files.aggregate(f"approx_count_distinct({key})").fetchall()
+                entities = max(entities, *found)
+    return max(1, min(DAYS_PER_CHUNK, _ROWS_PER_CHUNK // entities))
 
 
 def iter_task(

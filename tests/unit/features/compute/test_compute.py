@@ -481,3 +481,15 @@ def test_file_layout_and_order_of_rows_do_not_matter(make_use_case, write_orders
     )
     assert cut.num_rows == 8
     assert compacted.equals(cut)
+
+
+def test_a_chunk_has_as_many_days_as_fit_into_memory(churn, tmp_path_factory, monkeypatch):
+    rows = [(f"c{n}", START + timedelta(hours=n % 40), 1.0) for n in range(1_000)]
+    given = churn_orders(tmp_path_factory, rows)
+    month = [START.date() + timedelta(days=n) for n in range(31)]
+    assert compute.days_at_once(churn, given, month) == compute.DAYS_PER_CHUNK
+    monkeypatch.setattr(compute, "_ROWS_PER_CHUNK", 5_000)
+    assert 4 <= compute.days_at_once(churn, given, month) <= 6
+    monkeypatch.setattr(compute, "_ROWS_PER_CHUNK", 10)
+    assert compute.days_at_once(churn, given, month) == 1
+    assert compute.days_at_once(churn, {}, month) == 10
