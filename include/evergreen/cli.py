@@ -159,6 +159,27 @@ def status() -> None:
 
 
 @cli.command()
+def metrics() -> None:
+    """Print what is watched of all use cases, in Prometheus' text format."""
+    from evergreen.contract import load_all
+    from evergreen.ops.metrics import render
+
+    click.echo(render(*load_all(), load_settings()), nl=False)
+
+
+@cli.command()
+def token() -> None:
+    """Print a token for Airflow's API, for what asks by itself, such as Prometheus.
+
+    It is of the user in EVERGREEN_SECRET_AIRFLOW, else of one of the embedded Airflow who may only
+    read. Airflow takes it for a day, unless its configuration says otherwise.
+    """
+    from evergreen.ops.local.airflow_client import connect_to_read
+
+    click.echo(connect_to_read(load_settings()).token())
+
+
+@cli.command()
 def alert() -> None:
     """Send a test message to everybody whom `EVERGREEN_ALERT_<NAME>` names."""
     import asyncio

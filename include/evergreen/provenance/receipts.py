@@ -367,6 +367,21 @@ def seconds_per_day(use_case: str, step: str, *, many: bool) -> float | None:
     return median(alike) if alike else None
 
 
+def work(use_case: str) -> dict[str, tuple[int, float]]:
+    """Return how often each step has published, and in how many seconds altogether."""
+    columns = _RECEIPTS.c
+    runs = (
+        sa.select(columns.step, sa.func.max(columns.seconds).label("seconds"))
+        .where(columns.use_case == use_case)
+        .group_by(columns.step, columns.run, columns.basis)
+        .subquery()
+    )
+    query = sa.select(runs.c.step, sa.func.count(), sa.func.sum(runs.c.seconds))
+    with ledger_engine().connect() as connection:
+        found = connection.execute(query.group_by(runs.c.step).order_by(runs.c.step))
+        return {step: (times, seconds) for step, times, seconds in found}
+
+
 def newest_day(use_case: str, step: str, before: datetime | None = None) -> date | None:
     """Return the newest day a step has ever been receipted for, or had been by an instant."""
     query = sa.select(sa.func.max(_RECEIPTS.c.day)).where(

@@ -23,6 +23,7 @@ DOORS = {
     "/use-cases/churn/calendar": None,
     "/runs/churn_score/manual": None,
     "/assets/card.js": None,
+    "/metrics": None,
     "/data-docs/churn/index.html": "churn_ingest",
     "/nights/churn/2026-01-01": "churn_monitor",
     "/cards/churn/1": "churn_release",

@@ -6,6 +6,7 @@ of this module: logging in anew, reading page after page, and telling errors apa
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from evergreen.errors import (
     PermanentError,
     ServiceDownError,
 )
+from evergreen.ops.local.airflow_environment import WATCHER, password_file
 from evergreen.settings import Settings, secret
 
 Json = dict[str, Any]
@@ -102,6 +104,21 @@ def connect(settings: Settings) -> AirflowClient:
     return AirflowClient(instance.url, f"{instance.username}:{instance.password}")
 
 
+def connect_to_read(settings: Settings) -> AirflowClient:
+    """Return a client of the configured Airflow, else of the embedded one as who may only read.
+
+    Raises
+    ------
+    ServiceDownError
+        None is configured and the embedded one does not run.
+    """
+    client = connect(settings)
+    if settings.airflow_api:
+        return client
+    password = json.loads(password_file(settings).read_text())[WATCHER]
+    return AirflowClient(client.url, f"{WATCHER}:{password}")
+
+
 class AirflowClient:
     """Talks to one running Airflow.
 
@@ -122,9 +139,13 @@ class AirflowClient:
         self.url = url
         # A proxy knows nothing of this machine's loopback.
         local = httpx.URL(url).host in ("127.0.0.1", "localhost")
-        self._http = httpx.Client(
-            base_url=url, auth=_Login(url, login), timeout=60, trust_env=not local
-        )
+        self._login = _Login(url, login)
+        self._http = httpx.Client(base_url=url, auth=self._login, timeout=60, trust_env=not local)
+
+    def token(self) -> str:
+        """Return a token that Airflow accepts now."""
+        self._call("GET", "/dags", params={"limit": 1})
+        return self._login.token
 
     # --- DAGs ---
 
@@ -282,17 +303,17 @@ class _Login(httpx.Auth):
         self._url = f"{url}/auth/token"
         username, separator, password = login.partition(":")
         self._user = {"username": username, "password": password} if separator else None
-        self._token = "" if separator else login
+        self.token = "" if separator else login
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
+        if self.token:
+            request.headers["Authorization"] = f"Bearer {self.token}"
         answer = yield request
         if answer.status_code == httpx.codes.UNAUTHORIZED and self._user:
             granted = yield httpx.Request("POST", self._url, json=self._user)
             if granted.is_success:
-                self._token = granted.json()["access_token"]
-                request.headers["Authorization"] = f"Bearer {self._token}"
+                self.token = granted.json()["access_token"]
+                request.headers["Authorization"] = f"Bearer {self.token}"
                 yield request
 
 
