@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from sqlalchemy.exc import OperationalError
@@ -156,6 +156,26 @@ def status() -> None:
     from evergreen.ops.status import show_status
 
     show_status(load_settings())
+
+
+@cli.command()
+@click.option("--since", metavar="DAY", help="First day, UTC; by default all there is.")
+@click.option("--use-case", "only", help="By default all, and what concerns none.")
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv")
+def audit(since: str | None, only: str | None, form: Literal["csv", "json"]) -> None:
+    """Print who did what: started runs, approved, promoted, decided that a day is empty, erased.
+
+    One line each, oldest first, in UTC; what happened by itself has what started it as its actor.
+    """
+    from evergreen.contract import list_use_cases, load_use_case, parse_day
+    from evergreen.ops.audit import list_acts, write_acts
+    from evergreen.ops.local.airflow_client import connect
+
+    if only:
+        load_use_case(only)
+    begin = parse_day(since) if since else None
+    acts = list_acts(connect(load_settings()), list_use_cases(), begin, only)
+    click.echo(write_acts(acts, form), nl=False)
 
 
 @cli.command()

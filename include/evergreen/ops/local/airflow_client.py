@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -35,7 +35,10 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class Run:
-    """One DAG run; `started_at` is aware, None while it lies ahead."""
+    """One DAG run; instants are aware, None while they lie ahead.
+
+    `triggering_user_name` is None for a run that nobody asked for; `triggered_by` says what did.
+    """
 
     dag_id: str
     run_id: Annotated[str, Field(validation_alias="dag_run_id")]
@@ -43,6 +46,11 @@ class Run:
     state: str
     partition_key: str | None
     started_at: Annotated[datetime | None, Field(validation_alias="start_date")]
+    queued_at: datetime | None = None
+    run_after: datetime | None = None
+    triggered_by: str | None = None
+    triggering_user_name: str | None = None
+    conf: Json | None = field(default=None, hash=False)
 
     @property
     def finished(self) -> bool:
@@ -61,6 +69,31 @@ class Task:
     state: str | None
     try_number: int
     duration_seconds: Annotated[float | None, Field(validation_alias="duration")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to a task that asks people; `user` is None if time was up."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    partition_key: str | None
+    user: str | None
+    responded_at: datetime
+    chosen_options: list[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of Airflow's own audit log that is about a request of a user."""
+
+    when: datetime
+    event: str
+    owner: str | None
+    dag_id: str | None
+    task_id: str | None
+    run_id: str | None
 
 
 @dataclass(frozen=True)
@@ -239,6 +272,31 @@ class AirflowClient:
             for item in self._all("/assets/events", "asset_events", query)
         ]
 
+    def answers(self) -> list[Answer]:
+        """All that was answered to tasks that ask people."""
+        path, query = f"{_path('~', '~')}/hitlDetails", {"response_received": "true"}
+        return [
+            Answer(
+                *(task["dag_id"], task["dag_run_id"], task["task_id"]),
+                self.run(task["dag_id"], task["dag_run_id"]).partition_key,
+                (item["responded_by_user"] or {}).get("name"),
+                datetime.fromisoformat(item["responded_at"]),
+                item["chosen_options"] or [],
+            )
+            for item in self._all(path, "hitl_details", {"order_by": "created_at", **query})
+            for task in [item["task_instance"]]
+        ]
+
+    def requests(self, since: datetime) -> list[Request]:
+        """Return what users have changed, by the API and by the command line."""
+        query = {"order_by": "id", "after": since.isoformat()}
+        # Whatever tasks have come to is in the same log; of requests it has the method.
+        return [
+            _as(Request, item)
+            for item in self._all("/eventLogs", "event_logs", query)
+            if item["event"].startswith("cli_") or _changes(item["extra"])
+        ]
+
     def tasks(self, dag_id: str, run_id: str, **query: str) -> list[Task]:
         """Task instances of a run, mapped ones each on its own."""
         path = f"{_path(dag_id, run_id)}/taskInstances"
@@ -324,6 +382,14 @@ def _as(kind: type[_Kind], answer: Any) -> _Kind:
 def _path(dag_id: str, run_id: str | None = None) -> str:
     path = f"/dags/{quote(dag_id, safe='~')}"
     return path if run_id is None else f"{path}/dagRuns/{quote(run_id, safe='~')}"
+
+
+def _changes(extra: str | None) -> bool:
+    try:
+        asked = json.loads(extra or "null")
+    except ValueError:
+        return False
+    return isinstance(asked, dict) and asked.get("method", "GET") != "GET"
 
 
 def _log_line(item: Any) -> str:
