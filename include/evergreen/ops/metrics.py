@@ -7,6 +7,7 @@ tables, steps and features.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from evergreen.views.reading import read_refusals, read_rows
 from evergreen.views.remembered import remembered
 
 __all__ = ["CONTENT_TYPE", "METRICS", "render"]
+
+logger = logging.getLogger(__name__)
 
 METRICS: Mapping[str, str] = {
     "evergreen_readable": "Whether the use case and all that is told here of it can be read.",
@@ -139,7 +142,8 @@ def _of_use_case(use_case: UseCase) -> Iterator[_Sample]:
     try:
         for sample in (*_of_tables(use_case), *_of_releases(use_case)):
             yield _Sample(sample.name, sample.value, {"use_case": use_case.name, **sample.labels})
-    except EvergreenError:
+    except EvergreenError as error:
+        logger.warning("not all of %s can be read: %s", use_case.name, error)
         readable = False
     yield _Sample("evergreen_readable", readable, {"use_case": use_case.name})
 
