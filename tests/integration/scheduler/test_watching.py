@@ -124,7 +124,7 @@ def run_day(client: AirflowClient, day: Any, **conf: str) -> Run:
         client, f"{NAME}_ingest", day=str(day), conf=conf, unpause=True, tell=lambda _: None
     )
     told: list[str] = []
-    runs = follow(client, started.runs, told.append, timeout_seconds=300)
+    runs = follow(client, started.runs, told.append, timeout_seconds=600)
     assert {run.state for run in runs} == {"success"}, told
     return started.runs[0]
 
