@@ -33,24 +33,23 @@ def daily(use_case: UseCase, hour: int) -> CronPartitionTimetable:
     )
 
 
-def refuse_unknown_conf(context: Any) -> None:
-    """Fail a task, before it starts, whose run was given keys that its DAG does not know."""
+def before_task(context: Any) -> None:
+    """Let the log say what a task works for; fail it if its run has keys that its DAG lacks."""
+    steps.log_as(context["dag"].dag_id, context["dag_run"].partition_key, context["params"])
     steps.require_known_conf(context["dag_run"].conf, list(context["dag"].params))
 
 
 def task_defaults(timeout: timedelta) -> dict[str, Any]:
-    """Return what every task of a DAG has unless it says otherwise.
-
-    `timeout` ends one try of a task; it is for tasks that hang, far beyond what any should need.
-    """
+    """Return what every task of a DAG has unless it says otherwise."""
     return {
         "retries": RETRIES,
         "retry_delay": timedelta(seconds=20),
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
         "retry_policy": RETRY_POLICY,
+        # Of one try: for tasks that hang, far beyond what any should need.
         "execution_timeout": timeout,
-        "pre_execute": refuse_unknown_conf,
+        "pre_execute": before_task,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
-from conventions import DAY, asset, dag_arguments, publisher, refuse_unknown_conf
+from conventions import DAY, asset, before_task, dag_arguments, publisher
 from deadlines import day_due
 from evergreen import steps
 from evergreen.contract import UseCase, load_use_cases
@@ -36,7 +36,7 @@ def score(use_case: UseCase) -> None:
     )
     def build() -> None:
         # A condition of its own replaces what a task has by default.
-        resolve = task(pre_execute=refuse_unknown_conf)(steps.resolve_model)
+        resolve = task(pre_execute=before_task)(steps.resolve_model)
         resolved = task.skip_if(has_no_champion, first_training)(resolve)(use_case.name, DAY)
         staged = score_customers(use_case, resolved)
         validated = linked(task(steps.validate_predictions)(staged), DataDocs())

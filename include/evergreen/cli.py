@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 from sqlalchemy.exc import OperationalError
@@ -156,6 +156,47 @@ def status() -> None:
     from evergreen.ops.status import show_status
 
     show_status(load_settings())
+
+
+@cli.command()
+@click.option("--since", metavar="DAY", help="First day, UTC; by default all there is.")
+@click.option("--use-case", "only", help="By default all, and what concerns none.")
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), default="csv")
+def audit(since: str | None, only: str | None, form: Literal["csv", "json"]) -> None:
+    """Print who did what: started runs, approved, promoted, decided that a day is empty, erased.
+
+    One line each, oldest first, in UTC; what happened by itself has what started it as its actor.
+    """
+    from evergreen.contract import list_use_cases, load_use_case, parse_day
+    from evergreen.ops.audit import list_acts, write_acts
+    from evergreen.ops.local.airflow_client import connect
+
+    if only:
+        load_use_case(only)
+    begin = parse_day(since) if since else None
+    acts = list_acts(connect(load_settings()), list_use_cases(), begin, only)
+    click.echo(write_acts(acts, form), nl=False)
+
+
+@cli.command()
+def metrics() -> None:
+    """Print what is watched of all use cases, in Prometheus' text format."""
+    from evergreen.contract import load_all
+    from evergreen.ops.metrics import render
+
+    click.echo(render(*load_all(), load_settings()), nl=False)
+
+
+@cli.command()
+def token() -> None:
+    """Print a token for Airflow's API, for what asks by itself, such as Prometheus.
+
+    It is of the user in EVERGREEN_SECRET_AIRFLOW, else of one of the embedded Airflow who may only
+    read. Airflow takes it for a day, unless its configuration says otherwise.
+    """
+    from evergreen.ops.local.airflow_client import connect_to_read
+
+    click.echo(connect_to_read(load_settings()).token())
 
 
 @cli.command()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any
 
+from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
@@ -14,16 +15,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.gzip import GZipMiddleware
 
-from evergreen.contract import UseCase
+from evergreen.contract import UseCase, load_all
 from evergreen.errors import (
     ConfigError,
     EvergreenError,
     NotReadyError,
     ServiceDownError,
 )
+from evergreen.ops import metrics
+from evergreen.settings import load_settings
 from evergreen.training.tracking import fetch_card
 from evergreen_ui import files
-from evergreen_ui.access import may_open_the_ui, reading
+from evergreen_ui.access import may_open_the_ui, may_read, reading
 from evergreen_ui.api import router
 
 logger = logging.getLogger(__name__)
@@ -74,6 +77,7 @@ def build_app() -> FastAPI:
     app.get("/data-docs/{use_case}/{path:path}", response_class=HTMLResponse)(_data_docs)
     app.get("/nights/{use_case}/{day}", response_class=HTMLResponse)(_night)
     app.get("/cards/{use_case}/{version}", response_class=HTMLResponse)(_card)
+    app.get("/metrics")(_metrics)
     app.exception_handler(AnyHTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_refuse_input)
     app.exception_handler(EvergreenError)(_explain)
@@ -116,6 +120,17 @@ def _night(use_case: str, day: str, _: Annotated[UseCase, Depends(reading("monit
 
 def _card(version: int, use_case: Annotated[UseCase, Depends(reading("release"))]) -> str:
     return fetch_card(use_case, version, "html")
+
+
+def _metrics(user: GetUserDep) -> Response:
+    """Tell Prometheus of the use cases whose nights the user may read."""
+    found, broken = load_all()
+    text = metrics.render(
+        [use_case for use_case in found if may_read(f"{use_case.name}_monitor", user)],
+        [name for name in broken if may_read(f"{name}_monitor", user)],
+        load_settings(),
+    )
+    return Response(text, media_type=metrics.CONTENT_TYPE)
 
 
 @cache

@@ -186,10 +186,44 @@ def test_every_task_ends_some_day_and_knows_its_parameters(
             assert 1 <= task.execution_timeout.total_seconds() / 3600 <= 24, task.task_id
             # As the task runner calls it, before the task itself.
             check = task._pre_execute_hook
-            check({"dag": dag, "dag_run": SimpleNamespace(conf=known)})
-            check({"dag": dag, "dag_run": SimpleNamespace(conf=None)})
+            check(_context(dag, known))
+            check(_context(dag, None))
             with pytest.raises(ConfigError, match="given form, which its DAG does not know"):
-                check({"dag": dag, "dag_run": SimpleNamespace(conf={**known, "form": "x"})})
+                check(_context(dag, {**known, "form": "x"}))
+
+
+def _context(dag: Any, conf: dict[str, Any] | None, key: str | None = None) -> dict[str, Any]:
+    run = SimpleNamespace(conf=conf, partition_key=key)
+    return {"dag": dag, "dag_run": run, "params": {**dict.fromkeys(dag.params), **(conf or {})}}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "key", "conf", "fields"),
+    [
+        ("churn_ingest", "2026-01-02", {}, {"use_case": "churn", "day": "2026-01-02"}),
+        ("churn_train", None, {"day": "2026-01-02"}, {"use_case": "churn", "day": "2026-01-02"}),
+        (
+            "churn_history",
+            None,
+            {"from": "2026-01-02", "to": "2026-01-04"},
+            {"use_case": "churn", "day": "2026-01-02..2026-01-04"},
+        ),
+        ("churn_release", None, {"version": 1}, {"use_case": "churn"}),
+        ("maintenance", None, {}, {}),
+    ],
+)
+def test_a_task_logs_with_its_use_case_and_day(
+    dag_bag: DagBag, dag_id: str, key: str | None, conf: dict[str, Any], fields: dict[str, str]
+) -> None:
+    from structlog.contextvars import clear_contextvars, get_contextvars
+
+    dag = dag_bag.dags[dag_id]
+    clear_contextvars()
+    try:
+        dag.tasks[0]._pre_execute_hook(_context(dag, conf, key))
+        assert get_contextvars() == fields
+    finally:
+        clear_contextvars()
 
 
 def test_before_the_first_training_nothing_is_scored(
@@ -200,15 +234,14 @@ def test_before_the_first_training_nothing_is_scored(
     from evergreen import steps
 
     monkeypatch.setattr(steps, "has_champion", lambda use_case: use_case == "churn")
-    context = {"dag_run": SimpleNamespace(conf=None)}
     for name in ("churn", "spend"):
         dag = dag_bag.dags[f"{name}_score"]
         check = dag.get_task("resolve_model")._pre_execute_hook
         if name == "churn":
-            check({**context, "dag": dag})
+            check(_context(dag, None))
         else:
             with pytest.raises(AirflowSkipException, match="Run spend_train, then clear this run"):
-                check({**context, "dag": dag})
+                check(_context(dag, None))
 
 
 def test_a_mode_says_what_follows_a_yes(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,11 +23,14 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from structlog.contextvars import bound_contextvars
 
 from evergreen.contract import UseCase
 from evergreen.databases import ledger_engine, take_lock
 from evergreen.errors import NotReadyError
 from evergreen.settings import PROJECT_ROOT
+
+logger = logging.getLogger(__name__)
 
 # How long one publisher waits for another of the same table.
 _LOCK_SECONDS = 600
@@ -139,7 +143,8 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
     """Keep other publishers of a table out, and append receipts when the body ends.
 
     Without it, of two commits to the same day the earlier might be receipted later, and the
-    receipt that counts would describe rows that are gone.
+    receipt that counts would describe rows that are gone. What was appended is logged, its
+    sequence as the field `receipt`.
 
     Parameters
     ----------
@@ -156,15 +161,20 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
     BusyError
         Another publisher held the table for ten minutes.
     """
+    sequences: list[int] = []
     with ledger_engine().begin() as connection:
         take_lock(connection.exec_driver_sql, f"publish {table}", _LOCK_SECONDS)
 
         def append(receipts: Iterable[Receipt]) -> None:
             rows = [_to_row(receipt) for receipt in receipts]
             if rows:
-                connection.execute(sa.insert(_RECEIPTS), rows)
+                inserted = sa.insert(_RECEIPTS).returning(_RECEIPTS.c.sequence)
+                sequences.extend(connection.scalars(inserted, rows))
 
         yield append
+    if sequences:
+        with bound_contextvars(receipt=max(sequences)):
+            logger.info("published %s (days: %d)", table, len(sequences))
 
 
 def newest_sequence(*use_cases: str) -> int:
@@ -299,6 +309,13 @@ def of_steps(
     )
 
 
+def of_kind(use_case: str, prefix: str) -> list[Receipt]:
+    """Return all receipts of steps whose names begin alike, oldest first."""
+    columns = _RECEIPTS.c
+    named = columns.step.startswith(prefix, autoescape=True)
+    return _recorded_between(None, None, columns.use_case == use_case, named)
+
+
 def of_days(
     use_case: str,
     step: str,
@@ -365,6 +382,21 @@ def seconds_per_day(use_case: str, step: str, *, many: bool) -> float | None:
         runs = [(days, seconds) for days, seconds in connection.execute(query)]
     alike = [s / n for n, s in runs if (n > 1) == many] or [s / n for n, s in runs]
     return median(alike) if alike else None
+
+
+def work(use_case: str) -> dict[str, tuple[int, float]]:
+    """Return how often each step has published, and in how many seconds altogether."""
+    columns = _RECEIPTS.c
+    runs = (
+        sa.select(columns.step, sa.func.max(columns.seconds).label("seconds"))
+        .where(columns.use_case == use_case)
+        .group_by(columns.step, columns.run, columns.basis)
+        .subquery()
+    )
+    query = sa.select(runs.c.step, sa.func.count(), sa.func.sum(runs.c.seconds))
+    with ledger_engine().connect() as connection:
+        found = connection.execute(query.group_by(runs.c.step).order_by(runs.c.step))
+        return {step: (times, seconds) for step, times, seconds in found}
 
 
 def newest_day(use_case: str, step: str, before: datetime | None = None) -> date | None:

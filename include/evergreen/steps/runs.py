@@ -14,6 +14,23 @@ from evergreen.provenance import commands
 logger = logging.getLogger(__name__)
 
 
+def log_as(dag_id: str, key: str | None, params: Mapping[str, Any]) -> None:
+    """Give every line that this process logs from now on its use case and day, as fields.
+
+    Parameters
+    ----------
+    key
+        Partition key of the run.
+    params
+        Of a run without one: its `day`, or `from` and `to`.
+    """
+    from structlog.contextvars import bind_contextvars
+
+    given = [str(params[name]) for name in ("day", "from", "to") if params.get(name)]
+    found = {"use_case": dag_id.rpartition("_")[0], "day": key or "..".join(given)}
+    bind_contextvars(**{name: value for name, value in found.items() if value})
+
+
 def require_known_conf(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
     """Refuse a run that was given keys its DAG does not know.
 

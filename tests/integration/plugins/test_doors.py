@@ -23,6 +23,7 @@ DOORS = {
     "/use-cases/churn/calendar": None,
     "/runs/churn_score/manual": None,
     "/assets/card.js": None,
+    "/metrics": None,
     "/data-docs/churn/index.html": "churn_ingest",
     "/nights/churn/2026-01-01": "churn_monitor",
     "/cards/churn/1": "churn_release",
@@ -107,6 +108,25 @@ def test_use_cases_that_a_user_may_not_read_are_not_listed(
 
     assert [entry["name"] for entry in all_of_them] == list_use_cases()
     assert [entry["name"] for entry in listed] == [n for n in list_use_cases() if n != "churn"]
+
+
+def test_what_is_watched_is_told_of_use_cases_that_a_user_may_read(
+    login: Login, lake: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prometheus_client.parser import text_string_to_metric_families as parse
+
+    def told() -> dict[str, float]:
+        answer = viewer.get("/evergreen/metrics")
+        assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+        (readable,) = (f for f in parse(answer.text) if f.name == "evergreen_readable")
+        return {one.labels["use_case"]: one.value for one in readable.samples}
+
+    viewer = login("viewer")
+    all_of_them = told()
+    _forbid(monkeypatch, "churn_monitor")
+
+    assert all_of_them == dict.fromkeys(list_use_cases(), 1)
+    assert told() == dict.fromkeys([n for n in list_use_cases() if n != "churn"], 1)
 
 
 @pytest.mark.parametrize(("role", "may"), [("viewer", False), ("user", True), ("admin", True)])

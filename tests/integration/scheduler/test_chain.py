@@ -20,6 +20,7 @@ from evergreen import lake
 from evergreen.contract import Period, load_use_case
 from evergreen.errors import ConfigError
 from evergreen.ops import deploy
+from evergreen.ops.audit import list_acts
 from evergreen.ops.local import airflow, postgres
 from evergreen.ops.local.airflow_client import AirflowClient, Json, Run, connect
 from evergreen.ops.local.airflow_environment import USERNAME
@@ -171,6 +172,18 @@ def test_the_chain_runs_by_assets_with_one_key_per_day(
     for day, receipt in receipts.latest("shop", "publish_predictions").items():
         assert receipt.inputs["model_version"] == judged["version"]
         assert day in NEW_DAYS
+
+
+def test_an_audit_names_who_approved_and_who_promoted(
+    chain: tuple[Settings, AirflowClient],
+) -> None:
+    _, client = chain
+    acts = {act.act: act for act in list_acts(client, ["shop"], only="shop")}
+    approved, promoted = acts["approve_promotion"], acts["promote"]
+    assert (approved.actor, approved.subject) == (USERNAME, "shop_train")
+    assert approved.because == "Approve"
+    assert promoted.actor == USERNAME
+    assert approved.at < promoted.at
 
 
 def test_a_night_is_judged_and_recorded(chain: tuple[Settings, AirflowClient]) -> None:

@@ -6,9 +6,10 @@ of this module: logging in anew, reading page after page, and telling errors apa
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -23,6 +24,7 @@ from evergreen.errors import (
     PermanentError,
     ServiceDownError,
 )
+from evergreen.ops.local.airflow_environment import WATCHER, password_file
 from evergreen.settings import Settings, secret
 
 Json = dict[str, Any]
@@ -33,7 +35,10 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class Run:
-    """One DAG run; `started_at` is aware, None while it lies ahead."""
+    """One DAG run; instants are aware, None while they lie ahead.
+
+    `triggering_user_name` is None for a run that nobody asked for; `triggered_by` says what did.
+    """
 
     dag_id: str
     run_id: Annotated[str, Field(validation_alias="dag_run_id")]
@@ -41,6 +46,11 @@ class Run:
     state: str
     partition_key: str | None
     started_at: Annotated[datetime | None, Field(validation_alias="start_date")]
+    queued_at: datetime | None = None
+    run_after: datetime | None = None
+    triggered_by: str | None = None
+    triggering_user_name: str | None = None
+    conf: Json | None = field(default=None, hash=False)
 
     @property
     def finished(self) -> bool:
@@ -59,6 +69,31 @@ class Task:
     state: str | None
     try_number: int
     duration_seconds: Annotated[float | None, Field(validation_alias="duration")]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was answered to a task that asks people; `user` is None if time was up."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    partition_key: str | None
+    user: str | None
+    responded_at: datetime
+    chosen_options: list[str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of Airflow's own audit log that is about a request of a user."""
+
+    when: datetime
+    event: str
+    owner: str | None
+    dag_id: str | None
+    task_id: str | None
+    run_id: str | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +137,21 @@ def connect(settings: Settings) -> AirflowClient:
     return AirflowClient(instance.url, f"{instance.username}:{instance.password}")
 
 
+def connect_to_read(settings: Settings) -> AirflowClient:
+    """Return a client of the configured Airflow, else of the embedded one as who may only read.
+
+    Raises
+    ------
+    ServiceDownError
+        None is configured and the embedded one does not run.
+    """
+    client = connect(settings)
+    if settings.airflow_api:
+        return client
+    password = json.loads(password_file(settings).read_text())[WATCHER]
+    return AirflowClient(client.url, f"{WATCHER}:{password}")
+
+
 class AirflowClient:
     """Talks to one running Airflow.
 
@@ -122,9 +172,13 @@ class AirflowClient:
         self.url = url
         # A proxy knows nothing of this machine's loopback.
         local = httpx.URL(url).host in ("127.0.0.1", "localhost")
-        self._http = httpx.Client(
-            base_url=url, auth=_Login(url, login), timeout=60, trust_env=not local
-        )
+        self._login = _Login(url, login)
+        self._http = httpx.Client(base_url=url, auth=self._login, timeout=60, trust_env=not local)
+
+    def token(self) -> str:
+        """Return a token that Airflow accepts now."""
+        self._call("GET", "/dags", params={"limit": 1})
+        return self._login.token
 
     # --- DAGs ---
 
@@ -218,6 +272,31 @@ class AirflowClient:
             for item in self._all("/assets/events", "asset_events", query)
         ]
 
+    def answers(self) -> list[Answer]:
+        """All that was answered to tasks that ask people."""
+        path, query = f"{_path('~', '~')}/hitlDetails", {"response_received": "true"}
+        return [
+            Answer(
+                *(task["dag_id"], task["dag_run_id"], task["task_id"]),
+                self.run(task["dag_id"], task["dag_run_id"]).partition_key,
+                (item["responded_by_user"] or {}).get("name"),
+                datetime.fromisoformat(item["responded_at"]),
+                item["chosen_options"] or [],
+            )
+            for item in self._all(path, "hitl_details", {"order_by": "created_at", **query})
+            for task in [item["task_instance"]]
+        ]
+
+    def requests(self, since: datetime) -> list[Request]:
+        """Return what users have changed, by the API and by the command line."""
+        query = {"order_by": "id", "after": since.isoformat()}
+        # Whatever tasks have come to is in the same log; of requests it has the method.
+        return [
+            _as(Request, item)
+            for item in self._all("/eventLogs", "event_logs", query)
+            if item["event"].startswith("cli_") or _changes(item["extra"])
+        ]
+
     def tasks(self, dag_id: str, run_id: str, **query: str) -> list[Task]:
         """Task instances of a run, mapped ones each on its own."""
         path = f"{_path(dag_id, run_id)}/taskInstances"
@@ -282,17 +361,17 @@ class _Login(httpx.Auth):
         self._url = f"{url}/auth/token"
         username, separator, password = login.partition(":")
         self._user = {"username": username, "password": password} if separator else None
-        self._token = "" if separator else login
+        self.token = "" if separator else login
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
+        if self.token:
+            request.headers["Authorization"] = f"Bearer {self.token}"
         answer = yield request
         if answer.status_code == httpx.codes.UNAUTHORIZED and self._user:
             granted = yield httpx.Request("POST", self._url, json=self._user)
             if granted.is_success:
-                self._token = granted.json()["access_token"]
-                request.headers["Authorization"] = f"Bearer {self._token}"
+                self.token = granted.json()["access_token"]
+                request.headers["Authorization"] = f"Bearer {self.token}"
                 yield request
 
 
@@ -303,6 +382,14 @@ def _as(kind: type[_Kind], answer: Any) -> _Kind:
 def _path(dag_id: str, run_id: str | None = None) -> str:
     path = f"/dags/{quote(dag_id, safe='~')}"
     return path if run_id is None else f"{path}/dagRuns/{quote(run_id, safe='~')}"
+
+
+def _changes(extra: str | None) -> bool:
+    try:
+        asked = json.loads(extra or "null")
+    except ValueError:
+        return False
+    return isinstance(asked, dict) and asked.get("method", "GET") != "GET"
 
 
 def _log_line(item: Any) -> str:

@@ -17,6 +17,8 @@ from evergreen.settings import PROJECT_ROOT, Settings
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 USERNAME = "admin"
+# May read and change nothing: for what looks by itself.
+WATCHER = "watcher"
 
 # Imported once by the server that workers fork from; a task then starts with them in memory. Only
 # third-party modules: a change in include/ must reach the next task without a restart.
@@ -95,7 +97,7 @@ def airflow_environment(
     environment = dict(os.environ if base is None else base)
     for unwanted in _UNWANTED:
         environment.pop(unwanted, None)
-    keys = _write_once(home / "secrets.json", _new_secrets())
+    keys = _hold(home / "secrets.json", _new_secrets())
     tuning = {
         "AIRFLOW__CORE__PARALLELISM": str(min(8, 2 * (os.cpu_count() or 1))),
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": str(paused_at_creation),
@@ -143,7 +145,7 @@ def airflow_environment(
         "AIRFLOW__API__PORT": str(port),
         # Not derived from the port; with the wrong one every task ends in "connection refused".
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://{HOST}:{port}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USERNAME}:admin,{WATCHER}:viewer",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(password_file(settings)),
         "AIRFLOW__CORE__FERNET_KEY": keys["fernet_key"],
         "AIRFLOW__API__SECRET_KEY": keys["api_secret_key"],
@@ -153,7 +155,9 @@ def airflow_environment(
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}",
     }
     # Created here, not left to Airflow: it would print the password into the log.
-    _write_once(password_file(settings), {USERNAME: secrets.token_urlsafe(12)})
+    _hold(
+        password_file(settings), {name: secrets.token_urlsafe(12) for name in (USERNAME, WATCHER)}
+    )
     return {**tuning, **environment, **fixed}
 
 
@@ -178,15 +182,20 @@ def _new_secrets() -> dict[str, str]:
     }
 
 
-def _write_once(path: Path, content: dict[str, str]) -> dict[str, str]:
-    """Write a private JSON file unless it exists, and return what it holds; safe at once."""
-    if not path.exists():
-        draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file)
+def _hold(path: Path, content: dict[str, str]) -> dict[str, str]:
+    """Add what is missing to a private JSON file, and return what it holds; safe at once."""
+    held: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    if content.keys() <= held.keys():
+        return held
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content | held, file)
+    if held:
+        draft.replace(path)
+    else:
         with suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
-    held: dict[str, str] = json.loads(path.read_text())
-    return held
+    kept: dict[str, str] = json.loads(path.read_text())
+    return kept

@@ -223,7 +223,7 @@ def test_starts_once_and_stops_everything(fake_airflow):
     assert airflow.start(settings) == airflow.find(settings) == instance
     assert {part["status"] for part in airflow._fetch_health(instance.url).values()} == {"healthy"}
     held = json.loads((settings.home / "airflow" / "passwords.json").read_text())
-    assert held == {"admin": instance.password}
+    assert held == {"admin": instance.password, "watcher": held["watcher"]}
     assert instance.password not in repr(instance)
 
     _until(lambda: _have_begun(instance))
@@ -346,3 +346,18 @@ def test_a_component_that_fails_ends_the_start_with_its_log(fake_airflow, monkey
 def test_stop_without_a_home_makes_none(settings):
     airflow.stop(settings)
     assert not settings.home.exists()
+
+
+def test_a_home_of_before_gets_the_user_who_only_reads(settings):
+    path = settings.home / "airflow" / "passwords.json"
+    airflow_environment.airflow_environment(settings)
+    path.write_text('{"admin": "kept"}')
+
+    airflow_environment.airflow_environment(settings)
+    held = json.loads(path.read_text())
+    airflow_environment.airflow_environment(settings)
+
+    assert held == {"admin": "kept", "watcher": held["watcher"]}
+    assert len(held["watcher"]) >= 12
+    assert json.loads(path.read_text()) == held
+    assert path.stat().st_mode & 0o777 == 0o600
