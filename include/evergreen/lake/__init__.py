@@ -18,6 +18,7 @@ from evergreen.lake.reading import (
     stream,
 )
 from evergreen.lake.snapshots import (
+    has_snapshot,
     is_unchanged_before,
     snapshot_id,
     summaries_since,
@@ -34,6 +35,7 @@ __all__ = [
     "days_between",
     "exists",
     "files",
+    "has_snapshot",
     "heads",
     "is_unchanged_before",
     "load",
