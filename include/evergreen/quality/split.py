@@ -17,7 +17,6 @@ from datetime import date, timedelta
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from evergreen.contract import AnyTable, Events
 from evergreen.errors import ConservationError
@@ -27,7 +26,7 @@ from evergreen.quality.judging import judge
 from evergreen.quality.parsing import check_columns
 from evergreen.quality.rollup import roll_up
 from evergreen.quality.schemas import counts_schema, quarantine_schema, table_schema
-from evergreen.quality.suppression import suppress_delivered, suppress_rolled
+from evergreen.quality.suppression import suppress
 from evergreen.sql.connection import opened
 from evergreen.sql.text import literal, quote
 
@@ -106,14 +105,12 @@ def split_rows(
         batch = Batch(connection, table, raw, start, end, threads)
         check_columns(connection, table)
         batch.stage()
-        hidden = erased or Suppressed()
-        suppress_delivered(batch, hidden)
         judge(batch)
+        rolled = isinstance(table, Events) and table.rollup is not None
         if isinstance(table, Events) and table.rollup is not None:
             roll_up(batch, table.rollup)
-            suppress_rolled(batch, hidden)
-            return _collect(batch, rolled=True)
-        return _collect(batch, rolled=False)
+        suppress(batch, erased or Suppressed(), rolled=rolled)
+        return _collect(batch, rolled=rolled)
 
 
 def select_days(
@@ -187,13 +184,12 @@ def _collect(batch: Batch, *, rolled: bool) -> Split:
         "SELECT rule, count(*) FROM (SELECT unnest(rules) AS rule FROM quarantined) "
         "GROUP BY rule ORDER BY count(*) DESC, rule"
     ).fetchall()
-    counts = _counts(batch)
     return Split(
         accepted=accepted,
         quarantined=batch.rows("SELECT * FROM quarantined", schema=quarantine_schema()),
-        counts=counts,
+        counts=_counts(batch),
         by_rule=dict(rules),
-        excluded=batch.raw.num_rows - pc.sum(counts["rows_in"]).as_py(),
+        excluded=batch.raw.num_rows - batch.scalar("SELECT count(*) FROM staged"),
     )
 
 
@@ -210,12 +206,11 @@ def _counts(batch: Batch) -> pa.Table:
         f"count(*) AS published, {newest} AS newest_at FROM accepted GROUP BY ALL),",
         "held AS (SELECT day, count(*) AS quarantined FROM quarantined GROUP BY ALL),",
         'twice AS (SELECT "~belongs" AS day, count(*) AS duplicates FROM staged AS s',
-        "ANTI JOIN kept AS k ON s.rowid = k.n GROUP BY ALL),",
-        'hidden AS (SELECT "~belongs" AS day, CAST(sum("~lines") AS BIGINT) AS erased',
-        "FROM erased GROUP BY ALL)",
-        "SELECT day, coalesce(rows_in, 0) + coalesce(erased, 0), coalesce(accepted, 0),",
-        "coalesce(quarantined, 0), coalesce(duplicates, 0), coalesce(published, 0),",
-        "coalesce(erased, 0), newest_at FROM days",
+        "ANTI JOIN kept AS k ON s.rowid = k.n ANTI JOIN erased AS e ON s.rowid = e.n",
+        "GROUP BY ALL),",
+        'hidden AS (SELECT "~belongs" AS day, count(*) AS erased FROM erased GROUP BY ALL)',
+        "SELECT day, coalesce(rows_in, 0), coalesce(accepted, 0), coalesce(quarantined, 0),",
+        "coalesce(duplicates, 0), coalesce(published, 0), coalesce(erased, 0), newest_at FROM days",
         "LEFT JOIN came USING (day) LEFT JOIN passed USING (day) LEFT JOIN held USING (day)",
         "LEFT JOIN twice USING (day) LEFT JOIN hidden USING (day) ORDER BY day",
         schema=counts_schema(),

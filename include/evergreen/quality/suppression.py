@@ -13,53 +13,50 @@ from evergreen.quality.batch import Batch
 from evergreen.sql.text import quote
 
 
-def suppress_delivered(batch: Batch, erased: Suppressed) -> None:
-    """Make `erased`, rows per day, and take those rows out of `staged`.
+def suppress(batch: Batch, hidden: Suppressed, *, rolled: bool) -> None:
+    """Make `erased`, the staged rows that must not come in, and take them out of what was judged.
 
-    They are not judged, so they are neither accepted nor quarantined, nor duplicates of anything.
+    All rows are judged before, so nobody else's row fares otherwise than it did beside them.
     """
-    batch.run('CREATE TABLE erased ("~belongs" DATE, "~lines" BIGINT)')
+    batch.run('CREATE TABLE erased AS SELECT rowid AS n, "~belongs" FROM staged LIMIT 0')
     key = batch.table.entity_key
-    if not erased or key is None:
+    if not hidden or key is None:
         return
     if key in batch.table.columns:
-        _remove(batch, erased, "staged", quote(key), "rowid")
+        _mark(batch, hidden, "staged", quote(key), "rowid")
     # Of a row that is not made of columns, any part may be the key.
     torn = batch.connection.execute(
         'SELECT rowid, json_object(\'_text\', "~text") FROM staged WHERE "~error" IS NOT NULL'
     ).fetchall()
-    gone = [row for row, text in torn if erased.among(keys_in(text, None))]
-    _count_and_delete(batch, pa.table({"n": pa.array(gone, pa.int64())}))
+    _add(batch, pa.array([row for row, text in torn if hidden.among(keys_in(text, None))]))
+    if rolled:
+        lines = f'clean AS c INNER JOIN rolled AS r USING ("~belongs", {_row_key(batch)})'
+        _mark(batch, hidden, lines, f"r.{quote(key)}", 'c."~n"')
+        batch.run(f"DELETE FROM rolled WHERE {_text(quote(key))} IN (SELECT key FROM gone_keys)")
+    batch.run("DELETE FROM judged WHERE n IN (SELECT n FROM erased)")
 
 
-def suppress_rolled(batch: Batch, erased: Suppressed) -> None:
-    """Do the same for entities that only a roll-up names."""
-    key = batch.table.entity_key
-    if not erased or key is None or key in batch.table.columns:
-        return
-    named = quote(batch.table.row_key or "")
-    lines = f'clean AS c INNER JOIN rolled AS r USING ("~belongs", {named})'
-    _remove(batch, erased, lines, f"r.{quote(key)}", 'c."~n"')
+def _mark(batch: Batch, hidden: Suppressed, relation: str, key: str, row: str) -> None:
+    found = batch.connection.execute(f"SELECT DISTINCT {_text(key)} FROM {relation}").fetchall()
+    gone = sorted(hidden.among(text for (text,) in found if text is not None))
+    batch.connection.register("gone_keys", pa.table({"key": pa.array(gone, pa.string())}))
+    rows = batch.connection.sql(
+        f"SELECT {row} AS n FROM {relation} WHERE {_text(key)} IN (SELECT key FROM gone_keys)"
+    ).to_arrow_table()
+    _add(batch, rows["n"])
+
+
+def _add(batch: Batch, rows: pa.Array | pa.ChunkedArray) -> None:
+    batch.connection.register("gone", pa.table({"n": rows.cast(pa.int64())}))
     batch.run(
-        f"DELETE FROM rolled WHERE CAST({quote(key)} AS VARCHAR) IN (SELECT key FROM gone_keys)"
+        'INSERT INTO erased SELECT rowid, "~belongs" FROM staged',
+        "WHERE rowid IN (SELECT n FROM gone) AND rowid NOT IN (SELECT n FROM erased)",
     )
 
 
-def _remove(batch: Batch, erased: Suppressed, relation: str, key: str, row: str) -> None:
-    text = f"CAST({key} AS VARCHAR)"
-    found = batch.connection.execute(
-        f"SELECT DISTINCT {text} FROM {relation} WHERE {key} IS NOT NULL"
-    ).fetchall()
-    gone = pa.table({"key": pa.array(sorted(erased.among(k for (k,) in found)), pa.string())})
-    batch.connection.register("gone_keys", gone)
-    rows = batch.connection.sql(
-        f"SELECT {row} AS n FROM {relation} WHERE {text} IN (SELECT key FROM gone_keys)"
-    ).to_arrow_table()
-    _count_and_delete(batch, rows)
+def _text(key: str) -> str:
+    return f"CAST({key} AS VARCHAR)"
 
 
-def _count_and_delete(batch: Batch, rows: pa.Table) -> None:
-    batch.connection.register("gone", rows)
-    gone = "FROM staged WHERE rowid IN (SELECT n FROM gone)"
-    batch.run(f'INSERT INTO erased SELECT "~belongs", count(*) {gone} GROUP BY "~belongs"')
-    batch.run(f"DELETE {gone}")
+def _row_key(batch: Batch) -> str:
+    return quote(batch.table.row_key or "")

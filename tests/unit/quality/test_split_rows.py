@@ -43,7 +43,6 @@ def test_good_row_is_typed_and_published():
         "accepted": 1,
         "quarantined": 0,
         "duplicates": 0,
-        "erased": 0,
         "published": 1,
     }
     assert found.counts["newest_at"].to_pylist() == [row["ordered_at"]]
@@ -172,7 +171,6 @@ def test_exact_duplicates_are_counted_once_each():
         "accepted": 2,
         "quarantined": 2,
         "duplicates": 2,
-        "erased": 0,
         "published": 2,
     }
 
