@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evergreen.erasure.needle import Needle
@@ -217,7 +218,8 @@ def _in_column(field: pa.Field, column: pa.Array, needle: Needle) -> bool:
         return field.name in needle.names and needle.key in column.unique().to_pylist()
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         return False
-    return any(needle.is_in(value, field.name) for value in column.unique().to_pylist())
+    likely = column.filter(pc.match_substring_regex(column, needle.anywhere))
+    return any(needle.is_in(value, field.name) for value in likely.unique().to_pylist())
 
 
 def _in_bounds(content: bytes, needle: Needle) -> str:

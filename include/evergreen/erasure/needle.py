@@ -60,6 +60,12 @@ class Needle:
         return tuple(dict.fromkeys(spelled))
 
     @cached_property
+    def anywhere(self) -> str:
+        """Regular expression, also for Arrow, of what no text is about the entity without."""
+        spelled = (s for word in (self.text, *self.personal) for s in _spellings(word))
+        return "|".join(map(re.escape, dict.fromkeys(spelled)))
+
+    @cached_property
     def pattern(self) -> str:
         """Regular expression of words, in the dialects of Python and Postgres."""
         found = []
@@ -182,7 +188,10 @@ def _is_telling(word: str) -> bool:
 
 
 def _spellings(word: str) -> tuple[str, ...]:
-    return (word, html.escape(word), json.dumps(word)[1:-1], quote(word), quote(word, safe=""))
+    return (
+        *(word, html.escape(word), quote(word), quote(word, safe="")),
+        *(json.dumps(word, ensure_ascii=ascii)[1:-1] for ascii in (True, False)),
+    )
 
 
 def _like(text: str, value: Any) -> str:

@@ -206,10 +206,14 @@ def _without(use_case: UseCase, table: str, rows: pa.Table, needle: Needle) -> p
 def _named(use_case: UseCase, rows: pa.Table, needle: Needle) -> pa.Array:
     """Tell of rows that were not accepted whether they are about the entity."""
     of = {table: sources(use_case, table) for table in use_case.tables}
+    dtype = use_case.key_dtype
+    likely = pc.match_substring_regex(rows["raw"], needle.anywhere).to_pylist()
+    columns = (likely, rows["table"].to_pylist(), rows["raw"].to_pylist())
     return pa.array(
         [
-            needle.text in keys_in(raw, of.get(table)) or needle.is_in(raw)
-            for table, raw in zip(rows["table"].to_pylist(), rows["raw"].to_pylist(), strict=True)
+            bool(may_be)
+            and (needle.text in keys_in(raw, of.get(table), dtype) or needle.is_in(raw))
+            for may_be, table, raw in zip(*columns, strict=True)
         ],
         pa.bool_(),
     )

@@ -235,7 +235,7 @@ def _key_of(erasure: Erasure, owner: UseCase) -> str | None:
                 keys = (set(map(str, p.column(0).unique().to_pylist())) for p in pieces)
             elif {"table", "raw"} <= {*scan.schema.names}:
                 keys = (
-                    erased.keys_in(row["raw"], erased.sources(owner, row["table"]))
+                    erased.keys_in(row["raw"], erased.sources(owner, row["table"]), owner.key_dtype)
                     for piece in lake.stream(scan, ["table", "raw"], 65_536)
                     for row in piece.to_pylist()
                 )

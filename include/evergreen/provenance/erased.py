@@ -183,7 +183,10 @@ def drop(
     elif {"table", "raw"} <= {*rows.column_names}:
         named = zip(rows["table"].to_pylist(), rows["raw"].to_pylist(), strict=True)
         mask = pa.array(
-            [bool(hidden.among(keys_in(raw, sources(use_case, of)))) for of, raw in named]
+            [
+                bool(hidden.among(keys_in(raw, sources(use_case, of), use_case.key_dtype)))
+                for of, raw in named
+            ]
         )
     else:
         return rows, {}
@@ -215,7 +218,7 @@ def sources(use_case: UseCase, table: str) -> set[str] | None:
     return {declared.columns[use_case.entity.key].source}
 
 
-def keys_in(raw: str, wanted: Collection[str] | None) -> set[str]:
+def keys_in(raw: str, wanted: Collection[str] | None, dtype: str = "string") -> set[str]:
     """Return what may be keys in a row as it was delivered (a JSON object).
 
     Parameters
@@ -224,12 +227,15 @@ def keys_in(raw: str, wanted: Collection[str] | None) -> set[str]:
         Names of the columns that hold a key; None for any. Of a row that could not be split into
         columns, every part of its text may be one.
 
+    dtype
+        Of the key; a whole number may be written with zeros before it.
+
     Examples
     --------
     >>> sorted(keys_in('{"id": "7", "customer": " 12.0 "}', {"customer"}))
     ['12', '12.0']
     """
-    return {
+    found = {
         spelled
         for name, value in json.loads(raw).items()
         if value is not None and (wanted is None or name in wanted or name == "_text")
@@ -237,6 +243,9 @@ def keys_in(raw: str, wanted: Collection[str] | None) -> set[str]:
         for spelled in (part, re.sub(r"\.0+$", "", part))
         if spelled
     }
+    if dtype == "int64":
+        found |= {str(int(text)) for text in found if text.isdecimal()}
+    return found
 
 
 def _parts(name: str, text: str) -> Iterator[str]:

@@ -28,7 +28,8 @@ def suppress(batch: Batch, hidden: Suppressed, *, rolled: bool) -> None:
     torn = batch.connection.execute(
         'SELECT rowid, json_object(\'_text\', "~text") FROM staged WHERE "~error" IS NOT NULL'
     ).fetchall()
-    _add(batch, pa.array([row for row, text in torn if hidden.among(keys_in(text, None))]))
+    dtype = batch.table.published[key].dtype
+    _add(batch, pa.array([row for row, text in torn if hidden.among(keys_in(text, None, dtype))]))
     if rolled:
         lines = f'clean AS c INNER JOIN rolled AS r USING ("~belongs", {_row_key(batch)})'
         _mark(batch, hidden, lines, f"r.{quote(key)}", 'c."~n"')
