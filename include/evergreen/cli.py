@@ -278,11 +278,17 @@ def replay(target: str) -> None:
     """Make an output again from what was recorded of it, and compare.
 
     TARGET is the sequence number of a receipt (4711), a registered version (churn/3) or the id of
-    an MLflow run. Ends with code 1 if anything differs.
+    an MLflow run. Ends with code 1 if anything differs, and with code 3 if somebody's rows were
+    part of it and were erased since.
     """
+    from evergreen.errors import ErasedError
     from evergreen.provenance.replay import replay
 
-    outcome = replay(target)
+    try:
+        outcome = replay(target)
+    except ErasedError as error:
+        click.echo(error)
+        sys.exit(3)
     click.echo(outcome.subject)
     for item in outcome.compared:
         verdict = "equal" if item.equal else "DIFFERS"
@@ -292,6 +298,39 @@ def replay(target: str) -> None:
     for note in outcome.notes:
         click.echo(f"  note     {note}")
     sys.exit(0 if outcome.equal else 1)
+
+
+@cli.command()
+@click.argument("use_case")
+@click.argument("entity")
+@click.option("--reason", default="", help="Why; kept for good, so it must not name ENTITY.")
+@click.option("--by", "actor", help="Who asked for it; by default the user who runs this.")
+@click.option("--plan", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(
+    use_case: str, entity: str, reason: str, actor: str | None, plan: bool, yes: bool
+) -> None:
+    """Erase ENTITY, a key, from everything stored of USE_CASE, and prove that it is gone.
+
+    It cannot be undone. Safe to repeat, also after an interruption. Ends with code 1 if something
+    of it is left, and says where.
+    """
+    from evergreen.erasure import run
+    from evergreen.ops.erase import asking, tell_outcome, tell_plan
+
+    if not (reason or plan):
+        raise click.UsageError("Say why: --reason, such as the number of the request.")
+    settings, subject = load_settings(), run.find_subject(use_case, entity)
+    for line in tell_plan(subject, use_case):
+        click.echo(line)
+    if plan:
+        return
+    if not yes:
+        click.confirm("Erase it? This cannot be undone.", abort=True)
+    outcome = run.erase(subject, actor or asking(), reason, settings, click.echo)
+    for line in tell_outcome(outcome, settings):
+        click.echo(line)
+    sys.exit(1 if outcome.left else 0)
 
 
 @cli.command()

@@ -35,7 +35,7 @@ class ValidationError(PermanentError):
 
 
 class ConservationError(PermanentError):
-    """Rows in differ from rows accepted + quarantined + duplicates."""
+    """Rows in differ from rows accepted + quarantined + duplicates + erased."""
 
 
 class LimitError(PermanentError):
@@ -75,6 +75,10 @@ class DamagedError(PermanentError):
     def __init__(self, message: str, found: str = "") -> None:
         super().__init__(message)
         self.found = found or message
+
+
+class ErasedError(PermanentError):
+    """What is asked for held rows of somebody who was erased."""
 
 
 class GapError(TransientError):

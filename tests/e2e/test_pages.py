@@ -301,12 +301,12 @@ def test_releases_tell_the_ledger_and_the_evidence(look: Looking, house: House) 
 
 def test_no_row_is_lost_on_the_page_of_quality(look: Looking, house: House) -> None:
     page = look().use_case("quality")
-    shown = _table(page, "In = accepted + quarantined + duplicates")
+    shown = _table(page, "In = accepted + quarantined + duplicates + erased")
     counted = receipts.latest(NAME, "publish_orders")
     for row in shown:
         (counts,) = (r.counts for d, r in counted.items() if _day(d) == row["Day"])
         parts = [counts[name] for name in ("rows_in", "accepted", "quarantined", "duplicates")]
-        assert row["Sum"] == "{:,} = {:,} + {:,} + {:,}".format(*parts)
+        assert row["Sum"] == "{:,} = {:,} + {:,} + {:,} + 0".format(*parts)
         assert row["Conserved"].endswith("yes")
     days = [day for day in counted if _day(day) in {row["Day"] for row in shown}]
     rejected = lake.read(NAME, "quarantine", min(days), max(days) + _ONE_DAY)["rules"].to_pylist()

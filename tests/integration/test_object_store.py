@@ -10,11 +10,13 @@ from typing import Any
 
 import boto3
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
+from evergreen.erasure import run
 from evergreen.errors import DamagedError, PermanentError
 from evergreen.features import store
 from evergreen.lake import compaction, upkeep
@@ -26,7 +28,7 @@ from evergreen.provenance.replay import replay
 from evergreen.settings import Settings, load_settings
 from evergreen.sql.connection import opened
 from evergreen.training import tracking
-from small_shop import FIRST_DAY, write_small_shop
+from small_shop import FIRST_DAY, load, write_small_shop
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -205,3 +207,38 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     )
     with pytest.raises(PermanentError, match="1 files of this backup are gone"):
         restore(tmp_path / "safe", force=True)
+
+
+@pytest.mark.slow
+def test_an_erased_customer_is_in_no_object(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = write_small_shop(tmp_path / "use_cases")
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", load_settings().database_url("ledger"))
+    assert list(deploy.initialise(load_settings()))
+    load(FIRST_DAY, FIRST_DAY + timedelta(days=9), labels=False)
+    features = lake.read("shop", "features")
+    who = features["customer_id"][0].as_py()
+    bucket.client.put_object(
+        Bucket=bucket.name, Key="artifacts/shop/run/nights/x.html", Body=f"<p>{who}</p>".encode()
+    )
+
+    def holding() -> set[str]:
+        found = set()
+        for key in sorted(bucket.keys()):
+            content = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+            if key.endswith(".parquet"):
+                content += repr(pq.read_table(pa.BufferReader(content)).to_pydict()).encode()
+            if who.encode() in content:
+                found.add(key)
+        return found
+
+    assert len(holding()) > 10
+    subject = run.find_subject("shop", who)
+    outcome = run.erase(subject, "ann", "request 17", load_settings())
+    assert outcome.left == () and outcome.files > 10
+    assert holding() == set()
+    left = lake.read("shop", "features")
+    assert left.num_rows == features.num_rows - features["customer_id"].to_pylist().count(who)
+    steps.verify_tables()

@@ -28,6 +28,7 @@ from evergreen.lake.reading import (
     stream,
 )
 from evergreen.lake.snapshots import (
+    has_snapshot,
     is_unchanged_before,
     snapshot_id,
     summaries_since,
@@ -45,6 +46,7 @@ __all__ = [
     "elsewhere",
     "exists",
     "files",
+    "has_snapshot",
     "heads",
     "is_unchanged_before",
     "load",

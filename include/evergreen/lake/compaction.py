@@ -184,6 +184,11 @@ def _cluster_manifests(table: Table) -> None:
         and max(counts, default=0) <= 2 * _FILES_PER_MANIFEST
     ):
         return
+    group_manifests(table)
+
+
+def group_manifests(table: Table) -> None:
+    """Commit lists of the files that stand, by neighbouring days, and of no others."""
     transaction = table.transaction()
     _ClusterManifests(
         operation=Operation.APPEND,

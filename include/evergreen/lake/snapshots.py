@@ -23,6 +23,12 @@ def snapshot_id(namespace: str, table: str) -> int | None:
     return current.snapshot_id if current else None
 
 
+def has_snapshot(namespace: str, table: str, snapshot_id: int) -> bool:
+    """Whether a snapshot of a table can still be read."""
+    found = load(namespace, table)
+    return found is not None and found.snapshot_by_id(snapshot_id) is not None
+
+
 def summaries_since(namespace: str, table: str, known: Container[int]) -> list[dict[str, str]]:
     """Summaries of the snapshots since the newest `known` one, newest first."""
     found = load(namespace, table)

@@ -189,15 +189,15 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
         scheme, netloc, root = sealed.LakeFileIO.parse_location(found.location())
         manifests: dict[str, frozenset[str]] = {}
         with sealed.readable(f"{namespace}.{table}"):
-            before = _referenced(found, manifests)
+            before = referenced(found, manifests)
         files = found.io.fs_by_scheme(scheme, netloc)
-        listed = {info.path: info for info in _files_under(files, root)}
+        listed = {info.path: info for info in files_under(files, root)}
         # Again after listing: what was committed meanwhile is referred to by now.
         found.refresh()
-        wanted = _plain(before | _referenced(found, manifests))
+        wanted = plain(before | referenced(found, manifests))
         current = found.current_snapshot()
         standing = _content(found, manifests, [current] if current else [])
-        _require_whole(found, _plain(standing), listed, root)
+        _require_whole(found, plain(standing), listed, root)
         limit = older_than.timestamp() * 1e9
         orphans = [
             info for path, info in listed.items() if path not in wanted and info.mtime_ns < limit
@@ -236,7 +236,11 @@ def missing_files(locations: Sequence[str]) -> list[str]:
     return [location for location in locations if not io.new_input(location).exists()]
 
 
-def _referenced(table: Table, manifests: dict[str, frozenset[str]]) -> set[str]:
+def referenced(table: Table, manifests: dict[str, frozenset[str]]) -> set[str]:
+    """Locations of all files that any snapshot of a table needs, and of its log of metadata.
+
+    `manifests` remembers the files each manifest names.
+    """
     log = {entry.metadata_file for entry in table.metadata.metadata_log}
     return {table.metadata_location, *log, *_content(table, manifests, table.snapshots())}
 
@@ -262,14 +266,15 @@ def _content(
     return locations
 
 
-def _files_under(files: Any, root: str) -> list[Any]:
+def files_under(files: Any, root: str) -> list[Any]:
+    """List the files below a folder of an Arrow file system."""
     from pyarrow.fs import FileSelector, FileType
 
     selector = FileSelector(root, recursive=True, allow_not_found=True)
     return [info for info in files.get_file_info(selector) if info.type == FileType.File]
 
 
-def _plain(locations: set[str]) -> set[str]:
+def plain(locations: set[str]) -> set[str]:
     """Turn locations into the paths that the file system of the table lists."""
     return {sealed.LakeFileIO.parse_location(location)[2] for location in locations}
 

@@ -82,6 +82,7 @@ def _print_findings(console: Console, use_case: UseCase) -> None:
             damaged += [Stale(table, day, reason) for day, reason in found.items()]
         stale = find_stale(use_case)
         _print_without_data(console, use_case)
+        _print_unfinished(console, use_case)
     except DamagedError as error:
         console.print(f"{use_case.name}: {error}", soft_wrap=True, highlight=False)
         return
@@ -149,6 +150,20 @@ def _print_failed(console: Console, settings: Settings) -> None:
     console.print(table)
     console.print("When the cause is mended (the log of the failed task names it):")
     _print_commands(console, [command for failure in failures for command in failure.mend])
+
+
+def _print_unfinished(console: Console, use_case: UseCase) -> None:
+    """Print erasures that were killed: rows of the entity may be left, and are not ingested."""
+    from evergreen.provenance import erased
+
+    for found in erased.erasures(use_case.name):
+        if found.closed is None:
+            text = (
+                f"{use_case.name}: an erasure is not finished; {found.actor} asked for it on "
+                f"{found.asked_at:%Y-%m-%d %H:%M} UTC ({found.reason}). Run the same `evergreen "
+                "erase` again."
+            )
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_without_data(console: Console, use_case: UseCase) -> None:

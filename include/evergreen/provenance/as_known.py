@@ -6,6 +6,7 @@ when D was first processed. A day that was first loaded later than that (history
 backfilled) is read as it was first loaded.
 
 A changed declaration is no correction: only versions made by the same declaration are compared.
+What an erasure has made unreadable is not known any more: such days are read as they stand.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 
 from evergreen.contract import UseCase
-from evergreen.provenance import receipts
+from evergreen.provenance import erased, receipts
 from evergreen.provenance.receipts import Trace
 
 
@@ -35,18 +36,22 @@ def pins_of(use_case: UseCase, day: date, days: Sequence[date]) -> dict[str, dic
         had no rows). Days that still say what they said then are absent.
     """
     matured = day - timedelta(days=use_case.target.horizon_days)
-    features = receipts.traces(use_case.owner_of("features"), "publish_features")[
-        "publish_features"
-    ]
+    owner = use_case.owner_of("features")
+    features = receipts.traces(owner, "publish_features")["publish_features"]
     labels = receipts.traces(use_case.name, "publish_labels")["publish_labels"]
     return {
-        "features": _pins(features, features.get(day, []), days),
-        "labels": _pins(labels, labels.get(matured, []), days),
+        "features": _pins(features, features.get(day, []), days, erased.forgotten_up_to(owner)),
+        "labels": _pins(
+            labels, labels.get(matured, []), days, erased.forgotten_up_to(use_case.name)
+        ),
     }
 
 
 def _pins(
-    traces: dict[date, list[Trace]], processed: list[Trace], days: Sequence[date]
+    traces: dict[date, list[Trace]],
+    processed: list[Trace],
+    days: Sequence[date],
+    forgotten: int,
 ) -> dict[date, int]:
     first = _comparable(processed)
     if not first:
@@ -60,7 +65,7 @@ def _pins(
             continue
         earlier = [version for version in versions if version.sequence <= known]
         version = earlier[-1] if earlier else versions[0]
-        if version.content != versions[-1].content:
+        if version.content != versions[-1].content and version.sequence > forgotten:
             pins[day] = version.output_snapshot if version.content else 0
     return pins
 

@@ -38,10 +38,12 @@ _LOCK_SECONDS = 600
 _RUNS = 20
 
 _DECLARING = (".yaml", ".sql")
-_METADATA = sa.MetaData()
+METADATA = sa.MetaData()
+"""The tables of this room in the database `ledger`."""
+
 _RECEIPTS = sa.Table(
     "receipts",
-    _METADATA,
+    METADATA,
     sa.Column("sequence", sa.BigInteger, primary_key=True),
     sa.Column("use_case", sa.Text, nullable=False),
     sa.Column("step", sa.Text, nullable=False),
@@ -126,9 +128,12 @@ class Trace(NamedTuple):
 
 
 def create_tables() -> None:
-    """Create the table of receipts, or give an older one the columns it lacks; safe to repeat."""
+    """Create the tables of this room, or give an older one the columns it lacks; safe to repeat."""
+    # Its table is one of them.
+    from evergreen.provenance import erased  # noqa: F401
+
     engine = ledger_engine()
-    _METADATA.create_all(engine)
+    METADATA.create_all(engine)
     present = {column["name"] for column in sa.inspect(engine).get_columns(_RECEIPTS.name)}
     with engine.begin() as connection:
         for column in _RECEIPTS.columns:
@@ -136,6 +141,11 @@ def create_tables() -> None:
                 definition = sa.schema.CreateColumn(column).compile(dialect=engine.dialect)
                 statement = f"ALTER TABLE {_RECEIPTS.name} ADD COLUMN IF NOT EXISTS {definition}"
                 connection.execute(sa.text(statement))
+
+
+def erasing(step: str) -> str:
+    """Name the step that takes an entity's rows out of what a step has published."""
+    return f"erase_{step.removeprefix('publish_')}"
 
 
 @contextmanager
@@ -193,20 +203,35 @@ def newest_sequence(*use_cases: str) -> int:
 
 
 def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
-    """Return in short what each step has published of each day, oldest first."""
-    columns = _RECEIPTS.c
+    """Return in short what each step has published of each day, oldest first.
+
+    An erasure is no correction: a day that lost somebody's rows says what it said before, so
+    nothing that was made from it is stale.
+    """
+    columns, erased = _RECEIPTS.c, {erasing(step): step for step in steps}
     query = (
         sa.select(
             *(columns.step, columns.day, columns.sequence, columns.basis),
             *(columns.content, columns.contract_digest, columns.output_snapshot),
+            sa.case((columns.step.in_(erased), columns.inputs), else_="{}"),
         )
-        .where(columns.use_case == use_case, columns.step.in_(steps))
+        .where(columns.use_case == use_case, columns.step.in_([*steps, *erased]))
         .order_by(columns.day, columns.sequence)
     )
     found: dict[str, dict[date, list[Trace]]] = {step: {} for step in steps}
     with ledger_engine().connect() as connection:
-        for step, day, *values in connection.execute(query):
-            found[step].setdefault(day, []).append(Trace(*values))
+        for step, day, *values, inputs in connection.execute(query):
+            trace = Trace(*values)
+            history = found[erased.get(step, step)].setdefault(day, [])
+            if step in erased:
+                replaced = json.loads(inputs)["replaced"]
+                history[:] = [
+                    earlier._replace(content=trace.content)
+                    if earlier.content == replaced
+                    else earlier
+                    for earlier in history
+                ]
+            history.append(trace)
     return found
 
 
@@ -236,6 +261,68 @@ def standing(
     return found
 
 
+def of_table(use_case: str, table: str, days: Sequence[date]) -> list[Receipt]:
+    """Return the newest receipt of each of some days of a table, or of each part of them."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(_RECEIPTS)
+        .distinct(columns.day, columns.part)
+        .where(columns.use_case == use_case, columns.output_table == f"{use_case}.{table}")
+        .where(columns.day.in_(days))
+        .order_by(columns.day, columns.part, columns.sequence.desc())
+    )
+    with ledger_engine().connect() as connection:
+        return [_from_row(row) for row in connection.execute(query)]
+
+
+def first(use_case: str, step: str, after: int) -> Receipt | None:
+    """Return the first receipt of a step after a sequence."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(_RECEIPTS)
+        .where(columns.use_case == use_case, columns.step == step, columns.sequence > after)
+        .order_by(columns.sequence)
+        .limit(1)
+    )
+    with ledger_engine().connect() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else _from_row(row)
+
+
+def newest_of(use_case: str, step: str) -> int:
+    """Sequence of the newest receipt of a step; 0 without any."""
+    query = sa.select(sa.func.max(_RECEIPTS.c.sequence)).where(
+        _RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step
+    )
+    with ledger_engine().connect() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def of_snapshot(use_case: str, table: str, snapshot: int) -> int:
+    """Sequence of the newest receipt of what a snapshot published; 0 without any."""
+    columns = _RECEIPTS.c
+    query = sa.select(sa.func.max(columns.sequence)).where(
+        columns.output_table == f"{use_case}.{table}", columns.output_snapshot == snapshot
+    )
+    with ledger_engine().connect() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def erased_since(receipt: Receipt) -> Receipt | None:
+    """Return the first erasure that took rows of what a receipt has published."""
+    columns = _RECEIPTS.c
+    query = (
+        sa.select(_RECEIPTS)
+        .where(columns.use_case == receipt.use_case, columns.step == erasing(receipt.step))
+        .where(columns.day == receipt.day, columns.sequence >= receipt.sequence)
+        .order_by(columns.sequence)
+        .limit(1)
+    )
+    with ledger_engine().connect() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else _from_row(row)
+
+
 def by_sequence(sequence: int) -> Receipt:
     """Return one receipt.
 
@@ -259,10 +346,13 @@ def by_sequence(sequence: int) -> Receipt:
 def latest(
     use_case: str, step: str, start: date | None = None, end: date | None = None
 ) -> dict[date, Receipt]:
-    """Return the newest receipt of a step for each day of `[start, end)`, oldest day first."""
+    """Return the newest receipt of a step for each day of `[start, end)`, oldest day first.
+
+    It may be that of an erasure, which says of a day what the step said, without somebody's rows.
+    """
     newest = (
         sa.select(sa.func.max(_RECEIPTS.c.sequence))
-        .where(_RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step)
+        .where(_RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step.in_([step, erasing(step)]))
         .group_by(_RECEIPTS.c.day)
     )
     # The bounds are in here, or every call would group the whole history.
@@ -409,6 +499,39 @@ def newest_day(use_case: str, step: str, before: datetime | None = None) -> date
     with ledger_engine().connect() as connection:
         day: date | None = connection.execute(query).scalar()
         return day
+
+
+def without_erased(
+    counts: Mapping[str, int], rows: int = 0, quarantined: int = 0
+) -> dict[str, int]:
+    """Return the counts of a day that lost rows to an erasure; none of them is lost count of.
+
+    Parameters
+    ----------
+    rows, quarantined
+        How many rows were erased of the day's table, and of what was quarantined for it.
+
+    Examples
+    --------
+    >>> without_erased({"rows_in": 9, "accepted": 6, "quarantined": 3, "published": 6}, 2, 1)
+    {'rows_in': 9, 'accepted': 4, 'quarantined': 2, 'published': 4, 'erased': 3}
+    """
+    if not rows and not quarantined:
+        return dict(counts)
+    found = dict(counts) | {"erased": counts.get("erased", 0)}
+    # A roll-up published fewer rows than it accepted, and nobody knows which of them these were.
+    rolled = counts.get("accepted") != counts.get("published")
+    for name, gone in (
+        ("accepted", 0 if rolled else rows),
+        ("quarantined", quarantined),
+        *([] if "accepted" in counts else [("rows", rows)]),
+    ):
+        if name in found and gone:
+            found[name] -= gone
+            found["erased"] += gone
+    if "published" in found:
+        found["published"] -= rows
+    return found
 
 
 def code_digest(use_case: UseCase) -> str:

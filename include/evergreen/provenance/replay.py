@@ -7,18 +7,18 @@ version. A replay publishes and registers nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase, load_use_case
 from evergreen.disk import scratch
 from evergreen.errors import PermanentError
 from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
-from evergreen.provenance import receipts
+from evergreen.provenance import erased, receipts
 from evergreen.provenance.receipts import Receipt
 from evergreen.settings import load_settings
 
@@ -82,6 +82,8 @@ def replay(target: str) -> Replay:
     ------
     NotReadyError
         It does not exist, or a snapshot it was made from has been expired.
+    ErasedError
+        Somebody whose rows were part of it was erased since.
     PermanentError
         It cannot be replayed here: another lock file, another declaration, or a step that is
         not replayed. The message says which and what to do.
@@ -100,6 +102,8 @@ def replay(target: str) -> Replay:
 def replay_receipt(receipt: Receipt) -> Replay:
     """Make one day of a table again from the inputs its receipt names."""
     use_case = load_use_case(receipt.use_case)
+    what = f"receipt {receipt.sequence}: {receipt.output_table} of {receipt.day}"
+    erased.require_not_erased(what, receipts.erased_since(receipt))
     make = _maker(use_case, receipt.step)
     if make is None:
         raise PermanentError(
@@ -114,10 +118,11 @@ def replay_receipt(receipt: Receipt) -> Replay:
             f"({receipt.contract_digest}; now it is {use_case.contract_digest(table)}). Check out "
             "the commit that ran on the receipt's `recorded_at`, and replay there."
         )
+    _require_snapshots(what, use_case, receipt.inputs, receipt.sequence)
     rows = make(use_case, receipt)
     found = digest_by_day(rows, [receipt.day], STAMPS | ORIGINS)[receipt.day]
     return Replay(
-        f"receipt {receipt.sequence}: {receipt.output_table} of {receipt.day}",
+        what,
         (Compared(f"content of {receipt.output_table}", receipt.content, found),),
         _notes(receipt.code_digest, use_case),
     )
@@ -140,6 +145,8 @@ def replay_training(run: RunFacts) -> Replay:
         raise PermanentError(
             f"Run {run.run_id} does not say what it was trained on; it was made before runs did."
         )
+    what = f"run {run.run_id}: training of {use_case.name} for {run.tags['day']}"
+    _require_snapshots(what, use_case, json.loads(run.tags["inputs"]))
     _require_same_lock(f"run {run.run_id}", run.tags["lock_digest"])
     if run.declared and [*run.declared] != use_case.feature_names:
         raise PermanentError(
@@ -173,10 +180,24 @@ def replay_training(run: RunFacts) -> Replay:
     differing = sorted(name for name in told if run.parameters.get(name) != told[name])
     notes = [f"use_case.yaml now trains with another {name}" for name in differing]
     return Replay(
-        f"run {run.run_id}: training of {use_case.name} for {run.tags['day']}",
+        what,
         compared,
         (*_notes(run.tags["code_digest"], use_case), *notes),
     )
+
+
+def _require_snapshots(
+    what: str, use_case: UseCase, inputs: Mapping[str, Any], sequence: int | None = None
+) -> None:
+    """Say so if a snapshot that was read is gone because of an erasure."""
+    for name, value in inputs.items():
+        table = name.partition("/")[0]
+        if not value or table not in {*use_case.tables, "features", "labels"}:
+            continue
+        owner, snapshot = use_case.owner_of(table), int(value)
+        if not lake.has_snapshot(owner, table, snapshot):
+            made = sequence or receipts.of_snapshot(owner, table, snapshot)
+            erased.require_not_erased(what, erased.forgotten(owner, made))
 
 
 def _require_same_lock(what: str, recorded: str) -> None:

@@ -288,12 +288,18 @@ def publish_chunk(
 ) -> Published:
     """Commit one chunk with its receipt in the same snapshot, then project the receipt to SQL.
 
+    Rows of entities that are erased, or were after the inputs were read, are left out.
+
     See `lake.publish` for `part`.
     """
     from evergreen import lake
-    from evergreen.provenance import receipts
+    from evergreen.provenance import erased, receipts
 
     use_case = staged.load_use_case()
+    owner = use_case.base or use_case.name
+    gone = erased.erasures(owner, open_at=staged.basis)
+    rows, lost = erased.drop(gone, use_case, rows)
+    kind = "quarantined" if table == "quarantine" else "rows"
     provenance: dict[str, Any] = {
         "step": step,
         "run": staged.period,
@@ -308,6 +314,7 @@ def publish_chunk(
     @contextmanager
     def recorded() -> Iterator[Callable[[Published], None]]:
         with receipts.recording(f"{use_case.name}.{table}") as record:
+            erased.require_known(gone, owner, staged.basis)
             yield lambda published: record(
                 receipts.Receipt(
                     use_case=use_case.name,
@@ -315,7 +322,9 @@ def publish_chunk(
                     output_table=published.table,
                     output_snapshot=published.snapshot_id,
                     part=dict(part or {}),
-                    counts=staged.counts.get(day.isoformat(), {}),
+                    counts=receipts.without_erased(
+                        staged.counts.get(day.isoformat(), {}), **{kind: lost.get(day, 0)}
+                    ),
                     content=published.content[day],
                     seconds=staged.seconds,
                     **provenance,

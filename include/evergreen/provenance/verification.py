@@ -105,14 +105,27 @@ def _compare(use_case: UseCase, table: str, day: date) -> str:
 
 def _says(rows: pa.Table, day: date, published: Trace) -> bool:
     """Whether the rows are those of a receipt, but for columns that the table gained since."""
+    return columns_gained(rows, day, published.content) is not None
+
+
+def columns_gained(rows: pa.Table, day: date, content: str) -> tuple[str, ...] | None:
+    """Return the empty columns without which rows say what a receipt says; None if they do not.
+
+    Parameters
+    ----------
+    rows
+        Of one day. Not modified.
+    content
+        Of the receipt.
+    """
     empty = [name for name in rows.column_names if rows[name].null_count == rows.num_rows]
     gained = chain.from_iterable(
         combinations(empty, size) for size in range(min(len(empty), _ADDED_COLUMNS) + 1)
     )
-    return any(
-        digest_by_day(rows, [day], STAMPS | ORIGINS | set(without))[day] == published.content
-        for without in gained
-    )
+    for without in gained:
+        if digest_by_day(rows, [day], STAMPS | ORIGINS | set(without))[day] == content:
+            return without
+    return None
 
 
 def _step(table: str) -> str:

@@ -14,7 +14,7 @@ from evergreen import lake
 from evergreen.contract import AnyTable, Period
 from evergreen.decisions.stored import Stored, decision_table
 from evergreen.errors import ConfigError, SourceMissingError, ValidationError
-from evergreen.provenance import commands, receipts
+from evergreen.provenance import commands, erased, receipts
 from evergreen.provenance.receipts import Receipt
 from evergreen.provenance.staging import Staged, publish_chunk, publish_staged
 from evergreen.quality.refusal import Refused
@@ -89,6 +89,8 @@ def stage(table: AnyTable, staged: Staged, decided: Mapping[str, str] | None) ->
         staged.write("counts", chunk, split.counts)
         for row in split.counts.to_pylist():
             counts[row["day"].isoformat()] = {name: row[name] for name in _COUNTS}
+            if row["erased"]:
+                counts[row["day"].isoformat()]["erased"] = row["erased"]
             if row["day"] in excused and not row["rows_in"]:
                 counts[row["day"].isoformat()]["without_data"] = 1
         for rule, broken in split.by_rule.items():
@@ -184,6 +186,7 @@ def read_and_split(
         period.end,
         threads=load_settings().threads,
         memory_mb=load_settings().memory_mb,
+        erased=erased.suppressed(table.setting.use_case),
     )
 
 

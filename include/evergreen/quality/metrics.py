@@ -13,6 +13,9 @@ import pyarrow.compute as pc
 from evergreen.contract import AnyTable, UseCase
 from evergreen.quality.row_counts import Usual, usual_row_counts
 
+# Where a row that came in may be.
+_OUT = ("accepted", "quarantined", "duplicates", "erased")
+
 
 def rows_by_day(table: AnyTable, counts: pa.Table, row_counts: Mapping[date, int]) -> pd.DataFrame:
     """Return what the batch rules of a table judge.
@@ -28,8 +31,9 @@ def rows_by_day(table: AnyTable, counts: pa.Table, row_counts: Mapping[date, int
     -------
     pandas.DataFrame
         Index-free, by `day` (ISO text), ascending: `rows_in`, `rows_out` (accepted + quarantined +
-        duplicates), `accepted`, `quarantined` (int64); `rows_usual`, `rows_least`, `rows_most` (of
-        `rows_in`), `quarantined_ratio`, `age_hours` (float64, NaN where there is nothing to judge).
+        duplicates + erased), `accepted` (with erased ones: nothing is wrong with them),
+        `quarantined` (int64); `rows_usual`, `rows_least`, `rows_most` (of `rows_in`),
+        `quarantined_ratio`, `age_hours` (float64, NaN where there is nothing to judge).
 
     Notes
     -----
@@ -49,8 +53,8 @@ def rows_by_day(table: AnyTable, counts: pa.Table, row_counts: Mapping[date, int
             {
                 "day": day.isoformat(),
                 "rows_in": rows_in,
-                "rows_out": row["accepted"] + row["quarantined"] + row["duplicates"],
-                "accepted": row["accepted"],
+                "rows_out": sum(row[name] for name in _OUT),
+                "accepted": row["accepted"] + row["erased"],
                 "quarantined": row["quarantined"],
                 "rows_usual": expected.rows,
                 "rows_least": expected.least,

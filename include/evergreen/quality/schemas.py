@@ -43,7 +43,7 @@ def quarantine_schema() -> pa.Schema:
 
 def counts_schema() -> pa.Schema:
     """Return the schema of the counts: rows per day, and its newest published event time."""
-    names = ("rows_in", "accepted", "quarantined", "duplicates", "published")
+    names = ("rows_in", "accepted", "quarantined", "duplicates", "published", "erased")
     return pa.schema(
         [
             ("day", pa.date32()),

@@ -1,4 +1,4 @@
-"""Splits raw rows into accepted, quarantined and exact duplicates; loses none.
+"""Splits raw rows into accepted, quarantined, exact duplicates and erased; loses none.
 
 The raw table is text. It is staged once in DuckDB in the order (day, source, row), so that "the
 first of several equal rows" means the same whatever the order or number of files, and a day comes
@@ -20,11 +20,13 @@ import pyarrow as pa
 
 from evergreen.contract import AnyTable, Events
 from evergreen.errors import ConservationError
+from evergreen.provenance.erased import Suppressed
 from evergreen.quality.batch import Batch
 from evergreen.quality.judging import judge
 from evergreen.quality.parsing import check_columns
 from evergreen.quality.rollup import roll_up
 from evergreen.quality.schemas import counts_schema, quarantine_schema, table_schema
+from evergreen.quality.suppression import suppress
 from evergreen.sql.connection import opened
 from evergreen.sql.text import literal, quote
 
@@ -41,7 +43,7 @@ class Split:
         `quarantine_schema()`, ordered by day, source and row.
     counts
         `counts_schema()`, one row per day asked for, also for days without rows.
-        `rows_in = accepted + quarantined + duplicates` holds on each.
+        `rows_in = accepted + quarantined + duplicates + erased` holds on each.
     by_rule
         Quarantined rows per broken rule, most frequent first; a row may break several.
     excluded
@@ -63,6 +65,7 @@ def split_rows(
     *,
     threads: int = 2,
     memory_mb: int = 1500,
+    erased: Suppressed | None = None,
 ) -> Split:
     """Map, judge, roll up and count the raw rows of the days `[start, end)`.
 
@@ -79,6 +82,8 @@ def split_rows(
         Days of the zone, `end` excluded.
     threads, memory_mb
         Limits of DuckDB.
+    erased
+        Whose rows are counted and nothing else; by default nobody's.
 
     Raises
     ------
@@ -101,10 +106,11 @@ def split_rows(
         check_columns(connection, table)
         batch.stage()
         judge(batch)
+        rolled = isinstance(table, Events) and table.rollup is not None
         if isinstance(table, Events) and table.rollup is not None:
             roll_up(batch, table.rollup)
-            return _collect(batch, rolled=True)
-        return _collect(batch, rolled=False)
+        suppress(batch, erased or Suppressed(), rolled=rolled)
+        return _collect(batch, rolled=rolled)
 
 
 def select_days(
@@ -200,23 +206,26 @@ def _counts(batch: Batch) -> pa.Table:
         f"count(*) AS published, {newest} AS newest_at FROM accepted GROUP BY ALL),",
         "held AS (SELECT day, count(*) AS quarantined FROM quarantined GROUP BY ALL),",
         'twice AS (SELECT "~belongs" AS day, count(*) AS duplicates FROM staged AS s',
-        "ANTI JOIN kept AS k ON s.rowid = k.n GROUP BY ALL)",
+        "ANTI JOIN kept AS k ON s.rowid = k.n ANTI JOIN erased AS e ON s.rowid = e.n",
+        "GROUP BY ALL),",
+        'hidden AS (SELECT "~belongs" AS day, count(*) AS erased FROM erased GROUP BY ALL)',
         "SELECT day, coalesce(rows_in, 0), coalesce(accepted, 0), coalesce(quarantined, 0),",
-        "coalesce(duplicates, 0), coalesce(published, 0), newest_at FROM days",
+        "coalesce(duplicates, 0), coalesce(published, 0), coalesce(erased, 0), newest_at FROM days",
         "LEFT JOIN came USING (day) LEFT JOIN passed USING (day) LEFT JOIN held USING (day)",
-        "LEFT JOIN twice USING (day) ORDER BY day",
+        "LEFT JOIN twice USING (day) LEFT JOIN hidden USING (day) ORDER BY day",
         schema=counts_schema(),
         start=batch.start,
         last=last,
     )
     for day in counts.to_pylist():
-        out = day["accepted"] + day["quarantined"] + day["duplicates"]
+        out = day["accepted"] + day["quarantined"] + day["duplicates"] + day["erased"]
         if day["rows_in"] != out:
             raise ConservationError(
                 f"{batch.table.where}, {day['day']}: {day['rows_in']} rows in, but "
                 f"{day['accepted']} accepted + {day['quarantined']} quarantined + "
-                f"{day['duplicates']} duplicates = {out}. Nothing was published; this is a "
-                "defect of the split, please report it with the day's source file."
+                f"{day['duplicates']} duplicates + {day['erased']} erased = {out}. Nothing was "
+                "published; this is a defect of the split, please report it with the day's "
+                "source file."
             )
     return counts
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from evergreen import lake
 from evergreen.contract import UseCase, arrow
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
-from evergreen.provenance import commands, receipts
+from evergreen.provenance import commands, erased, receipts
 from evergreen.scoring.reasons import Reasons
 from evergreen.settings import load_settings
 from evergreen.training.tracking import load_version
@@ -61,9 +61,13 @@ def explain(use_case: UseCase, day: date, keys: Sequence[Any]) -> pa.Table:
         )
     wanted = _typed(use_case, keys)
     published = _rows(use_case, lake.read_day(name, "predictions", day), wanted, day)
-    version, snapshot = int(receipt.inputs["model_version"]), int(receipt.inputs["features"])
+    version, owner = int(receipt.inputs["model_version"]), use_case.owner_of("features")
+    snapshot: int | None = int(receipt.inputs["features"])
+    if receipt.sequence <= erased.forgotten_up_to(owner):
+        # Of everybody else the features stand as they were read, or the scores will not be equal.
+        snapshot = None
     try:
-        features = lake.read_day(use_case.owner_of("features"), "features", day, snapshot)
+        features = lake.read_day(owner, "features", day, snapshot)
     except NotReadyError as error:
         raise NotReadyError(
             f"{name}: what {day} was scored on cannot be read any more: {error} Or score the day "

@@ -22,7 +22,7 @@ _SAMPLES = 20
 
 @dataclass(frozen=True)
 class DayCounts:
-    """Rows of one table and day; `conserved`: each of `rows_in` is among the other three."""
+    """Rows of one table and day; `conserved`: each of `rows_in` is among the other four."""
 
     day: date
     table: str
@@ -30,6 +30,7 @@ class DayCounts:
     accepted: int
     quarantined: int
     duplicates: int
+    erased: int
     published: int
     conserved: bool
     without_data: bool
@@ -168,13 +169,13 @@ def _stretch(use_case: UseCase, first: date | None, last: date | None) -> tuple[
 
 
 def _counts(table: str, day: date, counts: Any) -> DayCounts:
-    rows_in, accepted, quarantined, duplicates, published = (
+    rows_in, accepted, quarantined, duplicates, erased, published = (
         counts.get(name, 0)
-        for name in ("rows_in", "accepted", "quarantined", "duplicates", "published")
+        for name in ("rows_in", "accepted", "quarantined", "duplicates", "erased", "published")
     )
     return DayCounts(
-        *(day, table, rows_in, accepted, quarantined, duplicates, published),
-        conserved=rows_in == accepted + quarantined + duplicates,
+        *(day, table, rows_in, accepted, quarantined, duplicates, erased, published),
+        conserved=rows_in == accepted + quarantined + duplicates + erased,
         without_data="without_data" in counts,
     )
 

@@ -169,7 +169,7 @@ def test_a_commit_between_listing_and_removal_keeps_its_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     publish(1)
-    listing = upkeep._files_under
+    listing = upkeep.files_under
 
     def publish_then_list(*arguments: Any) -> list[Any]:
         publish(2, FIRST + timedelta(days=1))
@@ -177,7 +177,7 @@ def test_a_commit_between_listing_and_removal_keeps_its_files(
         publish(3, FIRST + timedelta(days=2))
         return listed
 
-    monkeypatch.setattr(upkeep, "_files_under", publish_then_list)
+    monkeypatch.setattr(upkeep, "files_under", publish_then_list)
     upkeep.remove_orphan_files("churn", "orders", soon())
     assert [value for *_, value in content()] == [1, 2, 3]
 

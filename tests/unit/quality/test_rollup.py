@@ -96,6 +96,7 @@ def test_line_items_become_one_order():
         "quarantined": 3,
         "duplicates": 1,
         "published": 1,
+        "erased": 0,
     }
 
 

@@ -242,6 +242,28 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
                 _merge(cursor, table, batch)
             connection.commit()
 
+    def forget(self, config: RepoConfig, view: FeatureView, key: str | int) -> int:
+        """Remove all values of an entity, and have the pages that held them cleaned."""
+        table = sql.Identifier(_table_name(config, view))
+        with self._get_conn(config) as connection, connection.cursor() as cursor:
+            query = sql.SQL("DELETE FROM {} WHERE entity_key = %s").format(table)
+            cursor.execute(query, (_encoded_key(config, view, key),))
+            removed = cursor.rowcount
+            connection.commit()
+        with self._get_conn(config, autocommit=True) as connection:
+            connection.execute(sql.SQL("VACUUM {}").format(table))
+        return removed
+
+    def has(self, config: RepoConfig, view: FeatureView, key: str | int) -> bool:
+        """Whether an entity has any value."""
+        query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE entity_key = %s)").format(
+            sql.Identifier(_table_name(config, view))
+        )
+        with self._get_conn(config) as connection, connection.cursor() as cursor:
+            cursor.execute(query, (_encoded_key(config, view, key),))
+            (found,) = cursor.fetchone() or (False,)
+        return bool(found)
+
     def update(
         self,
         config: RepoConfig,
@@ -336,6 +358,14 @@ def _decoded(config: RepoConfig, keys: Iterable[bytes]) -> list[Any]:
 def _entity_key(join_key: str, key: str | int) -> EntityKey:
     value = Value(int64_val=key) if isinstance(key, int) else Value(string_val=key)
     return EntityKey(join_keys=[join_key], entity_values=[value])
+
+
+def _encoded_key(config: RepoConfig, view: FeatureView, key: str | int) -> bytes:
+    (join_key,) = view.join_keys
+    encoded: bytes = serialize_entity_key(
+        _entity_key(join_key, key), config.entity_key_serialization_version
+    )
+    return encoded
 
 
 def _copy(cursor: psycopg.Cursor[Any], table: sql.Identifier, batch: bytes) -> None:

@@ -100,4 +100,9 @@ def is_complete(directory: Path) -> bool:
 def complete_in(folder: Path) -> list[Path]:
     """Complete backups in a folder, oldest first, whatever their format."""
     found = [path for path in folder.iterdir() if is_complete(path)] if folder.is_dir() else []
-    return sorted(found, key=lambda path: json.loads((path / _FILE).read_text())["made_at"])
+    return sorted(found, key=made_at)
+
+
+def made_at(directory: Path) -> str:
+    """Instant at which a complete backup of any format began."""
+    return str(json.loads((directory / _FILE).read_text())["made_at"])

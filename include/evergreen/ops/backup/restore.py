@@ -1,11 +1,12 @@
 """Put a backup back: everything is checked before anything is touched; safe to repeat.
 
 Files come first, then the databases in the opposite order of the backup, so that whatever refers
-to something finds it.
+to something finds it. Whoever was erased since the backup is erased again before the end.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +15,18 @@ from typing import get_args
 import sqlalchemy as sa
 
 from evergreen import lake
+from evergreen.erasure import run
 from evergreen.errors import ConfigError, NotReadyError, PermanentError
 from evergreen.lake import upkeep
 from evergreen.ops.backup import files, manifest, pg_dump
 from evergreen.ops.backup.make import UNFINISHED_RESTORE
 from evergreen.ops.backup.manifest import Manifest
 from evergreen.ops.local import airflow_processes, home, postgres
+from evergreen.provenance import erased
 from evergreen.release import ledger, ledger_table
 from evergreen.settings import Database, Settings, load_settings
+
+logger = logging.getLogger(__name__)
 
 _ORDER: tuple[Database, ...] = ("catalog", "mlflow", "feast", "ledger", "airflow")
 assert set(_ORDER) == set(get_args(Database))
@@ -65,7 +70,33 @@ def _restore(directory: Path, settings: Settings, *, force: bool) -> Manifest:
             f"Airflow runs on {settings.home} ({len(running)} processes). Stop it with `make down`."
         )
     entries = files.verify(directory, record.listing)
-    with postgres.embedded_postgres(settings), upkeep.exclusive(settings):
+    with postgres.embedded_postgres(settings):
+        mark = _put_back(directory, record, entries, settings, force=force)
+        # Upkeep's lock is free again: an erasure takes it itself.
+        lost = run.erase_again(settings, logger.info)
+        mark.unlink()
+    if lost:
+        listed = "; ".join(
+            f"{one.use_case}, asked for by {one.actor}: {one.reason}" for one in lost
+        )
+        raise PermanentError(
+            f"The state of {record.made_at} is restored, and brought back {len(lost)} erased "
+            f"entities that could not all be erased again ({listed}). Their rows are not ingested. "
+            "Before anything else, run `evergreen erase` for each of them."
+        )
+    return record
+
+
+def _put_back(
+    directory: Path,
+    record: Manifest,
+    entries: Mapping[str, files.Entry],
+    settings: Settings,
+    *,
+    force: bool,
+) -> Path:
+    """Replace files and databases; return the mark of a restore that is not finished."""
+    with upkeep.exclusive(settings):
         if pg_dump.airflow_is_alive(settings.database_url("airflow")):
             raise NotReadyError(
                 "Airflow has signed its database less than a minute ago. Stop it wherever it runs, "
@@ -81,13 +112,14 @@ def _restore(directory: Path, settings: Settings, *, force: bool) -> Manifest:
         mark.write_text(record.listing)
         os.sync()
         _put_files_back(directory, entries, settings)
+        # What the present ledger knows of erasures, the restored one may not.
+        erased.save_known(settings)
         for name in _ORDER:
             dump = directory / "sql" / f"{name}.dump"
             pg_dump.load(dump, settings.database_url(name), record.databases[name])
         _remove_other_files(entries, settings)
         _require_restored(record, settings)
-        mark.unlink()
-    return record
+    return mark
 
 
 def _require_same_place(record: Manifest, settings: Settings) -> None:

@@ -6,14 +6,14 @@ import { count, day, plain, plural, words } from "../format";
 import { type Query, useQuery } from "../route";
 import { usePlace } from "../session";
 
-function conservation({ rows_in, accepted, quarantined, duplicates }: DayCounts): string {
-  return `${count(rows_in)} = ${count(accepted)} + ${count(quarantined)} + ${count(duplicates)}`;
+function conservation({ rows_in, accepted, quarantined, duplicates, erased }: DayCounts): string {
+  return `${count(rows_in)} = ${[accepted, quarantined, duplicates, erased].map(count).join(" + ")}`;
 }
 
 function Conservation({ of }: { of: DayCounts[] }) {
   return (
     <Table
-      caption="In = accepted + quarantined + duplicates"
+      caption="In = accepted + quarantined + duplicates + erased"
       rows={of}
       rowKey={(row) => `${row.day} ${row.table}`}
       columns={[
