@@ -20,6 +20,8 @@ endif
 BIN := .venv/bin
 READY := .venv/.ready
 UV_FLAGS := --python $(BIN)/python --quiet
+LOCK_FLAGS := --excludes requirements-excludes.txt --python-version 3.11 --no-annotate \
+  --generate-hashes --quiet
 
 .PHONY: help
 help: ## Show this list
@@ -58,15 +60,30 @@ $(READY): requirements.txt pyproject.toml
 	echo "Installed $$(grep -c == requirements.txt) packages in $$SECONDS s."
 
 .PHONY: lock
-lock: $(READY) ## Resolve requirements.in into requirements.txt, with the files' hashes
-	$(BIN)/uv pip compile requirements.in --excludes requirements-excludes.txt \
-	  --python-version 3.11 --no-annotate --generate-hashes --upgrade --quiet -o requirements.txt
+lock: $(READY) ## Resolve requirements*.in into the lock and the part of it that the image installs
+	$(BIN)/uv pip compile requirements-dev.in $(LOCK_FLAGS) --upgrade -o requirements.txt
+	$(BIN)/uv pip compile requirements.in -c requirements.txt --excludes requirements-image-excludes.txt \
+	  $(LOCK_FLAGS) -o requirements-image.txt
 
 .PHONY: check
 check: $(READY) ## Lint, format check, types; needs no service and no network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/variables.py
+
+.PHONY: audit
+audit: $(READY) ## What is unsafe in the code, vulnerable or without an allowed licence in the lock; build/sbom.cdx.json
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive include dags plugins feature_repo
+	$(BIN)/python .ci/audit.py
+
+.PHONY: pin
+pin: $(READY) ## Pin the images of Dockerfile and docker-compose.yaml by digest; needs docker and a registry
+	$(BIN)/python .ci/pin.py
+
+.PHONY: check-pins
+check-pins: $(READY) ## Fail if an image is not pinned by a digest
+	$(BIN)/python .ci/pin.py --check
 
 .PHONY: test
 test: $(READY) ## Run the tests, with the embedded services and no network
@@ -187,6 +204,18 @@ down: $(READY) ## Stop them
 .PHONY: status
 status: $(READY) ## Tell what runs, what is in the tables, what is stale and what mends it
 	@$(BIN)/evergreen status
+
+.PHONY: env
+env: ## Write .env for docker-compose.yaml from .env.example, with new secrets; never over another
+	@if [ -e .env ]; then echo ".env is there already; its secrets are in use. Add to it by hand." >&2; exit 1; fi
+	@umask 077; while IFS= read -r line; do \
+	  case $$line in \
+	    AIRFLOW_FERNET_KEY=) line+=$$(openssl rand -base64 32 | tr '+/' '-_') ;; \
+	    [A-Z]*=) line+=$$(openssl rand -hex 24) ;; \
+	  esac; \
+	  printf '%s\n' "$$line"; \
+	done < .env.example > .env
+	@echo "Wrote .env. Airflow's administrator is admin, MLflow's evergreen; their passwords are in it."
 
 .PHONY: backup
 backup: $(READY) ## Save databases, warehouse and artifacts; `evergreen restore` puts them back

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, CronPartitionTimetable, Param, task
+from airflow.sdk import Asset, CronPartitionTimetable, Param, Variable, task
 
 from evergreen import steps
 from evergreen.contract import UseCase
@@ -18,6 +18,9 @@ DAY = "{{ partition_key or params.get('day') }}"
 RUN = "{{ run_id }}"
 # The user who started the run, or what else did.
 ASKED_BY = "{{ dag_run.triggering_user_name or dag_run.run_type }}"
+
+# Asked in tasks only; by its name, Airflow knows that it is a secret, and hides it in logs.
+steps.look_up_secrets("Airflow's variables", lambda name: Variable.get(name, default=None))
 
 
 def asset(use_case: UseCase, table: str) -> Asset:
@@ -40,7 +43,7 @@ def before_task(context: Any) -> None:
 
 
 def task_defaults(timeout: timedelta) -> dict[str, Any]:
-    """Return what every task of a DAG has unless it says otherwise."""
+    """Return what tasks have unless they say otherwise; `timeout` ends one try that hangs."""
     return {
         "retries": RETRIES,
         "retry_delay": timedelta(seconds=20),

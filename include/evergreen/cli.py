@@ -478,7 +478,8 @@ def airflow(arguments: Sequence[str]) -> None:
     from evergreen.ops.deploy import airflow_process_environment
 
     environment = airflow_process_environment(load_settings())
-    sys.exit(subprocess.call(["airflow", *arguments], env=environment))
+    # The environment's PATH begins with ours.
+    sys.exit(subprocess.call(["airflow", *arguments], env=environment))  # nosec B607
 
 
 @cli.command(context_settings=_PASS_ON)

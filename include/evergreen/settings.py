@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -238,16 +239,50 @@ def _as_made(home: Path) -> Path:
 def secret(name: str) -> str:
     """Value of the secret `EVERGREEN_SECRET_<NAME>`; never logged, never stored.
 
+    In a task, what the environment does not have is looked for where `look_up_secrets` says.
+
     Raises
     ------
     ConfigError
-        The variable is unset or empty.
+        Nobody has it.
     """
     variable = f"EVERGREEN_SECRET_{name.upper()}"
-    value = os.environ.get(variable)
-    if not value:
-        raise ConfigError(f"The environment variable {variable} is not set. Set it to the secret.")
-    return value
+    if value := os.environ.get(variable):
+        return value
+    message = f"The environment variable {variable} is not set. Set it to the secret."
+    if _keeper is not None:
+        if value := _keeper.look_up(variable.lower()):
+            return value
+        message += (
+            f" Or give it to {_keeper.name} as {variable.lower()}, which has none; the log says if "
+            "it did not answer."
+        )
+    raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Who keeps secrets beside the environment.
+
+    Parameters
+    ----------
+    name
+        For messages, such as "Airflow's variables".
+    look_up
+        Gives the secret of a name like `evergreen_secret_shop`; None if there is none.
+    """
+
+    name: str
+    look_up: Callable[[str], str | None]
+
+
+_keeper: Keeper | None = None
+
+
+def look_up_secrets(keeper: Keeper | None) -> None:
+    """Say who keeps the secrets that the environment does not have, for this process."""
+    global _keeper
+    _keeper = keeper
 
 
 def alert_destinations() -> dict[str, str]:

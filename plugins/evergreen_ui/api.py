@@ -40,13 +40,16 @@ Text = Annotated[str, Query(max_length=200)]
 
 @dataclass(frozen=True)
 class UseCaseEntry:
-    """A use case that the user may see; `dags` are those that Airflow has, by stage."""
+    """A use case that the user may see.
+
+    `dags` are those that Airflow has, by stage; `may_trigger` those the user may start runs of.
+    """
 
     name: str
     title: str
     zone: str
     problem: str
-    may_trigger: bool
+    may_trigger: list[str]
     dags: dict[str, str]
 
 
@@ -65,7 +68,7 @@ def use_cases(request: Request, user: GetUserDep) -> Session:
     found, broken = load_all()
     entries = [_entry(use_case, user) for use_case in found]
     entries += [
-        UseCaseEntry(name, name, "UTC", str(error), may_trigger=False, dags={})
+        UseCaseEntry(name, name, "UTC", str(error), may_trigger=[], dags={})
         for name, error in broken.items()
     ]
     shown = [entry for entry in entries if may_read(f"{entry.name}_monitor", user)]
@@ -187,7 +190,7 @@ def _entry(use_case: UseCase, user: GetUserDep) -> UseCaseEntry:
         use_case.title,
         use_case.zone,
         "",
-        bool(dags) and all(may_trigger(dag_id, user) for dag_id in dags.values()),
+        sorted(dag_id for dag_id in dags.values() if may_trigger(dag_id, user)),
         dags,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +60,19 @@ def test_dag_is_what_was_reviewed(dag_bag: DagBag, stage: str) -> None:
         SNAPSHOTS.mkdir(exist_ok=True)
         path.write_text(described)
     assert described == path.read_text()
+
+
+def test_every_dag_is_for_operators_or_for_releasers(dag_bag: DagBag) -> None:
+    given = runpy.run_path(str(PROJECT_ROOT / "plugins" / "evergreen_roles.py"))["permissions"]()
+    dags = {
+        role: {of.removeprefix("DAG:") for action, of in may if of.startswith("DAG:")}
+        for role, may in given.items()
+    }
+    released = {dag_id for dag_id in dag_bag.dags if dag_id.endswith("_release")}
+    assert dags["Operator"] & set(dag_bag.dags) == set(dag_bag.dags) - released
+    assert dags["Releaser"] - dags["Operator"] == released
+    # Nobody gets all DAGs at once: a new kind would be given away with them.
+    assert not [may for may in given.values() if ("can_edit", "DAGs") in may]
 
 
 def test_use_cases_differ_in_nothing_but_names(dag_bag: DagBag) -> None:

@@ -38,6 +38,7 @@ INTERNAL_VARIABLES = {
         f"EVERGREEN_FEAST_{part}"
         for part in ("REGISTRY", "HOST", "PORT", "DATABASE", "USER", "PASSWORD", "SSLMODE")
     ),
+    "EVERGREEN_FEAST_SSLROOTCERT",
 }
 
 

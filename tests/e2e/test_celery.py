@@ -73,8 +73,15 @@ class Deployment:
             r"^--port=5000$": f"--port={self.ports['mlflow']}",
             r"^--host=0\.0\.0\.0$": "--host=127.0.0.1",
             r"(^|=)/data\b": rf"\1{root / 'data'}",
-            r"^/app\b": str(PROJECT_ROOT),
+            r"(^|\s)/app\b": rf"\1{PROJECT_ROOT}",
+            r"^/etc/mlflow\b": str(root),
         }
+        # As the container engine lays them into containers.
+        config = self.here_all(self.file["configs"]["mlflow-login"]["content"])
+        (root / "basic_auth.ini").write_text(config)
+
+    def here_all(self, text: str) -> str:
+        return "\n".join(self.here(line) for line in text.splitlines())
 
     def here(self, text: str) -> str:
         for pattern, replacement in self.replacements.items():
@@ -105,8 +112,10 @@ class Deployment:
         }
 
     def command(self, name: str) -> list[str]:
-        command = self.file["services"][name]["command"]
+        service = self.file["services"][name]
+        command = service["command"]
         words = command.split() if isinstance(command, str) else command
+        words = [*service.get("entrypoint", []), *words]
         return [self.here(word) for word in words]
 
     def start(self, name: str) -> None:
@@ -221,7 +230,6 @@ def make_databases(deployment: Deployment) -> None:
     )
     connection.autocommit = True
     with closing(connection), connection.cursor() as cursor:
-        cursor.execute("CREATE ROLE evergreen SUPERUSER LOGIN")
         for database in DATABASES:
             cursor.execute(f"DROP DATABASE {database}")
         for statement in deployment.file["configs"]["databases"]["content"].split(";")[:-1]:

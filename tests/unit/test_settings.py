@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from evergreen.settings import load_settings
+from evergreen.errors import ConfigError
+from evergreen.settings import Keeper, load_settings, look_up_secrets, secret
 
 
 @pytest.mark.parametrize(
@@ -53,3 +55,37 @@ def test_artifacts_are_told_to_mlflow_as_a_url(monkeypatch: pytest.MonkeyPatch) 
     assert load_settings().artifacts_url == "s3://bucket/models"
     monkeypatch.setenv("EVERGREEN_ARTIFACTS", "/data/50% #1")
     assert unquote(urlsplit(load_settings().artifacts_url).path) == "/data/50% #1"
+
+
+@pytest.fixture
+def keeper() -> Iterator[dict[str, str]]:
+    """What is kept beside the environment, by name."""
+    kept: dict[str, str] = {}
+    look_up_secrets(Keeper("the vault", kept.get))
+    yield kept
+    look_up_secrets(None)
+
+
+def test_a_secret_comes_from_the_environment_or_from_who_keeps_it(
+    keeper: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper["evergreen_secret_shop"] = "kept"
+    assert secret("shop") == secret("SHOP") == "kept"
+    monkeypatch.setenv("EVERGREEN_SECRET_SHOP", "stated")
+    assert secret("shop") == "stated"
+    # Empty is as good as absent, wherever.
+    monkeypatch.setenv("EVERGREEN_SECRET_SHOP", "")
+    assert secret("shop") == "kept"
+    keeper["evergreen_secret_shop"] = ""
+    with pytest.raises(ConfigError) as missing:
+        secret("shop")
+    assert "EVERGREEN_SECRET_SHOP is not set" in str(missing.value)
+    assert "Or give it to the vault as evergreen_secret_shop" in str(missing.value)
+
+
+def test_without_a_keeper_only_the_variable_is_named() -> None:
+    with pytest.raises(ConfigError) as missing:
+        secret("shop")
+    assert str(missing.value) == (
+        "The environment variable EVERGREEN_SECRET_SHOP is not set. Set it to the secret."
+    )

@@ -158,7 +158,8 @@ def days_between(start: date, end: date) -> list[date]:
 
 def pause(attempt: int) -> None:
     """Wait before starting again after a conflict: longer each time, and never in step."""
-    time.sleep(random.uniform(0, 0.05 * 2**attempt))
+    # Nothing depends on nobody guessing it.
+    time.sleep(random.uniform(0, 0.05 * 2**attempt))  # nosec B311
 
 
 def name_of(table: Table) -> str:

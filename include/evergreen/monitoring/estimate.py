@@ -135,7 +135,8 @@ def _expect(
     random: np.random.Generator,
 ) -> Iterator[Estimate]:
     """Draw labels by the chance of each row, `[b, n]`, and measure the scores by each set."""
-    drawn = (random.random(chances.shape) < chances).astype(np.float64)
+    # NumPy's, of a seed: chances are to be drawn again the same.
+    drawn = (random.random(chances.shape) < chances).astype(np.float64)  # nosec B311
     measured = [
         target.measure(labels, scores) | {"mean_label": float(labels.mean())} for labels in drawn
     ]

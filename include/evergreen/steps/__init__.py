@@ -46,7 +46,13 @@ from evergreen.steps.monitoring import (
 )
 from evergreen.steps.pages import find_data_docs, find_tracked_run
 from evergreen.steps.release import has_day, release_version, resolve_release
-from evergreen.steps.runs import log_as, one_day, require_known_conf, tell_late_run
+from evergreen.steps.runs import (
+    log_as,
+    look_up_secrets,
+    one_day,
+    require_known_conf,
+    tell_late_run,
+)
 from evergreen.steps.scoring import (
     has_champion,
     plan_scores,
@@ -89,6 +95,7 @@ __all__ = [
     "is_retraining_wanted",
     "judge_challenger",
     "log_as",
+    "look_up_secrets",
     "materialize_online",
     "measure_drift",
     "measure_estimates",

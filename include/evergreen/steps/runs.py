@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
+from evergreen import settings
 from evergreen.contract import parse_day
 from evergreen.errors import ConfigError
 from evergreen.provenance import commands
@@ -46,6 +47,11 @@ def require_known_conf(conf: Mapping[str, Any] | None, known: Iterable[str]) -> 
             f"{'it knows ' + ', '.join(known) if known else 'it takes no parameters'}. "
             "Nothing was done. Start it again with the right keys."
         )
+
+
+def look_up_secrets(keeper: str, look_up: Callable[[str], str | None]) -> None:
+    """Let steps ask a keeper of secrets, by its name, for what their environment does not have."""
+    settings.look_up_secrets(settings.Keeper(keeper, look_up))
 
 
 async def tell_late_run(context: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from evergreen.contract import Period, load_use_case, parse_day
-from evergreen.errors import ConfigError, LedgerConflictError
+from evergreen.errors import ConfigError, LedgerConflictError, NotReadyError
 from evergreen.provenance.staging import Staged, drop_staging, new_staging, publish_chunk
 
 logger = logging.getLogger(__name__)
@@ -185,8 +185,11 @@ def is_promotable(judged: dict[str, Any]) -> bool:
     return bool(judged["decision"] == "promote")
 
 
-def promote_challenger(judged: dict[str, Any], approved_by: str = "") -> dict[str, Any]:
-    """Append the promotion to the ledger, in the approver's name; the registry's alias follows."""
+def promote_challenger(judged: dict[str, Any], approved_by: str | None = None) -> dict[str, Any]:
+    """Append the promotion to the ledger, in the approver's name; the registry's alias follows.
+
+    `approved_by` is empty where nobody has answered, which only a gate that asks nobody allows.
+    """
     from evergreen.decisions.gate import PromotionEvidence, PromotionVerdict
     from evergreen.release.ledger import engine
     from evergreen.release.promote import promote
@@ -194,6 +197,12 @@ def promote_challenger(judged: dict[str, Any], approved_by: str = "") -> dict[st
 
     declared = load_use_case(judged["use_case"])
     evidence = PromotionEvidence.from_dict(judged["evidence"])
+    if approved_by == "" and declared.gate.mode == "approve":
+        raise NotReadyError(
+            f"Nobody has approved version {evidence.version} of {declared.name}: the question was "
+            "passed over by hand. Clear the task approve_promotion, and let somebody who may "
+            "release answer it."
+        )
     try:
         entry = promote(
             engine(),

@@ -14,5 +14,5 @@ export function usePlace() {
   const place = useContext(PlaceContext);
   if (place === null) throw new Error("This page belongs to no use case.");
   const { session, entry } = place;
-  return { entry, useCase: entry.name, zone: entry.zone, airflow: session.airflow, mayTrigger: entry.may_trigger };
+  return { entry, useCase: entry.name, zone: entry.zone, airflow: session.airflow, mayTrigger: (dag: string) => entry.may_trigger.includes(dag) };
 }

@@ -129,18 +129,36 @@ def test_what_is_watched_is_told_of_use_cases_that_a_user_may_read(
     assert told() == dict.fromkeys([n for n in list_use_cases() if n != "churn"], 1)
 
 
-@pytest.mark.parametrize(("role", "may"), [("viewer", False), ("user", True), ("admin", True)])
+@pytest.mark.parametrize(
+    ("role", "may"),
+    [
+        ("viewer", []),
+        ("user", ["churn_ingest", "churn_score"]),
+        ("admin", ["churn_ingest", "churn_score"]),
+    ],
+)
 def test_only_who_may_start_runs_is_offered_to(
-    login: Login, lake: None, dags: None, role: str, may: bool
+    login: Login, lake: None, dags: None, role: str, may: list[str]
 ) -> None:
     session = login(role).get("/evergreen/api/use-cases").json()
 
     entries = {entry["name"]: entry for entry in session["use_cases"]}
     assert session["user"] == "ada"
-    assert entries["churn"]["may_trigger"] is may
+    assert entries["churn"]["may_trigger"] == may
     assert entries["churn"]["dags"] == {"ingest": "churn_ingest", "score": "churn_score"}
     # Airflow has no DAG of it.
-    assert entries["coffee"]["may_trigger"] is False
+    assert entries["coffee"]["may_trigger"] == []
+
+
+def test_what_is_offered_is_asked_dag_by_dag(
+    login: Login, lake: None, dags: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = login("user")
+    _forbid(monkeypatch, "churn_score")
+
+    entries = user.get("/evergreen/api/use-cases").json()["use_cases"]
+
+    assert {e["name"]: e["may_trigger"] for e in entries}["churn"] == ["churn_ingest"]
 
 
 def test_a_broken_use_case_is_named_and_the_others_are_shown(

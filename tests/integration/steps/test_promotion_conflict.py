@@ -1,10 +1,11 @@
-"""A challenger that was compared with a champion who is in charge no more."""
+"""Promotions that may not be: of a comparison that is out of date, and that nobody has approved."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import yaml
 
 from evergreen import steps
 from evergreen.errors import LedgerConflictError, PermanentError
@@ -55,3 +56,21 @@ def test_a_verdict_about_a_former_champion_is_reached_again(shop: None) -> None:
     anew = train(reason="a challenger that waits for approval")
     assert steps.promote_challenger(anew)["sequence"] == 6
     assert ledger.verify(ledger.engine(), NAME) == ()
+
+
+@pytest.mark.slow
+def test_an_approval_that_was_passed_over_promotes_nobody(shop: None, tmp_path: Path) -> None:
+    """Whoever may mark tasks as successful can skip the question, not the answer."""
+    judged = train(reason="a challenger that waits for approval")
+    # In the mode `auto` nobody is asked.
+    declaration = tmp_path / "use_cases" / NAME / "use_case.yaml"
+    declared = yaml.safe_load(declaration.read_text())
+    declared["gate"]["mode"] = "approve"
+    declaration.write_text(yaml.safe_dump(declared))
+
+    with pytest.raises(PermanentError, match="Nobody has approved version 1 of shop"):
+        steps.promote_challenger(judged, "")
+    assert ledger.entries(ledger.engine(), NAME) == []
+
+    steps.promote_challenger(judged, "ann")
+    assert [entry.actor for entry in ledger.entries(ledger.engine(), NAME)] == ["ann"]

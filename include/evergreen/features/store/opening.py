@@ -6,6 +6,7 @@ and nothing is read from the working directory. Definitions change only in `appl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -112,7 +113,10 @@ def environment(settings: Settings) -> dict[str, str]:
         "EVERGREEN_FEAST_DATABASE": _escaped(online.database),
         "EVERGREEN_FEAST_USER": _escaped(online.user),
         "EVERGREEN_FEAST_PASSWORD": _escaped(online.password),
-        "EVERGREEN_FEAST_SSLMODE": online.sslmode or "prefer",
+        "EVERGREEN_FEAST_SSLMODE": online.sslmode or os.environ.get("PGSSLMODE", "prefer"),
+        "EVERGREEN_FEAST_SSLROOTCERT": _escaped(
+            online.sslrootcert_path or os.environ.get("PGSSLROOTCERT", "")
+        ),
     }
 
 
@@ -161,8 +165,9 @@ def _online_config(settings: Settings) -> ForwardPostgresOnlineStoreConfig:
         )
     query = {name: value for name, value in url.query.items() if isinstance(value, str)}
     host = url.host or query.get("host") or "localhost"
-    # Over a Unix socket there is nothing to encrypt, and Postgres refuses to.
-    sslmode = "disable" if host.startswith("/") else query.get("sslmode", "prefer")
+    # Over a Unix socket there is nothing to encrypt, and Postgres refuses to. What the URL does not
+    # say, PGSSLMODE and PGSSLROOTCERT do, as for every other client.
+    sslmode = "disable" if host.startswith("/") else query.get("sslmode")
     return ForwardPostgresOnlineStoreConfig(
         host=host,
         port=url.port or int(query.get("port", 5432)),
@@ -170,6 +175,9 @@ def _online_config(settings: Settings) -> ForwardPostgresOnlineStoreConfig:
         user=url.username or "postgres",
         password=url.password or "",
         sslmode=sslmode,
+        sslrootcert_path=query.get("sslrootcert"),
+        sslcert_path=query.get("sslcert"),
+        sslkey_path=query.get("sslkey"),
     )
 
 

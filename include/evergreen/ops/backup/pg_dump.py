@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +38,8 @@ def dump(url: str, target: Path, state: str | None = None) -> None:
     Raises
     ------
     ConfigError
-        The server is newer than the programs here, or no Postgres.
+        The server is newer than the programs here, no Postgres, or reached over TLS on a machine
+        without `pg_dump`.
     ServiceDownError
         The program failed.
     """
@@ -51,7 +53,9 @@ def dump(url: str, target: Path, state: str | None = None) -> None:
     arguments = ["--format=custom", "--no-owner", "--no-privileges", f"--file={target}"]
     if state is not None:
         arguments.append(f"--snapshot={state}")
-    postgres_programs.run_client("pg_dump", *arguments, f"--dbname={dsn}", password=password)
+    postgres_programs.run_client(
+        "pg_dump", *arguments, f"--dbname={dsn}", password=password, encrypted=_is_encrypted(url)
+    )
 
 
 def load(source: Path, url: str, version: int) -> None:
@@ -97,6 +101,7 @@ def load(source: Path, url: str, version: int) -> None:
         f"--dbname={dsn}",
         str(source),
         password=password,
+        encrypted=_is_encrypted(url),
     )
 
 
@@ -123,6 +128,12 @@ def server_version(url: str) -> int:
     with _engine(url).connect() as connection:
         number = connection.execute(sa.text("SHOW server_version_num")).scalar_one()
     return int(number) // 10_000
+
+
+def _is_encrypted(url: str) -> bool:
+    """Whether clients are told to insist on TLS, by the URL or as libpq reads it."""
+    said = sa.make_url(url).query.get("sslmode") or os.environ.get("PGSSLMODE", "")
+    return said in ("require", "verify-ca", "verify-full")
 
 
 def _engine(url: str) -> sa.Engine:

@@ -30,4 +30,5 @@ def _end_leftovers() -> None:
 
 if __name__ == "__main__":
     _end_leftovers()
-    os.execvp(sys.argv[1], sys.argv[1:])
+    # What supervisord's configuration, which is ours, names.
+    os.execvp(sys.argv[1], sys.argv[1:])  # nosec B606

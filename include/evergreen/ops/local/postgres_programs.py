@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import stat
 import subprocess
 import tempfile
@@ -79,24 +80,40 @@ def log_tail(data_dir: Path) -> str:
     return "\n".join([f"The end of {path}:", *lines[-20:]])
 
 
-def run_client(command: str, *arguments: str, password: str | None = None) -> None:
+def run_client(
+    command: str, *arguments: str, password: str | None = None, encrypted: bool = False
+) -> None:
     """Run a client program (`pg_dump`, `pg_restore`) against any server, as the caller.
 
     Parameters
     ----------
     password
         Handed over in the environment: arguments are visible to every user of the machine.
+    encrypted
+        Over TLS, which the programs of the wheel are built without: by those of the machine.
 
     Raises
     ------
+    ConfigError
+        The machine has no such program, and one that speaks TLS is needed.
     ServiceDownError
         The program failed; the message holds its output.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    program = shutil.which(command) if encrypted else str(_binaries() / command)
+    if program is None:
+        raise ConfigError(
+            f"The database is reached over TLS, which needs a {command} of this machine, and there "
+            "is none. Install one of the server's version (Debian's package is "
+            "postgresql-client), or back the database up with the server's own tools."
+        )
+    # What configures clients would point elsewhere; how they trust a server is meant for all.
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("PG") or k.startswith("PGSSL")
+    }
     if password:
         environment["PGPASSWORD"] = password
     done = subprocess.run(
-        [str(_binaries() / command), *arguments],
+        [program, *arguments],
         check=False,
         env=environment,
         stdin=subprocess.DEVNULL,

@@ -72,7 +72,7 @@ export function Backfill({ first, last, onChange }: BackfillProps) {
             {found.notes.map((note) => (
               <Notice key={note}>{note}</Notice>
             ))}
-            {mayTrigger ? (
+            {mayTrigger(found.dag_id) ? (
               <Start key={found.dag_id} plan={found} onChange={onChange} />
             ) : (
               <Empty>You may look, but your role in Airflow does not allow you to start runs of {found.dag_id}.</Empty>

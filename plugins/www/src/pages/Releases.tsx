@@ -111,7 +111,7 @@ function OneVersion({ of, releases, reload }: VersionProps) {
       </p>
       <p className="links">
         <a href={`cards/${encodeURIComponent(useCase)}/${of.version}`}>Model card</a>
-        {mayTrigger && releases.release_dag && action && !asking && <button onClick={() => ask(true)}>{VERBS[action]} version {of.version}</button>}
+        {mayTrigger(releases.release_dag) && action && !asking && <button onClick={() => ask(true)}>{VERBS[action]} version {of.version}</button>}
       </p>
       {asking && action && (
         <ReleaseForm dag={releases.release_dag} action={action} version={of.version} onDone={reload} onCancel={() => ask(false)} />
@@ -210,7 +210,7 @@ export function ReleasesPage() {
       {(data) => (
         <>
           <p>{MODES[data.mode]}</p>
-          {!mayTrigger && <p className="quiet">Your role in Airflow does not allow you to promote or roll back.</p>}
+          {!mayTrigger(data.release_dag) && <p className="quiet">Your role in Airflow does not allow you to promote or roll back.</p>}
           {data.damage.map((damage) => (
             <Notice key={damage} tone="bad">
               {damage}

@@ -129,7 +129,8 @@ def test_gate_runs_checks_and_tests_without_standard_input():
     text = gate.read_text()
     assert "set -euo pipefail" in text
     assert text.rstrip().endswith(
-        "exec make check $pages test-airflow test-pages test-faults test-slow test </dev/null"
+        "exec make check audit $pins $pages test-airflow test-pages test-faults test-slow test "
+        "</dev/null"
     )
 
 
