@@ -66,6 +66,12 @@ class Settings:
         `EVERGREEN_TRAINING_MB`, up to which size of its matrix a training is fitted in memory;
         beyond, XGBoost reads it from the disk. 0 for never in memory. A step takes about ten
         times as much. Default 150.
+    dask_url
+        `EVERGREEN_DASK_URL`, the scheduler of a Dask cluster on which a training beyond that size
+        is fitted instead; None for none.
+    dask_workers
+        `EVERGREEN_DASK_WORKERS`, how many of its workers share a fit. Fixed, as threads are.
+        Default 2.
     sql_timeout_seconds
         `EVERGREEN_SQL_TIMEOUT_SECONDS`, for one query of a use case's SQL: a day, or a month of
         days of a bulk load. Default 900.
@@ -85,6 +91,8 @@ class Settings:
     memory_mb: int
     spill_mb: int
     training_mb: int
+    dask_url: str | None
+    dask_workers: int
     sql_timeout_seconds: int
     urls: dict[Database, str]
 
@@ -181,6 +189,8 @@ def load_settings() -> Settings:
         memory_mb=_whole_number("EVERGREEN_MEMORY_MB", 1500),
         spill_mb=_whole_number("EVERGREEN_SPILL_MB", 20_000),
         training_mb=_whole_number("EVERGREEN_TRAINING_MB", 150, least=0),
+        dask_url=env.get("EVERGREEN_DASK_URL") or None,
+        dask_workers=_whole_number("EVERGREEN_DASK_WORKERS", 2),
         sql_timeout_seconds=_whole_number("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
     )

@@ -122,6 +122,7 @@ def test_defaults_of_the_settings_are_those_of_the_code():
         "EVERGREEN_MEMORY_MB": str(settings.memory_mb),
         "EVERGREEN_SPILL_MB": str(settings.spill_mb),
         "EVERGREEN_TRAINING_MB": str(settings.training_mb),
+        "EVERGREEN_DASK_WORKERS": str(settings.dask_workers),
         "EVERGREEN_SQL_TIMEOUT_SECONDS": str(settings.sql_timeout_seconds),
     }
 

@@ -48,7 +48,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     """Join the labels of the split's days with point-in-time features, through Feast."""
     from evergreen.provenance import receipts
     from evergreen.training.assemble import assemble, choose_inputs
-    from evergreen.training.external import exceeds_budget
+    from evergreen.training.external import place_of
     from evergreen.training.split import plan_training
 
     started = time.monotonic()
@@ -68,7 +68,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
             "reason": request["reason"],
             "rows": assembled.rows.num_rows,
             "left_out": {str(day): rows for day, rows in assembled.left_out.items()},
-            "external_memory": exceeds_budget(assembled.rows.num_rows, declared),
+            **place_of(assembled.rows.num_rows, declared),
         },
         basis=basis,
     )
