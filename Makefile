@@ -188,6 +188,14 @@ status: $(READY) ## Tell what runs, what is in the tables, what is stale and wha
 backup: $(READY) ## Save databases, warehouse and artifacts; `evergreen restore` puts them back
 	@$(BIN)/evergreen backup
 
+.PHONY: image
+image: ## Build the container image evergreen:local
+	docker build --tag evergreen:local .
+
+.PHONY: notes
+notes: ## What CHANGELOG.md says of VERSION=x.y.z, if pyproject.toml is of that version
+	@$(or $(wildcard $(BIN)/python),python3) .ci/notes.py "$(VERSION)"
+
 .PHONY: clean
 clean: ## Remove caches; keeps .venv and the data
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build include/*.egg-info

@@ -8,6 +8,7 @@ looked up when the URL is asked for, never at import time.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class Settings:
     tracking_pages
         `EVERGREEN_TRACKING_PAGES`, where browsers reach MLflow's pages, for links to runs. Default
         the server above; None without one.
+    environment
+        `EVERGREEN_ENVIRONMENT`, the name by which others know this one, where a model that was
+        trained here is taken to. Default the machine's.
     threads
         `EVERGREEN_THREADS`, threads of one step (DuckDB, XGBoost). Fixed, because the number of
         threads is part of what makes a model reproducible. Default 2.
@@ -87,6 +91,7 @@ class Settings:
     airflow_api: str | None
     tracking_url: str | None
     tracking_pages: str | None
+    environment: str
     threads: int
     memory_mb: int
     spill_mb: int
@@ -185,6 +190,7 @@ def load_settings() -> Settings:
         airflow_api=env.get("EVERGREEN_AIRFLOW_API") or None,
         tracking_url=(tracking := env.get("EVERGREEN_TRACKING_URL") or None),
         tracking_pages=env.get("EVERGREEN_TRACKING_PAGES") or tracking,
+        environment=env.get("EVERGREEN_ENVIRONMENT") or platform.node(),
         threads=_whole_number("EVERGREEN_THREADS", 2),
         memory_mb=_whole_number("EVERGREEN_MEMORY_MB", 1500),
         spill_mb=_whole_number("EVERGREEN_SPILL_MB", 20_000),

@@ -7,8 +7,7 @@ version. A replay publishes and registers nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
@@ -19,14 +18,12 @@ from evergreen.errors import PermanentError
 from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
 from evergreen.provenance import receipts
 from evergreen.provenance.receipts import Receipt
-from evergreen.provenance.staging import Staged, drop_staging, new_staging
 from evergreen.settings import load_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from evergreen.features.compute.past import Given
-    from evergreen.training.frame import LabelledRows
     from evergreen.training.tracking import RunFacts
 
 _ONE_DAY = timedelta(days=1)
@@ -127,12 +124,18 @@ def replay_receipt(receipt: Receipt) -> Replay:
 def replay_training(run: RunFacts) -> Replay:
     """Assemble a run's training set again, choose and fit again, and compare rows and models."""
     from evergreen.training.assemble import TrainingInputs, assemble
+    from evergreen.training.external import open_assembled
     from evergreen.training.fit import Fitter
     from evergreen.training.record import frames_of, told_parameters
     from evergreen.training.refit import fit_pair
     from evergreen.training.tune import choose_recipe
 
     use_case = load_use_case(run.tags["use_case"])
+    if origin := run.tags.get("origin"):
+        raise PermanentError(
+            f"Run {run.run_id} is a copy of version {origin}; what that was trained on is there. "
+            "Replay it there."
+        )
     if "inputs" not in run.tags or "lock_digest" not in run.tags:
         raise PermanentError(
             f"Run {run.run_id} does not say what it was trained on; it was made before runs did."
@@ -153,7 +156,12 @@ def replay_training(run: RunFacts) -> Replay:
             "machine will do: one `dask scheduler`, and `dask worker` as often."
         )
     fitter = Fitter(use_case, int(run.parameters["nthread"]), int(run.tags["seed"]))
-    with _open_again(run, use_case, assemble(use_case, plan, inputs).rows) as rows:
+    facts = {
+        "external_memory": run.parameters.get("external_memory") == str(True),
+        "dask_workers": int(run.parameters.get("dask_workers", 0)),
+    }
+    assembled, period = assemble(use_case, plan, inputs).rows, Period.parse(run.tags["day"])
+    with open_assembled(assembled, use_case, plan, period, facts) as rows:
         recipe = choose_recipe(rows, plan, fitter, trials=json.loads(run.tags["trials"])).recipe
         pair = fit_pair(rows, plan, recipe, fitter)
         frames = frames_of(rows, plan, pair.final)
@@ -174,26 +182,6 @@ def replay_training(run: RunFacts) -> Replay:
         compared,
         (*_notes(run.tags["code_digest"], use_case), *notes),
     )
-
-
-@contextmanager
-def _open_again(run: RunFacts, use_case: UseCase, rows: pa.Table) -> Iterator[LabelledRows]:
-    """Put rows where the run had them: in memory, on disk, or where a cluster reads them."""
-    from evergreen.training.external import open_rows
-
-    period = Period.parse(run.tags["day"])
-    folder = new_staging(use_case.name, "replay", period.label)
-    facts = {
-        "external_memory": run.parameters.get("external_memory") == str(True),
-        "dask_workers": int(run.parameters.get("dask_workers", 0)),
-    }
-    staged = Staged(use_case.name, period.label, str(folder), chunks=(period.label,), facts=facts)
-    try:
-        staged.write("training_set", period, rows)
-        with open_rows(staged, run.plan) as opened:
-            yield opened
-    finally:
-        drop_staging(folder)
 
 
 def _require_same_lock(what: str, recorded: str) -> None:

@@ -6,7 +6,7 @@ rows on disk here are for everything else (measures, a linear model, the drift r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
@@ -22,10 +22,10 @@ import xgboost as xgb
 from numpy.typing import NDArray
 from pyarrow import feather
 
-from evergreen.contract import UseCase
+from evergreen.contract import Period, UseCase
 from evergreen.disk import room_on
 from evergreen.errors import PermanentError
-from evergreen.provenance.staging import Staged
+from evergreen.provenance.staging import Staged, drop_staging, new_staging
 from evergreen.settings import load_settings
 from evergreen.training.frame import (
     AS_OF,
@@ -81,6 +81,21 @@ def open_rows(staged: Staged, plan: SplitPlan) -> Iterator[LabelledRows]:
         shared = Shared(StagedRows(staged, use_case), workers) if workers else None
         dataset = staged.scan("training_set", period)
         yield replace(store_rows(dataset, plan, use_case, Path(folder)), shared=shared)
+
+
+@contextmanager
+def open_assembled(
+    rows: pa.Table, use_case: UseCase, plan: SplitPlan, period: Period, facts: Mapping[str, Any]
+) -> Iterator[LabelledRows]:
+    """Stage rows, and open them where `facts` say (see `place_of`); nothing of them stays."""
+    folder = new_staging(use_case.name, "again", period.label)
+    staged = Staged(use_case.name, period.label, str(folder), chunks=(period.label,), facts=facts)
+    try:
+        staged.write("training_set", period, rows)
+        with open_rows(staged, plan) as opened:
+            yield opened
+    finally:
+        drop_staging(folder)
 
 
 def store_rows(rows: ds.Dataset, plan: SplitPlan, use_case: UseCase, folder: Path) -> StoredRows:
