@@ -221,6 +221,14 @@ env: ## Write .env for docker-compose.yaml from .env.example, with new secrets; 
 backup: $(READY) ## Save databases, warehouse and artifacts; `evergreen restore` puts them back
 	@$(BIN)/evergreen backup
 
+.PHONY: image
+image: ## Build the container image evergreen:local
+	docker build --tag evergreen:local .
+
+.PHONY: notes
+notes: ## What CHANGELOG.md says of VERSION=x.y.z, if pyproject.toml is of that version
+	@$(or $(wildcard $(BIN)/python),python3) .ci/notes.py "$(VERSION)"
+
 .PHONY: clean
 clean: ## Remove caches; keeps .venv and the data
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build include/*.egg-info

@@ -5,8 +5,9 @@
 12 features, trees as the use case declares them by default, as many threads as the settings say.
 Each number of rows has a process of its own, in which our fit and `xgboost.train` on the same
 matrix with the same parameters take turns. Memory is that of one fit of a staged training set of
-20 days in a process of its own: the peak of what is resident, beyond what was before it. What is
-fitted in memory and from the disk is compared byte for byte.
+20 days in a process of its own: the peak of what is resident, beyond what was before it; where two
+workers of a cluster on this machine share the fit, theirs stands beside it. What is fitted in
+memory and from the disk is compared byte for byte.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ ROUNDS, STAGED_ROUNDS = 30, 10
 TYPES = {f"f{n}": "int64" if n % 3 == 0 else "float64" for n in range(12)}
 FIT, SEARCH = "fit", "fit with early stopping"
 MEMORY, DISK, AGAIN = "in memory", "from the disk", "from the disk, again"
+CLUSTER, CLUSTER_AGAIN = "on two workers", "on two workers, again"
 
 
 def main() -> None:
@@ -71,19 +73,34 @@ def main() -> None:
 
 
 def _measure_memory(folder: Path, rows: int) -> dict[str, dict[str, Any]]:
+    from distributed import Client, LocalCluster
+
     _stage(load_use_case_file(folder / "use_case.yaml"), rows)
-    return {way: _in_process(folder, rows, way) for way in (MEMORY, DISK, AGAIN)}
+    found = {way: _in_process(folder, rows, way) for way in (MEMORY, DISK, AGAIN)}
+    for way in (CLUSTER, CLUSTER_AGAIN):
+        with (
+            LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            # The first fit of a worker imports everything.
+            before = client.run(_load_and_look)
+            os.environ["EVERGREEN_DASK_URL"] = cluster.scheduler_address
+            found[way] = _in_process(folder, rows, way)
+            after = client.run(_status_mb, "VmHWM")
+            found[way]["workers_mb"] = [after[worker] - before[worker] for worker in before]
+    return found
 
 
 def _report_memory(memory: dict[int, dict[str, dict[str, Any]]]) -> None:
     report(
         "train",
         f"A training set on disk: 20 days, {STAGED_ROUNDS} rounds, {_told()}",
-        ("rows", "matrix MB", "", "peak MB", "seconds", "model"),
+        ("rows", "matrix MB", "", "peak MB", "of workers", "seconds", "model"),
         [
             (
-                *(f"{rows:,}", round(rows * len(TYPES) * 4 / 1e6), way),
-                *(round(found["peak_mb"]), found["seconds"], found["model"][:12]),
+                *(f"{rows:,}", round(rows * len(TYPES) * 4 / 1e6), way, round(found["peak_mb"])),
+                " and ".join(str(round(mb)) for mb in found.get("workers_mb", ())),
+                *(found["seconds"], found["model"][:12]),
             )
             for rows, measured in memory.items()
             for way, found in measured.items()
@@ -198,7 +215,9 @@ def _times(use_case: UseCase, rows: int) -> dict[str, Any]:
 def _memory(use_case: UseCase, rows: int, way: str) -> dict[str, Any]:
     """Fit a staged training set once; MB resident beyond what was before, and the model."""
     kept = json.loads((load_settings().home / f"{rows}.json").read_text())
-    staged = Staged.from_dict(kept | {"facts": {"external_memory": way != MEMORY}})
+    workers = 2 if way in (CLUSTER, CLUSTER_AGAIN) else 0
+    facts = {"external_memory": way != MEMORY, "dask_workers": workers}
+    staged = Staged.from_dict(kept | {"facts": facts})
     fitter, plan = _fitter(use_case), _plan(use_case)
     # The peak of what came before does not count.
     Path("/proc/self/clear_refs").write_text("5")
@@ -210,6 +229,12 @@ def _memory(use_case: UseCase, rows: int, way: str) -> dict[str, Any]:
         "seconds": time.perf_counter() - started,
         "model": model.digest,
     }
+
+
+def _load_and_look() -> float:
+    import evergreen.training.cluster  # noqa: F401
+
+    return _status_mb("VmRSS")
 
 
 def _status_mb(field: str) -> float:

@@ -255,6 +255,34 @@ def card(use_case: str, version: int | None, file: Path | None) -> None:
         file.write_text(text, encoding="utf-8")
 
 
+@cli.command("export-model")
+@click.argument("use_case")
+@click.argument("version", type=int)
+@click.option("--to", "place", required=True, metavar="FOLDER", help="A new folder, or s3://….")
+def export_model(use_case: str, version: int, place: str) -> None:
+    """Write VERSION of USE_CASE into a folder, with card, evidence and checksums."""
+    from evergreen.release.exchange import export_model
+
+    bundle = export_model(use_case, version, place)
+    click.echo(f"{bundle.name}: {len(bundle.files)} files in {place}")
+
+
+@cli.command("import-model")
+@click.argument("folder")
+@click.option("--day", required=True, metavar="DAY", help="A day that is loaded here.")
+def import_model(folder: str, day: str) -> None:
+    """Register the version in FOLDER, and let the gate judge it on what is known here on a day.
+
+    Ends with code 1 if it is not in charge then.
+    """
+    from evergreen.contract import parse_day
+    from evergreen.release.exchange import import_model
+
+    found = import_model(folder, parse_day(day))
+    click.echo(f"{found.use_case}/{found.version}\n\n{found.summary}")
+    sys.exit(0 if found.promoted else 1)
+
+
 @cli.command()
 @click.argument("use_case")
 @click.argument("day", required=False)

@@ -8,6 +8,7 @@ looked up when the URL is asked for, never at import time.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 from collections.abc import Callable
@@ -65,6 +66,9 @@ class Settings:
     tracking_pages
         `EVERGREEN_TRACKING_PAGES`, where browsers reach MLflow's pages, for links to runs. Default
         the server above; None without one.
+    environment
+        `EVERGREEN_ENVIRONMENT`, the name by which others know this one, where a model that was
+        trained here is taken to. Default the machine's.
     threads
         `EVERGREEN_THREADS`, threads of one step (DuckDB, XGBoost). Fixed, because the number of
         threads is part of what makes a model reproducible. Default 2.
@@ -76,6 +80,12 @@ class Settings:
         `EVERGREEN_TRAINING_MB`, up to which size of its matrix a training is fitted in memory;
         beyond, XGBoost reads it from the disk. 0 for never in memory. A step takes about ten
         times as much. Default 150.
+    dask_url
+        `EVERGREEN_DASK_URL`, the scheduler of a Dask cluster on which a training beyond that size
+        is fitted instead; None for none.
+    dask_workers
+        `EVERGREEN_DASK_WORKERS`, how many of its workers share a fit. Fixed, as threads are.
+        Default 2.
     sql_timeout_seconds
         `EVERGREEN_SQL_TIMEOUT_SECONDS`, for one query of a use case's SQL: a day, or a month of
         days of a bulk load. Default 900.
@@ -92,10 +102,13 @@ class Settings:
     airflow_api: str | None
     tracking_url: str | None
     tracking_pages: str | None
+    environment: str
     threads: int
     memory_mb: int
     spill_mb: int
     training_mb: int
+    dask_url: str | None
+    dask_workers: int
     sql_timeout_seconds: int
     urls: dict[Database, str]
 
@@ -201,10 +214,13 @@ def load_settings() -> Settings:
         airflow_api=env.get("EVERGREEN_AIRFLOW_API") or None,
         tracking_url=(tracking := env.get("EVERGREEN_TRACKING_URL") or None),
         tracking_pages=env.get("EVERGREEN_TRACKING_PAGES") or tracking,
+        environment=env.get("EVERGREEN_ENVIRONMENT") or platform.node(),
         threads=_whole_number("EVERGREEN_THREADS", 2),
         memory_mb=_whole_number("EVERGREEN_MEMORY_MB", 1500),
         spill_mb=_whole_number("EVERGREEN_SPILL_MB", 20_000),
         training_mb=_whole_number("EVERGREEN_TRAINING_MB", 150, least=0),
+        dask_url=env.get("EVERGREEN_DASK_URL") or None,
+        dask_workers=_whole_number("EVERGREEN_DASK_WORKERS", 2),
         sql_timeout_seconds=_whole_number("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
     )

@@ -69,7 +69,9 @@ def test_every_make_target_in_the_pages_exists_and_every_target_is_explained():
 def test_every_command_in_the_pages_exists_and_every_command_is_explained():
     from evergreen.cli import cli
 
-    named = {page: set(re.findall(r"\bevergreen ([a-z]+)\b", _code(page))) for page in PAGES}
+    named = {
+        page: set(re.findall(r"\bevergreen ([a-z]+(?:-[a-z]+)*)\b", _code(page))) for page in PAGES
+    }
     known = {*cli.commands, "import"}  # `from evergreen import lake`
     assert {page.name: names - known for page, names in named.items() if names - known} == {}
     assert set(cli.commands) - named[COMMANDS] == set()
@@ -123,6 +125,7 @@ def test_defaults_of_the_settings_are_those_of_the_code():
         "EVERGREEN_MEMORY_MB": str(settings.memory_mb),
         "EVERGREEN_SPILL_MB": str(settings.spill_mb),
         "EVERGREEN_TRAINING_MB": str(settings.training_mb),
+        "EVERGREEN_DASK_WORKERS": str(settings.dask_workers),
         "EVERGREEN_SQL_TIMEOUT_SECONDS": str(settings.sql_timeout_seconds),
     }
 

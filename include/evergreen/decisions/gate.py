@@ -123,6 +123,8 @@ class PromotionEvidence(Stored):
         The version that this very holdout has promoted before, if any.
     refit
         How close the model that serves is to the one that was measured.
+    origin
+        Where a version came from that was not trained here (environment, version, ledger's hash).
     """
 
     day: date
@@ -139,6 +141,7 @@ class PromotionEvidence(Stored):
     ledger_sequence: int = 0
     promoted_on_holdout: int | None = None
     refit: Agreement | None = None
+    origin: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -538,14 +538,23 @@ def code_digest(use_case: UseCase) -> str:
     """Return the digest of the package's code and the use case's declaration and SQL."""
     folders = [use_case.folder, *([use_case.features_path.parent] if use_case.base else [])]
     return _digest_of(
-        *sorted((PROJECT_ROOT / "include" / "evergreen").rglob("*.py")),
+        *_package(),
         *(p for folder in folders for p in sorted(folder.iterdir()) if p.suffix in _DECLARING),
     )
+
+
+def package_digest() -> str:
+    """Return the digest of the package's code."""
+    return _digest_of(*_package())
 
 
 def lock_digest() -> str:
     """Return the digest of the lock file."""
     return _digest_of(PROJECT_ROOT / "requirements.txt")
+
+
+def _package() -> list[Path]:
+    return sorted((PROJECT_ROOT / "include" / "evergreen").rglob("*.py"))
 
 
 def _digest_of(*paths: Path) -> str:

@@ -10,12 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evergreen import lake
 from evergreen.contract import Period, UseCase, load_use_case
-from evergreen.disk import scratch
 from evergreen.errors import PermanentError
 from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
 from evergreen.provenance import erased, receipts
@@ -130,17 +128,19 @@ def replay_receipt(receipt: Receipt) -> Replay:
 
 def replay_training(run: RunFacts) -> Replay:
     """Assemble a run's training set again, choose and fit again, and compare rows and models."""
-    import pyarrow.dataset as ds
-
     from evergreen.training.assemble import TrainingInputs, assemble
-    from evergreen.training.external import store_rows
+    from evergreen.training.external import open_assembled
     from evergreen.training.fit import Fitter
-    from evergreen.training.frame import label_rows
     from evergreen.training.record import frames_of, told_parameters
     from evergreen.training.refit import fit_pair
     from evergreen.training.tune import choose_recipe
 
     use_case = load_use_case(run.tags["use_case"])
+    if origin := run.tags.get("origin"):
+        raise PermanentError(
+            f"Run {run.run_id} is a copy of version {origin}; what that was trained on is there. "
+            "Replay it there."
+        )
     if "inputs" not in run.tags or "lock_digest" not in run.tags:
         raise PermanentError(
             f"Run {run.run_id} does not say what it was trained on; it was made before runs did."
@@ -156,14 +156,19 @@ def replay_training(run: RunFacts) -> Replay:
         )
     plan = run.plan
     inputs = TrainingInputs.from_dict(json.loads(run.tags["inputs"]))
-    fitter = Fitter(use_case, int(run.parameters["nthread"]), int(run.tags["seed"]))
-    with scratch("replay") as folder:
-        assembled = assemble(use_case, plan, inputs).rows
-        rows = (
-            store_rows(ds.dataset(assembled), plan, use_case, Path(folder))
-            if run.parameters.get("external_memory") == str(True)
-            else label_rows(assembled, plan, use_case)
+    if "replay_needs" in run.tags and not load_settings().dask_url:
+        raise PermanentError(
+            f"Run {run.run_id} was fitted by several workers, and one machine alone would make "
+            f"another model. To replay it, have {run.tags['replay_needs']}. Processes on this "
+            "machine will do: one `dask scheduler`, and `dask worker` as often."
         )
+    fitter = Fitter(use_case, int(run.parameters["nthread"]), int(run.tags["seed"]))
+    facts = {
+        "external_memory": run.parameters.get("external_memory") == str(True),
+        "dask_workers": int(run.parameters.get("dask_workers", 0)),
+    }
+    assembled, period = assemble(use_case, plan, inputs).rows, Period.parse(run.tags["day"])
+    with open_assembled(assembled, use_case, plan, period, facts) as rows:
         recipe = choose_recipe(rows, plan, fitter, trials=json.loads(run.tags["trials"])).recipe
         pair = fit_pair(rows, plan, recipe, fitter)
         frames = frames_of(rows, plan, pair.final)

@@ -8,7 +8,7 @@ from typing import Any
 
 from evergreen.contract import Period, load_use_case, parse_day
 from evergreen.errors import ConfigError, LedgerConflictError, NotReadyError
-from evergreen.provenance.staging import Staged, drop_staging, new_staging, publish_chunk
+from evergreen.provenance.staging import Staged, drop_staging, new_staging
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
     """Join the labels of the split's days with point-in-time features, through Feast."""
     from evergreen.provenance import receipts
     from evergreen.training.assemble import assemble, choose_inputs
-    from evergreen.training.external import exceeds_budget
+    from evergreen.training.external import place_of
     from evergreen.training.split import plan_training
 
     started = time.monotonic()
@@ -67,7 +67,7 @@ def assemble_training_set(request: dict[str, Any], run: str | None = None) -> di
             "reason": request["reason"],
             "rows": assembled.rows.num_rows,
             "left_out": {str(day): rows for day, rows in assembled.left_out.items()},
-            "external_memory": exceeds_budget(assembled.rows.num_rows, declared),
+            **place_of(assembled.rows.num_rows, declared),
         },
         basis=basis,
     )
@@ -144,31 +144,12 @@ def judge_challenger(challenger: dict[str, Any]) -> dict[str, Any]:
     The training set is removed here, not by the task that reads it: that one may be killed when it
     is done, and could not be repeated without it.
     """
-    from evergreen.decisions import gate
-    from evergreen.provenance import commands
-    from evergreen.training.card import Decision, render_essence
-    from evergreen.training.tracking import complete_card, tag_version
+    from evergreen.decisions.gate import PromotionEvidence
+    from evergreen.training.verdict import judge
 
     declared = load_use_case(challenger["use_case"])
-    evidence = gate.PromotionEvidence.from_dict(challenger["evidence"])
-    demands = gate.PromotionDemands.of(declared)
-    verdict = gate.decide_promotion(evidence, demands)
-    publish_chunk(
-        Staged(declared.name, challenger["day"], "", inputs=challenger["inputs"]),
-        "judge_challenger",
-        "decisions",
-        gate.record_promotion_decision(evidence, demands, verdict),
-        [evidence.day],
-        part={"kind": "gate", "version": evidence.version},
-    )
-    tag_version(declared, evidence.version, {"decision": verdict.decision})
-    card = complete_card(declared, Decision(declared.gate.mode, evidence, verdict))
-    summary = gate.render_promotion(evidence, verdict)
-    if card:
-        summary += f"\n\n{render_essence(card)}"
-    if declared.gate.mode == "shadow" and verdict.decision == "promote":
-        promote = commands.put_in_charge(declared.name, "promote", evidence.version, "the reason")
-        summary += f"\n\ngate.mode is shadow, so nothing follows. To promote it: {promote}"
+    evidence = PromotionEvidence.from_dict(challenger["evidence"])
+    verdict, summary = judge(declared, evidence, challenger["inputs"])
     logger.info("%s", summary)
     drop_staging(challenger["staged"])
     return {
@@ -191,9 +172,7 @@ def promote_challenger(judged: dict[str, Any], approved_by: str | None = None) -
     `approved_by` is empty where nobody has answered, which only a gate that asks nobody allows.
     """
     from evergreen.decisions.gate import PromotionEvidence, PromotionVerdict
-    from evergreen.release.ledger import engine
-    from evergreen.release.promote import promote
-    from evergreen.training.tracking import set_champion
+    from evergreen.training.verdict import follow
 
     declared = load_use_case(judged["use_case"])
     evidence = PromotionEvidence.from_dict(judged["evidence"])
@@ -203,21 +182,10 @@ def promote_challenger(judged: dict[str, Any], approved_by: str | None = None) -
             "passed over by hand. Clear the task approve_promotion, and let somebody who may "
             "release answer it."
         )
+    verdict = PromotionVerdict.from_dict(judged["verdict"])
+    actor, reason = approved_by or f"{declared.name}_train", judged["reason"]
     try:
-        entry = promote(
-            engine(),
-            declared.name,
-            evidence.version,
-            actor=approved_by or f"{declared.name}_train",
-            reason=judged["reason"],
-            set_alias=lambda version: set_champion(declared, version),
-            expected_sequence=evidence.ledger_sequence,
-            # One decision: a run that was cleared decides anew.
-            request=f"train {evidence.day} version {evidence.version} "
-            f"after entry {evidence.ledger_sequence}",
-            evidence=judged["evidence"],
-            verdict=PromotionVerdict.from_dict(judged["verdict"]),
-        )
+        entry = follow(declared, evidence, verdict, "train", actor=actor, reason=reason)
     except LedgerConflictError as error:
         raise LedgerConflictError(
             f"{error} Clear this run of {declared.name}_train from its first task on: it finds "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,13 @@ from evergreen.release import ledger
 from evergreen.training.assemble import TrainingInputs, keep
 from evergreen.training.baselines import score_baselines
 from evergreen.training.compatibility import find_misfit
-from evergreen.training.evaluate import Holdout, compare, evaluate, score_features
+from evergreen.training.evaluate import Evaluation, Holdout, compare, evaluate, score_features
 from evergreen.training.fit import Fitter
 from evergreen.training.folds import prepare_folds
 from evergreen.training.frame import LabelledRows
 from evergreen.training.importance import measure_importances, tell_importances
 from evergreen.training.leakage import measure_leakage
+from evergreen.training.model import Model
 from evergreen.training.record import TrainingRecord
 from evergreen.training.refit import Pair, fit_pair, measure_agreement
 from evergreen.training.slices import find_slices, measure_bias
@@ -76,15 +78,11 @@ def train_challenger(
     plan = plan_training(use_case, day)
     fitter = Fitter(use_case, threads, use_case.training.seed)
     pair = fit_pair(labelled, plan, choice.recipe, fitter)
-    holdout = Holdout.of(labelled, plan, fitter)
-    scores = holdout.score(pair.measured)
-    baselines = score_baselines(labelled, plan.evaluation, fitter)
-    evaluation = evaluate(pair.measured, scores, holdout, baselines)
+    # Before the version is registered: what fails until then can be repeated as if never begun.
+    found = measure_challenger(use_case, day, labelled, pair.measured, fitter)
     importances = measure_importances(choice.recipe, prepare_folds(labelled, plan), fitter)
     logger.info("%s", tell_importances(importances))
-    # Before the version is registered: what fails until then can be repeated as if never begun.
-    entry = ledger.champion(ledger.engine(), use_case.name)
-    champion = measure_champion(use_case, entry, holdout, scores, day)
+    holdout, scores = found.holdout, found.scores
     version = log_training_run(
         TrainingRecord(
             day=day,
@@ -96,7 +94,7 @@ def train_challenger(
             pair=pair,
             fitter=fitter,
             importances=importances,
-            evaluation=evaluation,
+            evaluation=found.evaluation,
             holdout=holdout,
             bias=measure_bias(use_case, holdout, scores),
             leakage=measure_leakage(labelled, plan, choice.recipe, fitter, holdout, scores),
@@ -109,6 +107,68 @@ def train_challenger(
         use_case,
     ).version
     keep(use_case, version, inputs)
+    return gather_evidence(use_case, day, version, found, (pair.measured, pair.final), newest)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A challenger beside baselines and champion.
+
+    Parameters
+    ----------
+    scores
+        Its scores of the holdout.
+    entry, champion
+        Who is in charge, by the ledger, and measured on the same holdout.
+    """
+
+    holdout: Holdout
+    scores: Vector
+    evaluation: Evaluation
+    entry: Entry | None
+    champion: MeasuredChampion | None
+
+
+def measure_challenger(
+    use_case: UseCase, day: date, labelled: LabelledRows, model: Model, fitter: Fitter
+) -> Measured:
+    """Measure a model that knew nothing of the holdout of a day's plan."""
+    plan = plan_training(use_case, day)
+    holdout = Holdout.of(labelled, plan, fitter)
+    scores = holdout.score(model)
+    baselines = score_baselines(labelled, plan.evaluation, fitter)
+    entry = ledger.champion(ledger.engine(), use_case.name)
+    return Measured(
+        holdout,
+        scores,
+        evaluate(model, scores, holdout, baselines),
+        entry,
+        measure_champion(use_case, entry, holdout, scores, day),
+    )
+
+
+def gather_evidence(
+    use_case: UseCase,
+    day: date,
+    version: int,
+    found: Measured,
+    models: tuple[Model, Model],
+    newest: pa.Table,
+    origin: Mapping[str, str] | None = None,
+) -> PromotionEvidence:
+    """Gather what the gate may look at.
+
+    Parameters
+    ----------
+    models
+        The one that was measured and the one that serves.
+    newest
+        See `train_challenger`.
+    origin
+        Of a version that was not trained here.
+    """
+    plan, evaluation, holdout = plan_training(use_case, day), found.evaluation, found.holdout
+    features = newest if newest.num_rows else holdout.features
     return PromotionEvidence(
         day=day,
         use_case=use_case.name,
@@ -120,17 +180,13 @@ def train_challenger(
         latency_ms_per_1k=evaluation.latency_ms_per_1k,
         baselines={name: dict(metrics) for name, metrics in evaluation.baselines.items()},
         over_baselines=dict(evaluation.over_baselines),
-        champion=champion,
-        ledger_sequence=entry.sequence if entry else 0,
+        champion=found.champion,
+        ledger_sequence=found.entry.sequence if found.entry else 0,
         promoted_on_holdout=find_promoted(use_case, plan, version),
         refit=measure_agreement(
-            *(
-                score_features(
-                    model, newest if newest.num_rows else holdout.features, holdout.target, threads
-                )
-                for model in (pair.measured, pair.final)
-            )
+            *(score_features(model, features, holdout.target, holdout.threads) for model in models)
         ),
+        origin=dict(origin or {}),
     )
 
 

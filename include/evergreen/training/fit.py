@@ -9,6 +9,8 @@ import xgboost as xgb
 
 from evergreen.contract import UseCase
 from evergreen.decisions.stored import Stored
+from evergreen.training.cluster import boost
+from evergreen.training.external import StoredFrame
 from evergreen.training.families import LEARNERS
 from evergreen.training.frame import Frame, LabelledFrame
 from evergreen.training.inputs import Inputs
@@ -89,15 +91,8 @@ class Fitter:
             All labels are equal.
         """
         self.use_case.target.require_learnable(frame.labels, part)
-        learner, frame = LEARNERS[recipe.family], frame.without(recipe.left_out)
-        design = learner.design(frame)
-        booster = xgb.train(
-            self.parameters(recipe, frame.inputs),
-            learner.data(frame, design, threads=self.threads),
-            recipe.rounds,
-            verbose_eval=False,
-        )
-        return Model.load(Model(booster, frame.inputs, design).ubj)
+        frame = frame.without(recipe.left_out)
+        return Model.load(self._boost(recipe, frame, recipe.rounds).ubj)
 
     def losses(self, model: Model, test: LabelledFrame) -> Vector:
         """Return the loss of every row of a test, `[n]`."""
@@ -118,15 +113,27 @@ class Fitter:
             return self.fit(recipe, frame, "fit"), recipe.rounds
         for labels, part in ((frame.labels, "fit"), (test.labels, "validation")):
             self.use_case.target.require_learnable(labels, part)
+        model = self._boost(recipe, frame, booster.max_rounds, test)
+        return model, model.booster.best_iteration + 1
+
+    def _boost(
+        self, recipe: Recipe, frame: Frame, rounds: int, test: LabelledFrame | None = None
+    ) -> Model:
+        """Boost, here or on a cluster, until the rounds are made or the test's loss is least."""
+        learner, told = LEARNERS[recipe.family], self.parameters(recipe, frame.inputs)
+        patience = self.use_case.training.booster.early_stopping_rounds
         design = learner.design(frame)
+        # A linear model, of a few columns, is fitted here on rows that fit into memory.
+        if design is None and isinstance(frame, StoredFrame) and frame.shared:
+            return Model(boost(told, frame, rounds, test, patience), frame.inputs)
         data = learner.data(frame, design, threads=self.threads)
-        tested = learner.data(test, design, threads=self.threads, reference=data)
-        fitted = xgb.train(
-            self.parameters(recipe, frame.inputs),
+        tested = test and learner.data(test, design, threads=self.threads, reference=data)
+        booster = xgb.train(
+            told,
             data,
-            booster.max_rounds,
-            evals=[(tested, "test")],
-            early_stopping_rounds=booster.early_stopping_rounds,
+            rounds,
+            evals=[(tested, "test")] if tested else None,
+            early_stopping_rounds=patience if tested else None,
             verbose_eval=False,
         )
-        return Model(fitted, frame.inputs, design), fitted.best_iteration + 1
+        return Model(booster, frame.inputs, design)

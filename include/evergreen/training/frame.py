@@ -145,6 +145,11 @@ class LabelledRows(ABC):
     def external(self) -> bool:
         """Whether they are fitted on without being in memory."""
 
+    @property
+    def workers(self) -> int:
+        """How many workers of a cluster share a fit; 0 where it is done here."""
+        return 0
+
     @abstractmethod
     def of(self, days: Collection[date]) -> pa.Table:
         """Return the rows of some days: entity key, `as_of`, the features and `label`."""

@@ -12,6 +12,7 @@ from typing import Any
 from evergreen.contract import UseCase
 from evergreen.decisions.gate import Difference
 from evergreen.targets import TargetModel
+from evergreen.training.cluster import describe
 from evergreen.training.evaluate import Evaluation, Holdout
 from evergreen.training.fit import Fitter, Recipe
 from evergreen.training.frame import Frame, LabelledRows
@@ -97,6 +98,12 @@ class TrainingRecord:
         return self.pair.final
 
     @property
+    def replay_needs(self) -> dict[str, str]:
+        """What replaying it needs beyond one machine; empty if nothing."""
+        workers = self.rows.workers
+        return {"replay_needs": describe(workers, self.fitter.threads)} if workers else {}
+
+    @property
     def frames(self) -> dict[str, Frame]:
         """The rows by what they were used for, as the model that serves would read them."""
         return frames_of(self.rows, self.plan, self.model)
@@ -125,6 +132,7 @@ def run_tags(record: TrainingRecord, use_case: UseCase) -> dict[str, str]:
         "chosen": record.choice.reason,
         "trials": json.dumps(dict(record.choice.trials), sort_keys=True),
         "calibration": record.model.calibration.kind,
+        **record.replay_needs,
         **(record.model.interval.tags if record.model.interval else {}),
     }
 
@@ -170,6 +178,7 @@ def run_parameters(record: TrainingRecord) -> dict[str, Any]:
         "rounds_final": record.model.booster.num_boosted_rounds(),
         "features": len(record.model.inputs.names),
         "external_memory": record.rows.external,
+        "dask_workers": record.rows.workers,
         **{part: " ".join(map(str, days)) for part, days in record.plan.parts.items()},
     }
 

@@ -201,6 +201,7 @@ def gather_card(record: TrainingRecord) -> CardFacts:
             "digest of the model that serves": record.model.digest,
             "seed": str(record.fitter.seed),
             "threads": str(record.fitter.threads),
+            **{name.replace("_", " "): told for name, told in record.replay_needs.items()},
         },
     )
 

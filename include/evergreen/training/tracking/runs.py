@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import mlflow
+import pyarrow as pa
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
@@ -163,7 +164,7 @@ def log_training_run(
         registered = _registered(client, use_case.name, record)
         if registered is not None:
             return registered
-        experiment_id = _experiment(client, use_case.name, settings)
+        experiment_id = experiment(client, use_case.name, settings)
         _fail_unfinished(client, experiment_id, record.model.digest)
         tags = run_tags(record, use_case)
         run_id = client.create_run(
@@ -188,8 +189,9 @@ def log_training_run(
                 facts = json.dumps(gather_card(record).to_dict(), allow_nan=False)
                 (Path(folder) / CARD_FACTS_FILE).write_text(facts, encoding="utf-8")
                 client.log_artifacts(run_id, folder)
-            source, model_id = _log_model(record, use_case.target)
-        _ensure_registered_model(client, use_case)
+            features = record.holdout.features
+            source, model_id = log_model(record.model, use_case.target, features)
+        ensure_registered_model(client, use_case)
         version = client.create_model_version(
             use_case.name,
             source,
@@ -324,7 +326,8 @@ def _registered(client: MlflowClient, name: str, record: TrainingRecord) -> Trai
     return TrainedVersion(*versions[0]) if versions else None
 
 
-def _experiment(client: MlflowClient, name: str, settings: Settings) -> str:
+def experiment(client: MlflowClient, name: str, settings: Settings) -> str:
+    """Return the id of a use case's experiment, which is made if need be."""
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
@@ -340,7 +343,8 @@ def _experiment(client: MlflowClient, name: str, settings: Settings) -> str:
         return str(client.get_experiment_by_name(name).experiment_id)
 
 
-def _ensure_registered_model(client: MlflowClient, use_case: UseCase) -> None:
+def ensure_registered_model(client: MlflowClient, use_case: UseCase) -> None:
+    """Create the registered model of a use case if need be."""
     try:
         client.create_registered_model(use_case.name, description=use_case.title)
     except MlflowException as error:
@@ -414,11 +418,12 @@ def _reads(run: Run) -> dict[str, str]:
     return {column["name"]: declared[column["name"]] for column in columns}
 
 
-def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
-    inputs = record.model.inputs
+def log_model(model: Model, target: TargetModel, features: pa.Table) -> tuple[str, str]:
+    """Log the model that serves in the active run, with a few rows as an example; URI and id."""
+    inputs = model.inputs
     # Doubles, so that a caller may send whole numbers and nulls alike.
     columns = [ColSpec("string" if n in inputs.categories else "double", n) for n in inputs.names]
-    example = record.holdout.features.select(inputs.names).slice(0, 5).to_pandas()
+    example = features.select(inputs.names).slice(0, 5).to_pandas()
     example = example.astype({n: "float64" for n in inputs.names if n not in inputs.categories})
     with warnings.catch_warnings(), scratch("model") as folder:
         # MLflow warns about a type hint of its own classes when it first loads them.
@@ -426,7 +431,7 @@ def _log_model(record: TrainingRecord, target: TargetModel) -> tuple[str, str]:
         # MLflow keeps the folder's own name.
         served = Path(folder) / SERVED
         served.mkdir()
-        write_served(record.model, target, served)
+        write_served(model, target, served)
         logged = mlflow.pyfunc.log_model(
             name="model",
             loader_module="evergreen.training.served",
