@@ -21,7 +21,7 @@ from lived_shop import REJECTED, SECOND, WHO, build_lived_shop
 from tiny_shop import NAME
 from watched_shop import TRAINED
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 # Ends itself, like a machine that lost power, when a function is called for the n-th time.
 _SCRIPT = """
