@@ -68,7 +68,9 @@ def test_every_make_target_in_the_pages_exists_and_every_target_is_explained():
 def test_every_command_in_the_pages_exists_and_every_command_is_explained():
     from evergreen.cli import cli
 
-    named = {page: set(re.findall(r"\bevergreen ([a-z]+(?:-[a-z]+)*)\b", _code(page))) for page in PAGES}
+    named = {
+        page: set(re.findall(r"\bevergreen ([a-z]+(?:-[a-z]+)*)\b", _code(page))) for page in PAGES
+    }
     known = {*cli.commands, "import"}  # `from evergreen import lake`
     assert {page.name: names - known for page, names in named.items() if names - known} == {}
     assert set(cli.commands) - named[COMMANDS] == set()
