@@ -24,7 +24,7 @@ import json, os, signal, sys
 from evergreen import steps
 from evergreen.training.tracking import runs
 
-runs._log_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+runs.log_model = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 steps.train_challenger(json.loads(sys.argv[1]))
 """
 

@@ -114,7 +114,7 @@ def test_killed_attempt_is_marked_and_its_retry_registers(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(tracking.runs, "_log_model", die)
+        patched.setattr(tracking.runs, "log_model", die)
         with pytest.raises(KeyboardInterrupt):
             tracking.log_training_run(killed, use_case, settings)
     client = connect(settings)
