@@ -113,10 +113,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "EVERGREEN_FEAST_DATABASE": _escaped(online.database),
         "EVERGREEN_FEAST_USER": _escaped(online.user),
         "EVERGREEN_FEAST_PASSWORD": _escaped(online.password),
-        "EVERGREEN_FEAST_SSLMODE": online.sslmode or os.environ.get("PGSSLMODE", "prefer"),
-        "EVERGREEN_FEAST_SSLROOTCERT": _escaped(
-            online.sslrootcert_path or os.environ.get("PGSSLROOTCERT", "")
-        ),
+        "EVERGREEN_FEAST_SSLMODE": online.sslmode,
+        "EVERGREEN_FEAST_SSLROOTCERT": _escaped(online.sslrootcert_path),
     }
 
 
@@ -165,17 +163,17 @@ def _online_config(settings: Settings) -> ForwardPostgresOnlineStoreConfig:
         )
     query = {name: value for name, value in url.query.items() if isinstance(value, str)}
     host = url.host or query.get("host") or "localhost"
-    # Over a Unix socket there is nothing to encrypt, and Postgres refuses to. What the URL does not
-    # say, PGSSLMODE and PGSSLROOTCERT do, as for every other client.
-    sslmode = "disable" if host.startswith("/") else query.get("sslmode")
+    # What the URL does not say, these do, as for every other client.
+    sslmode = query.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
     return ForwardPostgresOnlineStoreConfig(
         host=host,
         port=url.port or int(query.get("port", 5432)),
         database=url.database or "feast",
         user=url.username or "postgres",
         password=url.password or "",
-        sslmode=sslmode,
-        sslrootcert_path=query.get("sslrootcert"),
+        # Over a Unix socket there is nothing to encrypt, and Postgres refuses to.
+        sslmode="disable" if host.startswith("/") else sslmode,
+        sslrootcert_path=query.get("sslrootcert") or os.environ.get("PGSSLROOTCERT", ""),
         sslcert_path=query.get("sslcert"),
         sslkey_path=query.get("sslkey"),
     )
