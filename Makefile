@@ -105,6 +105,10 @@ test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside
 test-e2e: $(READY) ## Kill tasks and scheduler of a real Airflow in a backfill; outages of Postgres; the pages
 	TZ=UTC $(BIN)/pytest -m e2e
 
+.PHONY: test-stack
+test-stack: $(READY) ## The part of test-e2e that is about compose: its services share no disk, and end while they work
+	TZ=UTC $(BIN)/pytest -m e2e tests/e2e/test_stack.py
+
 .PHONY: test-pages
 test-pages: $(READY) ## The part of test-e2e that is about the pages: the demo's, in Debian's chromium
 	TZ=UTC $(BIN)/pytest -m e2e tests/e2e/test_pages.py

@@ -2,7 +2,7 @@
 
 A fit is one task per worker. They add up their histograms through XGBoost's collective, so each of
 them makes the same trees. Who fits which piece, with how many threads, is decided here and not by
-who is free, so the same number of workers gives the same bytes (ADR 0036).
+who is free, so the same number of workers gives the same bytes (ADR 0032).
 
 Whatever happens to workers, scheduler or network, a fit ends: with the model or with an error.
 """
