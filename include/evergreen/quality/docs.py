@@ -165,7 +165,8 @@ def _enter(folder: UPath, run: str, suite: str, summary: list[int]) -> None:
 def _listed(folder: UPath) -> list[tuple[str, str, list[int]]]:
     try:
         names = sorted(path.name for path in (folder / "index").iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # On an object store a folder without files is none.
         return []
     parts = (name.split("~") for name in names if not name.startswith("."))
     return [(run, suite, [*map(int, counts)]) for run, suite, *counts in parts]
