@@ -16,7 +16,6 @@ from patience import RETRIES, RETRY_POLICY
 DAY = "{{ partition_key or params.get('day') }}"
 # All attempts of a run share it; what a killed attempt has staged is found and removed by it.
 RUN = "{{ run_id }}"
-# The user who started the run, or what else did.
 ASKED_BY = "{{ dag_run.triggering_user_name or dag_run.run_type }}"
 
 # Asked in tasks only; by its name, Airflow knows that it is a secret, and hides it in logs.
@@ -50,7 +49,6 @@ def task_defaults(timeout: timedelta) -> dict[str, Any]:
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=10),
         "retry_policy": RETRY_POLICY,
-        # Of one try: for tasks that hang, far beyond what any should need.
         "execution_timeout": timeout,
         "pre_execute": before_task,
     }

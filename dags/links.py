@@ -41,8 +41,7 @@ class DataDocs(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the address."""
         (staged,) = operator.op_args
-        suite = staged["facts"].get("table") or operator.task_id.rpartition("validate_")[2]
-        return _page(steps.find_data_docs(suite, staged))
+        return _page(steps.find_data_docs(operator.task_id.rpartition("validate_")[2], staged))
 
 
 class CalendarDay(BaseOperatorLink):

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -185,6 +185,16 @@ def recording(table: str) -> Iterator[Callable[[Iterable[Receipt]], None]]:
     if sequences:
         with bound_contextvars(receipt=max(sequences)):
             logger.info("published %s (days: %d)", table, len(sequences))
+
+
+def now() -> datetime:
+    """Return the instant, in UTC, by the clock of the ledger's database.
+
+    Clocks of machines differ; what is ordered or judged by time is so by one clock.
+    """
+    with ledger_engine().connect() as connection:
+        instant: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return instant.astimezone(UTC)
 
 
 def newest_sequence(*use_cases: str) -> int:

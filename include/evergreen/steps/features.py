@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from evergreen.contract import Period, load_use_case
@@ -151,7 +151,7 @@ def _plan_features(
     folder = new_staging(use_case, "features", wanted.label, run)
     facts = {
         # An audit stamp, not an input: it orders corrections of the same as-of.
-        "created_at": datetime.now(UTC).isoformat(),
+        "created_at": receipts.now().isoformat(),
         "lock": receipts.lock_digest(),
         "days_at_once": days_at_once(declared, given, wanted.days),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from evergreen.contract import Period, UseCase, load_use_case
@@ -88,8 +87,10 @@ def publish_rows(staged: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_days_with_data(use_case: UseCase, period: Period) -> None:
-    # The one clock read of the chain: a day that has not ended has no complete partition.
-    now = datetime.now(UTC)
+    from evergreen.provenance import receipts
+
+    # The one look at a clock of the chain: a day that has not ended has no complete partition.
+    now = receipts.now()
     if use_case.as_of(period.last) > now:
         raise ConfigError(
             f"The day {period.last} has not ended yet in {use_case.zone} (it is "
