@@ -61,10 +61,11 @@ UNTIL_DELIVERED: dict[str, Any] = {
     "retry_policy": LateSourcePolicy(),
 }
 
-# Days of a backfill are ingested side by side; a gap usually closes within seconds. Waits about ten
-# minutes in all, without holding a worker.
+# Days of a backfill are ingested side by side; a gap usually closes within seconds, and within a
+# quarter of an hour where a worker died and its task is tried again. Waits about half an hour in
+# all, without holding a worker.
 UNTIL_NO_GAP: dict[str, Any] = {
-    "retries": 12,
+    "retries": 22,
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": 1.5,
     "max_retry_delay": timedelta(minutes=2),

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +186,8 @@ class Deployment:
         """End a service, and what it has started, at once."""
         process = psutil.Process(self.processes[name].pid)
         for one in (*process.children(recursive=True), process):
-            if psutil.pid_exists(one.pid):
-                one.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         self.processes[name].wait()
 
     def restart_ended(self) -> list[str]:
@@ -231,7 +231,8 @@ class Deployment:
         for name in reversed(self.processes):
             self.processes[name].send_signal(signal.SIGTERM)
         for process in psutil.wait_procs(whole, timeout=20)[1]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in self.processes.values():
             process.wait()
 

@@ -192,12 +192,19 @@ def done(stack: Deployment) -> bool:
         for stage in ("ingest", "features", "score"):
             runs = client.runs(f"shop_{stage}")
             failed = [(run.dag_id, run.partition_key) for run in runs if run.state == "failed"]
-            assert not failed, f"failed: {failed}"
+            assert not failed, f"failed: {failed}: {[*logged_errors(stack)]}"
             if {run.partition_key for run in runs if run.state == "success"} < keys:
                 return False
     except ServiceDownError:
         return False
     return True
+
+
+def logged_errors(stack: Deployment) -> Iterator[str]:
+    """Read the errors of tasks in the logs that workers have put into the store."""
+    for path in (stack.root / "store" / BUCKET / "logs").rglob("*.log"):
+        for found in re.findall(r'"exc_type":"\w+","exc_value":"[^"]{0,300}', path.read_text()):
+            yield f"{path.parent.name}: {found}"
 
 
 def wait_until(condition: Callable[[], bool], stack: Deployment) -> None:
