@@ -6,7 +6,6 @@ Its functions are used as `lake.read(...)`, `lake.publish(...)`.
 from evergreen.lake.iceberg import (
     catalog,
     days_between,
-    elsewhere,
     exists,
     heads,
     load,
@@ -42,7 +41,6 @@ __all__ = [
     "catalog",
     "damaged_days",
     "days_between",
-    "elsewhere",
     "exists",
     "files",
     "heads",

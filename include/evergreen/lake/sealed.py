@@ -38,6 +38,7 @@ from pyiceberg.manifest import FileFormat
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from evergreen.errors import DamagedError
+from evergreen.lake import elsewhere
 from evergreen.settings import load_settings
 
 _SEALED = "sealed.parquet"
@@ -63,7 +64,7 @@ class LakeFileIO(PyArrowFileIO):
     """PyIceberg's access to files: data files are written with their checksum and opened whole."""
 
     def __init__(self, properties: Properties = EMPTY_DICT) -> None:
-        super().__init__({**_object_store(), **properties})
+        super().__init__({**_object_store(), **elsewhere.declared(), **properties})
 
     def new_input(self, location: str) -> PyArrowFile:
         """Name a file to be read."""
