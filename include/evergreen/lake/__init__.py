@@ -5,6 +5,7 @@ Its functions are used as `lake.read(...)`, `lake.publish(...)`.
 
 from evergreen.lake.iceberg import (
     catalog,
+    claim,
     days_between,
     exists,
     heads,
@@ -39,6 +40,7 @@ __all__ = [
     "Published",
     "Scan",
     "catalog",
+    "claim",
     "damaged_days",
     "days_between",
     "exists",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import date, timedelta
 from functools import lru_cache
@@ -13,6 +14,7 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
 )
@@ -25,6 +27,7 @@ from pyiceberg.expressions import (
     LessThan,
 )
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from evergreen.databases import open_engine
 from evergreen.errors import NotReadyError
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 ATTEMPTS = 10
+_OWNER = "evergreen.deployment-"
 _EPOCH = date(1970, 1, 1)
 
 
@@ -61,6 +65,21 @@ def prepare(settings: Settings) -> None:
     """Let the catalog be there."""
     if isinstance(found := catalog(settings), SqlCatalog):
         found.create_tables()
+
+
+def claim(owner: Mapping[str, str]) -> dict[str, str]:
+    """Let the catalog belong to somebody, unless it does already; return to whom.
+
+    It is remembered in properties of a namespace, which every type of catalog has.
+    """
+    properties = {f"{_OWNER}{key}": value for key, value in owner.items()}
+    found = catalog()
+    with suppress(NamespaceAlreadyExistsError, IntegrityError):
+        found.create_namespace((NAME,), properties)
+    if not properties.keys() & found.load_namespace_properties((NAME,)).keys():
+        found.update_namespace_properties((NAME,), updates=properties)
+    known = found.load_namespace_properties((NAME,))
+    return {key: known[f"{_OWNER}{key}"] for key in owner}
 
 
 _ACCESS = f"{LakeFileIO.__module__}.{LakeFileIO.__qualname__}"

@@ -213,7 +213,7 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
             info for path, info in listed.items() if path not in wanted and info.mtime_ns < limit
         ]
         for info in orphans:
-            files.delete_file(info.path)
+            found.io.delete(info.path if scheme == "file" else f"{scheme}://{info.path}")
     return Removed(len(orphans), sum(info.size for info in orphans))
 
 

@@ -165,7 +165,8 @@ def _enter(folder: UPath, run: str, suite: str, summary: list[int]) -> None:
 def _listed(folder: UPath) -> list[tuple[str, str, list[int]]]:
     try:
         names = sorted(path.name for path in (folder / "index").iterdir())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        # The latter is what an object store says of nothing.
         return []
     parts = (name.split("~") for name in names if not name.startswith("."))
     return [(run, suite, [*map(int, counts)]) for run, suite, *counts in parts]
