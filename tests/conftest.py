@@ -37,7 +37,7 @@ class _Scheduling(LoadFileScheduling):
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith("EVERGREEN_")]:
+    for name in [name for name in os.environ if name.startswith(("EVERGREEN_", "PYICEBERG_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "home"))
 

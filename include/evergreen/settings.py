@@ -1,4 +1,4 @@
-"""Where things are. One environment prefix, `EVERGREEN_`; nothing else is read.
+"""Where things are. One environment prefix, `EVERGREEN_`; besides, whether a catalog is elsewhere.
 
 Every SQL URL is a setting, so the same code runs on the embedded Postgres and on managed
 servers. An unset URL means the embedded server under `EVERGREEN_HOME`; its socket directory is
@@ -32,6 +32,9 @@ DATABASES: tuple[Database, ...] = ("airflow", "catalog", "mlflow", "feast", "led
 
 # In the data directory: the absolute path by which tables and models name their files there.
 LOCATION_FILE = "location"
+
+# Of PyIceberg: properties of a catalog elsewhere. One such variable says that there is one.
+CATALOG_ELSEWHERE = "PYICEBERG_CATALOG__EVERGREEN__"
 
 _ALERT = "EVERGREEN_ALERT_"
 
@@ -125,6 +128,15 @@ class Settings:
         # The port is stated because a client would else obey PGPORT, which the server does not.
         socket = self.embedded_socket_dir()
         return f"postgresql+psycopg2://postgres@/{database}?host={socket}&port=5432"
+
+    @property
+    def embedded(self) -> list[Database]:
+        """Databases of the embedded Postgres: those that are needed and have no URL."""
+        return [
+            name
+            for name in DATABASES
+            if name not in self.urls and not (name == "catalog" and is_catalog_elsewhere())
+        ]
 
     @property
     def postgres_dir(self) -> Path:
@@ -224,6 +236,11 @@ def load_settings() -> Settings:
         sql_timeout_seconds=_whole_number("EVERGREEN_SQL_TIMEOUT_SECONDS", 900),
         urls=urls,
     )
+
+
+def is_catalog_elsewhere() -> bool:
+    """Whether tables are in a catalog that PyIceberg's own configuration names."""
+    return any(variable.startswith(CATALOG_ELSEWHERE) for variable in os.environ)
 
 
 def _as_made(home: Path) -> Path:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
 from evergreen.erasure import run
 from evergreen.errors import DamagedError, PermanentError
-from evergreen.features import store
+from evergreen.features import store as feature_store
 from evergreen.lake import compaction, upkeep
 from evergreen.lake.opening import open_files
 from evergreen.ops import deploy
 from evergreen.ops.backup.make import back_up
 from evergreen.ops.backup.restore import restore
 from evergreen.provenance.replay import replay
-from evergreen.settings import Settings, load_settings
+from evergreen.settings import PROJECT_ROOT, Settings, load_settings
 from evergreen.sql.connection import opened
 from evergreen.training import tracking
+from object_store import BUCKET, ObjectStore
 from small_shop import FIRST_DAY, load, write_small_shop
 
 pytestmark = pytest.mark.timeout(300)
@@ -36,48 +34,20 @@ DAY = date(2026, 1, 1)
 NEXT = DAY + timedelta(days=1)
 
 
-class Bucket:
-    """What lies in the bucket, as somebody else's client sees it."""
-
-    name = "evergreen"
-
-    def __init__(self, url: str) -> None:
-        self.client = boto3.client("s3", endpoint_url=url)
-
-    def keys(self, prefix: str = "") -> set[str]:
-        pages = self.client.get_paginator("list_objects_v2")
-        found = pages.paginate(Bucket=self.name, Prefix=prefix)
-        return {item["Key"] for page in found for item in page.get("Contents", [])}
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    # A line a request.
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    store = ObjectStore(tmp_path_factory.mktemp("store"))
+    yield store
+    store.stop()
 
 
 @pytest.fixture
-def bucket(server: str, home: Settings, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def bucket(store: ObjectStore, home: Settings, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """An empty bucket, in which all data are from now on."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.delenv("AWS_REGION", raising=False)
-    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
-    monkeypatch.setenv("EVERGREEN_WAREHOUSE", f"s3://{Bucket.name}/warehouse/")
-    monkeypatch.setenv("EVERGREEN_ARTIFACTS", f"s3://{Bucket.name}/artifacts")
-    found = Bucket(server)
-    if Bucket.name in [known["Name"] for known in found.client.list_buckets()["Buckets"]]:
-        for key in found.keys(""):
-            found.client.delete_object(Bucket=Bucket.name, Key=key)
-    else:
-        found.client.create_bucket(Bucket=Bucket.name)
-    return found
+    store.declare(monkeypatch)
+    store.keep_all(monkeypatch)
+    store.empty()
+    return store
 
 
 def publish(value: int, day: date = DAY, **more: Any) -> int:
@@ -95,7 +65,7 @@ def soon() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=2)
 
 
-def test_days_are_published_and_read_by_everybody(bucket: Bucket) -> None:
+def test_days_are_published_and_read_by_everybody(bucket: ObjectStore) -> None:
     first = publish(1)
     publish(2, NEXT, note="new")
     publish(3)
@@ -114,18 +84,18 @@ def test_days_are_published_and_read_by_everybody(bucket: Bucket) -> None:
     assert rows == [(3, None), (2, "new")]
 
 
-def test_damage_is_found_and_mended(bucket: Bucket) -> None:
+def test_damage_is_found_and_mended(bucket: ObjectStore) -> None:
     publish(1)
     (path,) = lake.scan("shop", "orders").paths
-    key = path.removeprefix(f"s3://{bucket.name}/")
-    whole = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+    key = path.removeprefix(f"s3://{BUCKET}/")
+    whole = bucket.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     harmed = whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]
-    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=harmed)
+    bucket.client.put_object(Bucket=BUCKET, Key=key, Body=harmed)
     with pytest.raises(DamagedError, match="is damaged"):
         values()
     with opened("test") as connection, pytest.raises(DamagedError, match="is damaged"):
         open_files(connection, [path])
-    bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    bucket.client.delete_object(Bucket=BUCKET, Key=key)
     assert set(lake.damaged_days("shop", "orders")) == {DAY}
     with pytest.raises(DamagedError, match="is missing"):
         values()
@@ -133,14 +103,14 @@ def test_damage_is_found_and_mended(bucket: Bucket) -> None:
     assert values() == [2]
 
 
-def test_upkeep_frees_what_nothing_refers_to(bucket: Bucket) -> None:
+def test_upkeep_frees_what_nothing_refers_to(bucket: ObjectStore) -> None:
     kept = publish(1)
     lake.tag("shop", "orders", kept, "training-1")
     for value in range(2, 6):
         publish(value)
     publish(9, NEXT)
     bucket.client.put_object(
-        Bucket=bucket.name, Key="warehouse/shop/orders/data/stray.parquet", Body=b"half"
+        Bucket=BUCKET, Key="warehouse/shop/orders/data/stray.parquet", Body=b"half"
     )
     assert upkeep.expire_snapshots("shop", "orders", soon()) > 0
     crowded = bucket.keys()
@@ -154,14 +124,14 @@ def test_upkeep_frees_what_nothing_refers_to(bucket: Bucket) -> None:
     assert values() == [5, 9]
 
     (lost, *_) = lake.scan("shop", "orders").paths
-    bucket.client.delete_object(Bucket=bucket.name, Key=lost.removeprefix(f"s3://{bucket.name}/"))
+    bucket.client.delete_object(Bucket=BUCKET, Key=lost.removeprefix(f"s3://{BUCKET}/"))
     with pytest.raises(PermanentError, match="are missing"):
         upkeep.remove_orphan_files("shop", "orders", soon())
 
 
 @pytest.mark.slow
 def test_a_use_case_lives_there_from_orders_to_scores(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = write_small_shop(tmp_path / "use_cases")
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
@@ -188,30 +158,41 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     scored = lake.read_day("shop", "predictions", known)
     assert scored.num_rows > 100
     customer = scored["customer_id"][0].as_py()
-    assert store.read_online(use_case, [customer])
+    assert feature_store.read_online(use_case, [customer])
     assert replay(f"shop/{promoted['version']}").equal
+    steps.measure_drift("shop", str(known))
+    night = steps.decide_retraining(
+        "shop", str(known), [steps.measure_freshness("shop", str(known))]
+    )
+    assert night
+    steps.report_night("shop", str(known))
     # All of it lies in the bucket, and nothing beside it.
     home = load_settings().home
-    assert not (home / "warehouse").exists() and not (home / "artifacts").exists()
+    assert {path.name for path in home.iterdir()} <= {"location", "owner.lock", "scratch"}
+    assert not list((home / "scratch").iterdir())
+    assert not bucket.keys("staging/")
+    assert bucket.keys("quality/shop/data_docs/predictions/")
+    # As Airflow does with its plugin folder.
+    monkeypatch.syspath_prepend(PROJECT_ROOT / "plugins")
+    _look_at_pages(known)
+    _sweep(bucket)
 
     saved = back_up(tmp_path / "safe")
     remote = saved.remote
-    assert {path.removeprefix(f"s3://{bucket.name}/") for path in remote} <= bucket.keys()
+    assert {path.removeprefix(f"s3://{BUCKET}/") for path in remote} <= bucket.keys()
     assert len(remote) > 100 and len(saved.left_out) == 2
     before = lake.read("shop", "predictions")
     lake.catalog().drop_table(("shop", "predictions"))
     restore(tmp_path / "safe", force=True)
     assert lake.read("shop", "predictions").equals(before)
-    bucket.client.delete_object(
-        Bucket=bucket.name, Key=remote[0].removeprefix(f"s3://{bucket.name}/")
-    )
+    bucket.client.delete_object(Bucket=BUCKET, Key=remote[0].removeprefix(f"s3://{BUCKET}/"))
     with pytest.raises(PermanentError, match="1 files of this backup are gone"):
         restore(tmp_path / "safe", force=True)
 
 
 @pytest.mark.slow
 def test_an_erased_customer_is_in_no_object(
-    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = write_small_shop(tmp_path / "use_cases")
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
@@ -221,13 +202,13 @@ def test_an_erased_customer_is_in_no_object(
     features = lake.read("shop", "features")
     who = features["customer_id"][0].as_py()
     bucket.client.put_object(
-        Bucket=bucket.name, Key="artifacts/shop/run/nights/x.html", Body=f"<p>{who}</p>".encode()
+        Bucket=BUCKET, Key="artifacts/shop/run/nights/x.html", Body=f"<p>{who}</p>".encode()
     )
 
     def holding() -> set[str]:
         found = set()
         for key in sorted(bucket.keys()):
-            content = bucket.client.get_object(Bucket=bucket.name, Key=key)["Body"].read()
+            content = bucket.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
             if key.endswith(".parquet"):
                 content += repr(pq.read_table(pa.BufferReader(content)).to_pydict()).encode()
             if who.encode() in content:
@@ -242,3 +223,35 @@ def test_an_erased_customer_is_in_no_object(
     left = lake.read("shop", "features")
     assert left.num_rows == features.num_rows - features["customer_id"].to_pylist().count(who)
     steps.verify_tables()
+
+
+def _look_at_pages(day: date) -> None:
+    """What the plugin shows lies there, and nothing else is shown."""
+    from evergreen_ui import files
+
+    found = files.find_page("shop", "")
+    assert found and f"predictions/{day}.html" in found.read_text()
+    page = files.find_page("shop", f"predictions/{day}.html")
+    assert page and "rank" in page.read_text()
+    report = files.find_report("shop", str(day))
+    assert report and str(day) in report.read_text()
+    assert files.find_report("shop", "2020-01-01") is None
+    up = "../" * 3
+    for path in (
+        *("../index", f"{up}quality/shop/index", f"predictions/{up}validations", "nothing.html"),
+        *(f"{up}warehouse", "/evergreen/quality/shop/data_docs/index.html", "s3://evergreen/a"),
+        *("..", "predictions", "predictions/../../validations/predictions", "a\0b"),
+        f"../validations/predictions/{day}.json",
+    ):
+        assert files.find_page("shop", path) is None, path
+
+
+def _sweep(bucket: ObjectStore) -> None:
+    """What died long ago goes; what is new or is not staged stays."""
+    staging = load_settings().staging
+    for name in ("features-old-1", "features-new-2"):
+        (staging / "shop" / name / "attempt" / "features-day.parquet").write_bytes(b"half")
+    aged = staging / "shop" / "features-old-1" / "attempt" / "features-day.parquet"
+    bucket.age(aged.path, datetime.now(UTC) - timedelta(days=3))
+    assert steps.sweep_staging() == {"swept": ["features-old-1"]}
+    assert bucket.keys("staging/") == {"staging/shop/features-new-2/attempt/features-day.parquet"}

@@ -5,8 +5,8 @@ Its functions are used as `lake.read(...)`, `lake.publish(...)`.
 
 from evergreen.lake.iceberg import (
     catalog,
+    claim,
     days_between,
-    elsewhere,
     exists,
     heads,
     load,
@@ -41,9 +41,9 @@ __all__ = [
     "Published",
     "Scan",
     "catalog",
+    "claim",
     "damaged_days",
     "days_between",
-    "elsewhere",
     "exists",
     "files",
     "has_snapshot",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import (
+    NamespaceAlreadyExistsError,
     NoSuchNamespaceError,
     NoSuchTableError,
 )
@@ -24,11 +26,13 @@ from pyiceberg.expressions import (
     In,
     LessThan,
 )
-from pyiceberg.utils.config import Config
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from evergreen.databases import open_engine
-from evergreen.errors import NotReadyError, ServiceDownError
+from evergreen.errors import NotReadyError
+from evergreen.lake import elsewhere
+from evergreen.lake.elsewhere import NAME
 from evergreen.lake.sealed import LakeFileIO, readable
 from evergreen.settings import Settings, load_settings
 
@@ -37,19 +41,22 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 ATTEMPTS = 10
-# By which PyIceberg knows it, and other engines may.
-NAME = "evergreen"
+_OWNER = "evergreen.deployment-"
 _EPOCH = date(1970, 1, 1)
 
 
 def catalog(settings: Settings | None = None) -> Catalog:
-    """Open the Iceberg catalog (one per process and URL).
+    """Open the Iceberg catalog: one elsewhere, or in a SQL database (one per process and URL).
 
-    The one that PyIceberg's own configuration names `evergreen`, of whatever type it knows (in the
-    environment `PYICEBERG_CATALOG__EVERGREEN__URI` and so on); without, one in a SQL database.
+    Raises
+    ------
+    ConfigError
+        One elsewhere cannot be opened as declared, or does not let us in.
+    ServiceDownError
+        It does not answer.
     """
-    if declared := elsewhere():
-        return _catalog_elsewhere(tuple(sorted(declared.items())))
+    if declared := elsewhere.declared():
+        return elsewhere.open_catalog({**declared, "py-io-impl": _ACCESS})
     settings = settings or load_settings()
     return _catalog(settings.database_url("catalog"), settings.warehouse)
 
@@ -60,20 +67,19 @@ def prepare(settings: Settings) -> None:
         found.create_tables()
 
 
-def elsewhere() -> dict[str, str]:
-    """Return the properties of a catalog that PyIceberg's configuration names; empty for none."""
-    return cast("dict[str, str]", Config().get_catalog_config(NAME) or {})
+def claim(owner: Mapping[str, str]) -> dict[str, str]:
+    """Let the catalog belong to somebody, unless it does already; return to whom.
 
-
-@lru_cache(maxsize=8)
-def _catalog_elsewhere(properties: tuple[tuple[str, str], ...]) -> Catalog:
-    try:
-        return load_catalog(NAME, **{**dict(properties), "py-io-impl": _ACCESS})
-    except OSError as error:
-        raise ServiceDownError(
-            f"The catalog of the tables at {dict(properties).get('uri')} does not answer. Start "
-            "it, or correct PYICEBERG_CATALOG__EVERGREEN__URI; this is tried again."
-        ) from error
+    It is remembered in properties of a namespace, which every type of catalog has.
+    """
+    properties = {f"{_OWNER}{key}": value for key, value in owner.items()}
+    found = catalog()
+    with suppress(NamespaceAlreadyExistsError, IntegrityError):
+        found.create_namespace((NAME,), properties)
+    if not properties.keys() & found.load_namespace_properties((NAME,)).keys():
+        found.update_namespace_properties((NAME,), updates=properties)
+    known = found.load_namespace_properties((NAME,))
+    return {key: known[f"{_OWNER}{key}"] for key in owner}
 
 
 _ACCESS = f"{LakeFileIO.__module__}.{LakeFileIO.__qualname__}"

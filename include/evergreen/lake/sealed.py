@@ -23,12 +23,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.fs import AwsStandardS3RetryStrategy
 from pyiceberg.avro.decoder import StreamingBinaryDecoder
 from pyiceberg.avro.encoder import BinaryEncoder
 from pyiceberg.avro.file import META_SCHEMA, AvroFileHeader
 from pyiceberg.avro.resolver import construct_reader, construct_writer
 from pyiceberg.exceptions import ValidationError
 from pyiceberg.io.fileformat import FileFormatFactory
+from pyiceberg.io.fsspec import FsspecFileIO
 from pyiceberg.io.pyarrow import (
     ParquetFormatModel,
     PyArrowFile,
@@ -38,6 +40,7 @@ from pyiceberg.manifest import FileFormat
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from evergreen.errors import DamagedError
+from evergreen.lake import elsewhere
 from evergreen.settings import load_settings
 
 _SEALED = "sealed.parquet"
@@ -63,7 +66,7 @@ class LakeFileIO(PyArrowFileIO):
     """PyIceberg's access to files: data files are written with their checksum and opened whole."""
 
     def __init__(self, properties: Properties = EMPTY_DICT) -> None:
-        super().__init__({**_object_store(), **properties})
+        super().__init__({**_object_store(), **elsewhere.declared(), **properties})
 
     def new_input(self, location: str) -> PyArrowFile:
         """Name a file to be read."""
@@ -73,6 +76,18 @@ class LakeFileIO(PyArrowFileIO):
         """Name a file to be written."""
         return _File(self, location)
 
+    def delete(self, location: Any) -> None:
+        """Remove a file.
+
+        In its place Arrow would leave an empty object for the folder, as if S3 had folders; not
+        every store takes it.
+        """
+        place = getattr(location, "location", location)
+        if not place.startswith("s3://"):
+            super().delete(place)
+            return
+        FsspecFileIO(self.properties).get_fs("s3").rm_file(place)
+
 
 def _object_store() -> dict[str, str]:
     """Return what other clients of S3 take from the environment, and PyIceberg does not."""
@@ -80,8 +95,22 @@ def _object_store() -> dict[str, str]:
     endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     # Without a region PyIceberg asks Amazon for that of the bucket, whoever's the endpoint is.
     region = env.get("AWS_REGION") or env.get("AWS_DEFAULT_REGION") or (endpoint and "us-east-1")
-    found = {"s3.endpoint": endpoint, "s3.region": region}
+    found = {
+        "s3.endpoint": endpoint,
+        "s3.region": region,
+        # Arrow itself waits for three seconds, three times.
+        "s3.connect-timeout": "10",
+        "s3.request-timeout": "60",
+        "s3.retry-strategy-impl": f"{__name__}.{_Attempts.__name__}",
+    }
     return {name: value for name, value in found.items() if value}
+
+
+class _Attempts(AwsStandardS3RetryStrategy):
+    """As many as other clients of S3 make that are asked for them in the environment."""
+
+    def __init__(self) -> None:
+        super().__init__(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS") or 5))
 
 
 class _File(PyArrowFile):

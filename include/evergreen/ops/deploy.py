@@ -28,9 +28,14 @@ def initialise(settings: Settings) -> Iterator[str]:
     ------
     BusyError
         Another command is at work on the data directory.
+    ConfigError
+        A store does not do what is asked of it, or the catalog is another deployment's.
+    ServiceDownError
+        A store, a catalog or a database does not answer.
     """
     from evergreen import lake
     from evergreen.features import store
+    from evergreen.ops import identity, places
     from evergreen.ops.local import home
     from evergreen.provenance import receipts
     from evergreen.release import ledger, ledger_table
@@ -41,7 +46,9 @@ def initialise(settings: Settings) -> Iterator[str]:
         for tree in (settings.warehouse, settings.artifacts, *settings.kept.values()):
             if "://" not in tree:
                 Path(tree).mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield from places.require_places(settings)
         lake.prepare(settings)
+        identity.require_own_catalog(settings)
         yield "catalog of the lake"
         receipts.create_tables()
         ledger_table.create_tables(ledger.engine(settings))

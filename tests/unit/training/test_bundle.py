@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from evergreen.errors import DamagedError, NotReadyError, PermanentError
 from evergreen.training.bundle import BUNDLE_FILE, FORMAT, Bundle, Declared, opened, seal, send
+from object_store import BUCKET, ObjectStore
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name, value in (
-        ("ACCESS_KEY_ID", "k"),
-        ("SECRET_ACCESS_KEY", "s"),
-        ("REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket="models")
-    yield "models"
-    server.stop()
+def bucket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ObjectStore]:
+    store = ObjectStore(tmp_path_factory.mktemp("store"))
+    store.declare(monkeypatch)
+    yield store
+    store.stop()
 
 
-def test_it_goes_to_an_object_store_and_comes_back(bucket: str, tmp_path: Path) -> None:
+def test_it_goes_to_an_object_store_and_comes_back(bucket: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "plots").mkdir()
     (tmp_path / "model.ubj").write_bytes(b"{trees}")
     (tmp_path / "plots" / "roc.png").write_bytes(b"\x89PNG")
@@ -49,7 +39,7 @@ def test_it_goes_to_an_object_store_and_comes_back(bucket: str, tmp_path: Path) 
         files=seal(tmp_path),
     )
     (tmp_path / BUNDLE_FILE).write_text(json.dumps(bundle.to_dict()))
-    place = f"s3://{bucket}/churn-3"
+    place = f"s3://{BUCKET}/churn-3"
     with pytest.raises(NotReadyError, match="to the end"), opened(place):
         pass
     send(tmp_path, place)
@@ -58,7 +48,6 @@ def test_it_goes_to_an_object_store_and_comes_back(bucket: str, tmp_path: Path) 
         assert seal(folder) == bundle.files
     with pytest.raises(PermanentError, match="is not empty"):
         send(tmp_path, place)
-    store = boto3.client("s3", region_name="us-east-1")
-    store.put_object(Bucket=bucket, Key="churn-3/model.ubj", Body=b"{other}")
+    bucket.client.put_object(Bucket=BUCKET, Key="churn-3/model.ubj", Body=b"{other}")
     with pytest.raises(DamagedError, match="SHA-256"), opened(place):
         pass

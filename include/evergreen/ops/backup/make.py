@@ -4,6 +4,7 @@ What refers to something is copied before what it refers to: Airflow's database 
 done), the ledger's (receipts, releases), the online store's, MLflow's, the catalog's, then the
 files that the catalog named. A restored backup may therefore hold a table's newest day without its
 receipt, which is what a crash leaves too and the next run mends; never a receipt without its day.
+The tables of a catalog elsewhere are not ours to save.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from evergreen.errors import ConfigError
-from evergreen.lake import upkeep
+from evergreen.lake import elsewhere, upkeep
 from evergreen.lake.sealed import damaged, local_path
 from evergreen.ops.backup import manifest, pg_dump
 from evergreen.ops.backup.files import Collector, names_under
@@ -71,12 +72,22 @@ def back_up(directory: Path, settings: Settings | None = None) -> Manifest:
         collector = Collector(partial, previous[-1] if previous else None)
         for name in _BEFORE_CATALOG:
             _dump(name, settings, collector)
-        tables, remote, lost = _save_lake(settings, collector)
-        left_out = (
-            [f"{len(remote)} files of {settings.warehouse}: keep them there"] if remote else []
-        )
-        if lost:
-            left_out.append(f"{len(lost)} files that only older snapshots had: they are missing")
+        tables: dict[str, dict[str, Any]] = {}
+        remote: list[str] = []
+        left_out = []
+        if there := elsewhere.declared():
+            left_out.append(
+                f"the tables of the catalog {elsewhere.place(there)}: back them up where they are, "
+                "after this"
+            )
+        else:
+            tables, remote, lost = _save_lake(settings, collector)
+            if remote:
+                left_out.append(f"{len(remote)} files of {settings.warehouse}: keep them there")
+            if lost:
+                left_out.append(
+                    f"{len(lost)} files that only older snapshots had: they are missing"
+                )
         left_out += _save_artifacts(settings, collector)
         _save_keys(settings, collector)
         record = Manifest(
@@ -85,7 +96,11 @@ def back_up(directory: Path, settings: Settings | None = None) -> Manifest:
             lock_digest=receipts.lock_digest(),
             warehouse=settings.warehouse,
             artifacts=settings.artifacts,
-            databases={n: pg_dump.server_version(settings.database_url(n)) for n in DATABASES},
+            databases={
+                name: pg_dump.server_version(settings.database_url(name))
+                for name in DATABASES
+                if name != "catalog" or not there
+            },
             tables=tables,
             remote=remote,
             left_out=left_out,

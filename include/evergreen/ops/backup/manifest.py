@@ -28,7 +28,8 @@ class Manifest:
         Where the files were: settings `EVERGREEN_WAREHOUSE` and `EVERGREEN_ARTIFACTS`. Iceberg and
         MLflow store absolute locations, so files can only be restored there.
     databases
-        Major version of each one's server, by name; the dumps are `sql/<name>.dump`.
+        Major version of each one's server, by name; the dumps are `sql/<name>.dump`. Without
+        `catalog`, the tables were in one elsewhere.
     tables
         By `namespace.table`: location of the metadata file, current snapshot id, number of rows.
     remote

@@ -24,7 +24,13 @@ from evergreen.ops.backup.manifest import Manifest
 from evergreen.ops.local import airflow_processes, home, postgres
 from evergreen.provenance import erased
 from evergreen.release import ledger, ledger_table
-from evergreen.settings import Database, Settings, load_settings
+from evergreen.settings import (
+    CATALOG_ELSEWHERE,
+    Database,
+    Settings,
+    is_catalog_elsewhere,
+    load_settings,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +111,7 @@ def _put_back(
         mark = settings.home / UNFINISHED_RESTORE
         resumed = mark.is_file() and mark.read_text() == record.listing
         if not force and not resumed:
-            _require_empty(settings)
+            _require_empty(record, settings)
         # After that: opening the catalog creates its tables.
         _require_remote(record)
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +120,7 @@ def _put_back(
         _put_files_back(directory, entries, settings)
         # What the present ledger knows of erasures, the restored one may not.
         erased.save_known(settings)
-        for name in _ORDER:
+        for name in filter(record.databases.__contains__, _ORDER):
             dump = directory / "sql" / f"{name}.dump"
             pg_dump.load(dump, settings.database_url(name), record.databases[name])
         _remove_other_files(entries, settings)
@@ -123,7 +129,16 @@ def _put_back(
 
 
 def _require_same_place(record: Manifest, settings: Settings) -> None:
-    here = {"WAREHOUSE": settings.warehouse, "ARTIFACTS": settings.artifacts}
+    is_ours = "catalog" in record.databases
+    if is_ours == is_catalog_elsewhere():
+        found = (
+            "This backup holds the catalog of its tables, and here another is declared. Unset"
+            if is_ours
+            else "The tables of this backup are in a catalog elsewhere, and here is none. Set"
+        )
+        raise ConfigError(f"{found} the variables {CATALOG_ELSEWHERE}… and run this again.")
+    here = {"WAREHOUSE": settings.warehouse} if is_ours else {}
+    here["ARTIFACTS"] = settings.artifacts
     there = {"WAREHOUSE": record.warehouse, "ARTIFACTS": record.artifacts}
     moved = [name for name in here if here[name] != there[name]]
     if moved:
@@ -146,8 +161,12 @@ def _require_remote(record: Manifest) -> None:
         )
 
 
-def _require_empty(settings: Settings) -> None:
-    full: list[str] = [name for name in _ORDER if not pg_dump.is_empty(settings.database_url(name))]
+def _require_empty(record: Manifest, settings: Settings) -> None:
+    full: list[str] = [
+        name
+        for name in _ORDER
+        if name in record.databases and not pg_dump.is_empty(settings.database_url(name))
+    ]
     full += [str(tree) for tree in _trees(settings).values() if files.names_under(tree)]
     if full:
         raise ConfigError(
@@ -158,7 +177,9 @@ def _require_empty(settings: Settings) -> None:
 
 def _trees(settings: Settings) -> dict[str, Path]:
     """Return the local directories that a backup holds, by their name in it."""
-    trees = {"warehouse": settings.warehouse, "artifacts": settings.artifacts}
+    trees = {"artifacts": settings.artifacts}
+    if not is_catalog_elsewhere():
+        trees["warehouse"] = settings.warehouse
     return {name: Path(place) for name, place in trees.items() if "://" not in place}
 
 

@@ -133,6 +133,7 @@ def airflow_environment(
         "EVERGREEN_USE_CASES": str(settings.use_cases),
         "EVERGREEN_WAREHOUSE": settings.warehouse,
         "EVERGREEN_ARTIFACTS": settings.artifacts,
+        **{f"EVERGREEN_{name.upper()}": place for name, place in settings.kept.items()},
         "EVERGREEN_BACKUPS": str(settings.backups),
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

@@ -17,7 +17,7 @@ import fasteners
 
 from evergreen.errors import BusyError, ConfigError
 from evergreen.ops.local.postgres_programs import owner
-from evergreen.settings import DATABASES, LOCATION_FILE, Settings
+from evergreen.settings import LOCATION_FILE, Settings
 
 # Held by this process; a command may call another that claims, too.
 _held: set[Path] = set()
@@ -46,7 +46,7 @@ def prepare(settings: Settings) -> None:
         )
     if os.geteuid() in (0, found.st_uid):
         mode, group = 0o700, found.st_gid
-        if os.geteuid() == 0 and any(name not in settings.urls for name in DATABASES):
+        if os.geteuid() == 0 and settings.embedded:
             mode, group = 0o710, owner().pw_gid
         if group != found.st_gid:
             os.chown(home, -1, group)

@@ -31,7 +31,7 @@ from psycopg2 import sql
 from evergreen.errors import BusyError, ConfigError, ServiceDownError
 from evergreen.ops.local import home
 from evergreen.ops.local.postgres_programs import owner, run
-from evergreen.settings import DATABASES, Database, Settings
+from evergreen.settings import Database, Settings
 
 _logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def embedded_postgres(settings: Settings) -> Iterator[None]:
 
 
 def _start(settings: Settings) -> bool:
-    wanted = [name for name in DATABASES if name not in settings.urls]
+    wanted = settings.embedded
     if not wanted:
         return False
     data_dir = settings.postgres_dir

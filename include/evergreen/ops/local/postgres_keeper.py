@@ -9,7 +9,7 @@ import psycopg2
 
 from evergreen.errors import EvergreenError
 from evergreen.ops.local import postgres
-from evergreen.settings import DATABASES, load_settings
+from evergreen.settings import load_settings
 
 _SECONDS = 2
 _logger = logging.getLogger("postgres_keeper")
@@ -17,7 +17,7 @@ _logger = logging.getLogger("postgres_keeper")
 
 def _keep() -> None:
     settings = load_settings()
-    while any(name not in settings.urls for name in DATABASES):
+    while settings.embedded:
         if not postgres.running(settings):
             _logger.warning("Postgres does not run; starting it")
             try:
