@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-Kept = Literal["staging", "quality", "reports"]
 Database = Literal["airflow", "catalog", "mlflow", "feast", "ledger"]
 DATABASES: tuple[Database, ...] = ("airflow", "catalog", "mlflow", "feast", "ledger")
 
@@ -100,7 +99,7 @@ class Settings:
     use_cases: Path
     warehouse: str
     artifacts: str
-    kept: dict[Kept, str]
+    kept: dict[str, str]
     backups: Path
     airflow_api: str | None
     tracking_url: str | None

@@ -36,8 +36,7 @@ def require_places(settings: Settings) -> Iterator[str]:
     ServiceDownError
         It does not answer.
     """
-    kept: dict[str, str] = {**settings.kept}
-    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts, **kept}
+    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts, **settings.kept}
     if is_catalog_elsewhere():
         # That one says where its tables are.
         del places["warehouse"]
