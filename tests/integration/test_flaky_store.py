@@ -25,9 +25,7 @@ TABLES = ("orders", "features", "predictions")
 
 
 @pytest.fixture
-def store(
-    home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[ObjectStore]:
+def store(home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ObjectStore]:
     store = ObjectStore(tmp_path / "store")
     store.declare(monkeypatch)
     store.keep_all(monkeypatch)
