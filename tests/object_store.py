@@ -41,7 +41,7 @@ class ObjectStore:
         command = [_RCLONE, "serve", "s3", self._folder, "--addr", f"127.0.0.1:{self._port}"]
         command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"]
         # Nobody's configuration is read.
-        command += ["--config", "", "--log-level", "ERROR"]
+        command += ["--config", "", "--log-level", "CRITICAL"]
         self._process = subprocess.Popen(command)
         while True:
             try:

@@ -160,16 +160,14 @@ def test_a_use_case_lives_there_from_orders_to_scores(
     customer = scored["customer_id"][0].as_py()
     assert feature_store.read_online(use_case, [customer])
     assert replay(f"shop/{promoted['version']}").equal
-    steps.measure_drift("shop", str(known))
-    night = steps.decide_retraining(
-        "shop", str(known), [steps.measure_freshness("shop", str(known))]
-    )
-    assert night
+    measures = (steps.measure_drift, steps.measure_performance, steps.measure_freshness)
+    measured = [measure("shop", str(known)) for measure in (*measures, steps.measure_skew)]
+    steps.decide_retraining("shop", str(known), measured)
     steps.report_night("shop", str(known))
     # All of it lies in the bucket, and nothing beside it.
     home = load_settings().home
     assert {path.name for path in home.iterdir()} <= {"location", "owner.lock", "scratch"}
-    assert not list((home / "scratch").iterdir())
+    assert not [path for path in (home / "scratch").rglob("*") if path.is_file()]
     assert not bucket.keys("staging/")
     assert bucket.keys("quality/shop/data_docs/predictions/")
     # As Airflow does with its plugin folder.
