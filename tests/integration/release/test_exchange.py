@@ -32,7 +32,7 @@ from evergreen.settings import Settings
 from evergreen.training.tracking import describe_registry, fetch_card, load_version
 from tiny_shop import DAYS, NAME, apply, compute, label, open_shop, score, train
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 DAY, EARLIER = DAYS[-1], DAYS[-2]
 

@@ -44,7 +44,7 @@ from evergreen.training.tune import declare_recipe, try_recipe
 from tiny_people import DAY, FEATURES, declare, population
 from tiny_shop import DAYS, NAME, compute, label, open_shop
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 SHOP = declare({"name": "gone"}, {**FEATURES, "town": {"dtype": "category", "nullable": True}})
 PLAN = plan_training(SHOP, DAY)
