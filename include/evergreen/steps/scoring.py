@@ -73,7 +73,8 @@ def _plan_scores(resolved: dict[str, Any], run: str | None) -> Staged:
     from evergreen import lake
     from evergreen.provenance import receipts
 
-    declared, period = load_use_case(resolved["use_case"]), Period.parse(resolved["day"])
+    declared = load_use_case(resolved["use_case"])
+    period = Period.parse(parse_day(resolved["day"], declared.name).isoformat())
     basis = receipts.newest_sequence()
     owner = declared.owner_of("features")
     found = lake.scan(owner, "features", period.start, period.end)
