@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 import boto3
+import fsspec
 import pytest
 
 KEY, SECRET = "somebody", "store-secret-5up3r"
@@ -65,6 +66,10 @@ class ObjectStore:
         patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
         for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
             patch.delenv(name, raising=False)
+        # Clients are kept, with what they were told when they were made.
+        fsspec.filesystem("s3").clear_instance_cache()
+        if kept := sys.modules.get("mlflow.store.artifact.s3_artifact_repo"):
+            kept._cached_get_s3_client.cache_clear()
 
     def keep_all(self, patch: pytest.MonkeyPatch) -> None:
         """Let everything that need not be on the disk be in the bucket."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evergreen.errors import DiskFullError
+from evergreen.errors import DiskFullError, ServiceDownError
 from evergreen.settings import load_settings
 
 if TYPE_CHECKING:
@@ -55,12 +55,20 @@ def room_on(place: str) -> Iterator[None]:
     ------
     DiskFullError
         There is no room left.
+    ServiceDownError
+        The store does not answer, or is too busy.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            # Its clients have asked more than once.
+            if "://" not in place or isinstance(error, FileNotFoundError | PermissionError):
+                raise
+            raise ServiceDownError(
+                f"The store of {place} did not do what it was asked for ({error}). This is tried "
+                "again."
+            ) from error
         free = "" if "://" in place else f" ({_free_bytes(Path(place)):,} bytes are free)"
         raise DiskFullError(
             f"There is no room left on the disk of {place}{free}. Nothing of this was published. "

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import AwsStandardS3RetryStrategy
+from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 from pyiceberg.avro.decoder import StreamingBinaryDecoder
 from pyiceberg.avro.encoder import BinaryEncoder
 from pyiceberg.avro.file import META_SCHEMA, AvroFileHeader
@@ -76,6 +76,17 @@ class LakeFileIO(PyArrowFileIO):
         """Name a file to be written."""
         return _File(self, location)
 
+    def _initialize_s3_fs(self, netloc: str | None) -> S3FileSystem:
+        # As it rebuilds itself from a pickle; PyIceberg passes neither of these on.
+        rebuild, (options,) = super()._initialize_s3_fs(netloc).__reduce__()
+        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or 5)
+        more = {
+            # A small file takes one request instead of three, of which the last cannot be repeated.
+            "allow_delayed_open": True,
+            "retry_strategy": AwsStandardS3RetryStrategy(max_attempts=attempts),
+        }
+        return rebuild(options | more)
+
     def delete(self, location: Any) -> None:
         """Remove a file.
 
@@ -98,19 +109,11 @@ def _object_store() -> dict[str, str]:
     found = {
         "s3.endpoint": endpoint,
         "s3.region": region,
-        # Arrow itself waits for three seconds, three times.
+        # Arrow itself waits for three seconds.
         "s3.connect-timeout": "10",
         "s3.request-timeout": "60",
-        "s3.retry-strategy-impl": f"{__name__}.{_Attempts.__name__}",
     }
     return {name: value for name, value in found.items() if value}
-
-
-class _Attempts(AwsStandardS3RetryStrategy):
-    """As many as other clients of S3 make that are asked for them in the environment."""
-
-    def __init__(self) -> None:
-        super().__init__(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS") or 5))
 
 
 class _File(PyArrowFile):
@@ -234,6 +237,17 @@ def _crcs(content: pa.Buffer) -> tuple[int, int | None]:
     rest = zlib.crc32(held[at:], zlib.crc32(held[: at - len(seal)]))
     is_sealed = bytes(seal[: len(_MARK)]) == _MARK
     return rest, int.from_bytes(seal[len(_MARK) :], "big") if is_sealed else None
+
+
+def write_and_read(location: str, content: bytes) -> bytes:
+    """Try a place: write a file as large ones are, in parts; return what is read, and remove it."""
+    access = LakeFileIO()
+    with PyArrowFileIO(access.properties).new_output(location).create(overwrite=True) as stream:
+        stream.write(content)
+    with access.new_input(location).open() as stream:
+        found = bytes(stream.read())
+    access.delete(location)
+    return found
 
 
 def local_path(location: str) -> str:

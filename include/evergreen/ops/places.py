@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fsspec.asyn import sync
 
 from evergreen.errors import ConfigError, ServiceDownError
-from evergreen.lake.sealed import LakeFileIO
+from evergreen.lake.sealed import write_and_read
 from evergreen.settings import Settings, as_folder, is_catalog_elsewhere
 
 # Clients of a store wait for minutes, and some for ever.
@@ -36,7 +36,8 @@ def require_places(settings: Settings) -> Iterator[str]:
     ServiceDownError
         It does not answer.
     """
-    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts, **settings.kept}
+    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts}
+    places.update((name, place) for name, place in settings.kept.items())
     if is_catalog_elsewhere():
         # That one says where its tables are.
         del places["warehouse"]
@@ -45,13 +46,13 @@ def require_places(settings: Settings) -> Iterator[str]:
     for name, place in places.items():
         if "://" not in place:
             continue
-        shown = re.sub("//[^/@]*@", "//", place)
+        shown = _without_login(place)
         file = f"{place}/.evergreen-{uuid.uuid4().hex}"
         try:
-            found = _through_arrow(file) if name == "warehouse" else _through_fsspec(file)
+            found = write_and_read(file, _CONTENT) if name == "warehouse" else _through_fsspec(file)
         # Each client has errors of its own.
         except Exception as error:
-            answer = f"{type(error).__name__}: {error}".rstrip(": ")
+            answer = _without_login(f"{type(error).__name__}: {error}".rstrip(": "))
             what = f"{shown} (EVERGREEN_{name.upper()})"
             check = (
                 f"Check that the place is there, EVERGREEN_{name.upper()}, AWS_ENDPOINT_URL, "
@@ -67,22 +68,15 @@ def require_places(settings: Settings) -> Iterator[str]:
         yield shown
 
 
-def _through_arrow(file: str) -> bytes:
-    """Do it as tables are written and read."""
-    access = LakeFileIO()
-    with access.new_output(file).create(overwrite=True) as stream:
-        stream.write(_CONTENT)
-    with access.new_input(file).open() as stream:
-        found = bytes(stream.read())
-    access.delete(file)
-    return found
-
-
 def _through_fsspec(file: str) -> bytes:
-    """Do it as everything else is, but not for ever."""
+    """Do it as all but tables is kept, and not for ever."""
     path = as_folder(file)
     access = path.fs
     sync(access.loop, access._pipe_file, path.path, _CONTENT, timeout=_SECONDS)
     found: bytes = sync(access.loop, access._cat_file, path.path, timeout=_SECONDS)
     sync(access.loop, access._rm_file, path.path, timeout=_SECONDS)
     return found
+
+
+def _without_login(text: str) -> str:
+    return re.sub("//[^/@]*@", "//", text)

@@ -27,16 +27,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
 
 
 @pytest.fixture
-def bucket(
-    store: ObjectStore, home: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ObjectStore]:
+def bucket(store: ObjectStore, home: Settings, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     store.declare(monkeypatch)
     store.keep_all(monkeypatch)
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(home.home / "none"))
-    # fsspec keeps its clients, with what they were told when they were made.
-    fsspec.filesystem("s3").clear_instance_cache()
-    yield store
-    fsspec.filesystem("s3").clear_instance_cache()
+    return store
 
 
 def test_each_place_is_tried_and_nothing_is_left_there(bucket: ObjectStore) -> None:
