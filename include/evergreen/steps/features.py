@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from evergreen.contract import Period, load_use_case
+from evergreen.contract import Period, UseCase, load_use_case
 from evergreen.provenance.staging import Staged, drop_staging, new_staging
 from evergreen.sql.shards import Shard
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 def compute_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
     """Run `features.sql` for the period's days over what happened before their ends."""
-    return _compute_features(*_plan_features(use_case, period, run)).to_dict()
+    staged, given = _plan_features(use_case, period, run)
+    return _stage(staged, "features", given).to_dict()
 
 
 def plan_features(use_case: str, period: str, run: str | None = None) -> dict[str, Any]:
@@ -35,8 +37,7 @@ def plan_features(use_case: str, period: str, run: str | None = None) -> dict[st
 
 def compute_features_of(planned: dict[str, Any], shard: int) -> dict[str, Any]:
     """Compute the features of one shard's entities; see `plan_features`."""
-    staged, given = _as_planned(planned, "features")
-    return _compute_features(staged, given, shard).to_dict()
+    return _stage_shard(planned, "features", shard).to_dict()
 
 
 def validate_features(staged: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -105,16 +106,21 @@ def publish_labels(
     shards
         What shards have computed of them; without, they are computed here.
     """
-    from evergreen.provenance.staging import publish_chunk
+    from evergreen.provenance.staging import publish_chunk, rows_by_day
 
-    started = time.monotonic()
-    batch = Staged.gather(shards) if shards else _compute_labels(*_plan_labels(published))
-    batch.require_unchanged()
-    total = 0
-    for chunk in batch.periods():
-        rows = batch.read("labels", chunk)
-        timed = batch.with_seconds(started)
-        publish_chunk(timed, "publish_labels", "labels", rows, chunk.days)
+    computed: Iterator[tuple[Sequence[date], pa.Table]]
+    if shards:
+        batch = Staged.gather(shards)
+        batch.require_unchanged()
+        computed = ((chunk.days, batch.read("labels", chunk)) for chunk in batch.periods())
+    else:
+        batch, given = _plan_labels(published)
+        computed = _compute(batch, "labels", given)
+    started, total = time.monotonic(), 0
+    for days, rows in computed:
+        label = Period(days[0], days[-1] + timedelta(days=1)).label
+        timed = batch.with_seconds(started, period=label, counts=rows_by_day(rows, days))
+        publish_chunk(timed, "publish_labels", "labels", rows, days)
         total += rows.num_rows
     if batch.folder:
         drop_staging(batch.folder)
@@ -123,23 +129,27 @@ def publish_labels(
 
 def plan_labels(published: dict[str, Any], run: str | None = None) -> dict[str, Any]:
     """Choose what all shards of the labels are computed from; see `publish_labels`."""
-    return _plan_labels(published, run)[0].to_dict()
+    staged, _ = _plan_labels(published)
+    if not staged.period:
+        return staged.to_dict()
+    folder = new_staging(staged.use_case, "labels", staged.period, run)
+    return replace(staged, folder=folder).to_dict()
 
 
 def compute_labels_of(planned: dict[str, Any], shard: int) -> dict[str, Any]:
     """Compute the labels of one shard's entities; see `plan_labels`."""
-    staged, given = _as_planned(planned, "labels")
-    return _compute_labels(staged, given, shard).to_dict()
+    return _stage_shard(planned, "labels", shard).to_dict()
 
 
-# --- what is computed, and by shards -------------------------------------------------------------
+# --- what is computed, whole or by shards --------------------------------------------------------
+
+Kind = Literal["features", "labels"]
 
 
 def _plan_features(
     use_case: str, period: str, run: str | None
 ) -> tuple[Staged, Mapping[str, Given]]:
     from evergreen.features.compute import gaps, totals
-    from evergreen.features.compute.run import days_at_once
     from evergreen.provenance import receipts
 
     started = time.monotonic()
@@ -150,44 +160,16 @@ def _plan_features(
     given, snapshots = totals.plan(declared, tables, wanted.days, wanted.end, basis)
     folder = new_staging(use_case, "features", wanted.label, run)
     facts = {
+        **_facts(declared, given, wanted),
         # An audit stamp, not an input: it orders corrections of the same as-of.
         "created_at": receipts.now().isoformat(),
-        "lock": receipts.lock_digest(),
-        "days_at_once": days_at_once(declared, given, wanted.days),
     }
     staged = Staged(use_case, wanted.label, folder, inputs=snapshots, facts=facts, basis=basis)
     return staged.with_seconds(started), given
 
 
-def _compute_features(
-    staged: Staged, given: Mapping[str, Given], shard: int | None = None
-) -> Staged:
-    import pyarrow as pa
-
-    from evergreen.features.compute.run import iter_features
-
-    declared, days = staged.load_use_case(), Period.parse(staged.period).days
-    stamp = datetime.fromisoformat(staged.facts["created_at"])
-    created_at = pa.scalar(stamp, pa.timestamp("us", tz="UTC"))
-    computed = iter_features(
-        declared,
-        given,
-        days,
-        days_per_chunk=staged.facts["days_at_once"],
-        shard=Shard.of(declared.shards, shard),
-    )
-    stamped = (
-        (chunk, rows.append_column("created_at", pa.repeat(created_at, rows.num_rows)))
-        for chunk, rows in computed
-    )
-    return _stage(staged, "features", stamped)
-
-
-def _plan_labels(
-    published: dict[str, Any], run: str | None = None
-) -> tuple[Staged, Mapping[str, Given]]:
+def _plan_labels(published: dict[str, Any]) -> tuple[Staged, Mapping[str, Given]]:
     from evergreen.features.compute import gaps, totals
-    from evergreen.features.compute.run import days_at_once
     from evergreen.provenance import receipts
 
     started = time.monotonic()
@@ -205,58 +187,74 @@ def _plan_labels(
     given, snapshots = totals.plan(
         declared, tables, matured.days, known.end, basis, published.get("inputs")
     )
-    folder = new_staging(declared.name, "labels", matured.label, run)
-    facts = {
-        "lock": receipts.lock_digest(),
-        "days_at_once": days_at_once(declared, given, matured.days),
-    }
-    staged = Staged(
-        declared.name, matured.label, folder, inputs=snapshots, facts=facts, basis=basis
-    )
+    facts = _facts(declared, given, matured)
+    staged = Staged(declared.name, matured.label, "", inputs=snapshots, facts=facts, basis=basis)
     return staged.with_seconds(started), given
 
 
-def _compute_labels(staged: Staged, given: Mapping[str, Given], shard: int | None = None) -> Staged:
-    from evergreen.features.compute.run import iter_labels
+def _facts(use_case: UseCase, given: Mapping[str, Given], period: Period) -> dict[str, Any]:
+    """Return what all shards must agree on, beside what they read."""
+    from evergreen.features.compute.run import days_at_once
+    from evergreen.provenance import receipts
 
-    if not staged.period:
-        return staged
-    declared, days = staged.load_use_case(), Period.parse(staged.period).days
-    computed = iter_labels(
+    return {
+        "lock": receipts.lock_digest(),
+        "days_at_once": days_at_once(use_case, given, period.days),
+    }
+
+
+def _compute(
+    planned: Staged, kind: Kind, given: Mapping[str, Given], shard: int | None = None
+) -> Iterator[tuple[Sequence[date], pa.Table]]:
+    """Compute what was planned, as many days at once as fit into memory."""
+    from evergreen.features.compute.run import iter_features, iter_labels
+
+    if not planned.period:
+        return iter(())
+    declared = planned.load_use_case()
+    iterate = iter_features if kind == "features" else iter_labels
+    return iterate(
         declared,
         given,
-        days,
-        days_per_chunk=staged.facts["days_at_once"],
+        Period.parse(planned.period).days,
+        days_per_chunk=planned.facts["days_at_once"],
         shard=Shard.of(declared.shards, shard),
     )
-    return _stage(staged, "labels", computed)
 
 
-def _as_planned(planned: dict[str, Any], kind: str) -> tuple[Staged, Mapping[str, Given]]:
-    """Return where a shard is staged, and what its plan has chosen."""
-    from evergreen.features.compute import totals
-    from evergreen.features.compute.result import features_task, labels_task
-
-    staged = Staged.shard_of(planned)
-    if not staged.period:
-        return staged, {}
-    declared, period = staged.load_use_case(), Period.parse(staged.period)
-    task = (features_task if kind == "features" else labels_task)(declared)
-    tables, end = declared.read_by(task.sql), task.end(period.last)
-    given, _ = totals.plan(declared, tables, period.days, end, staged.basis, staged.inputs)
-    return staged, given
-
-
-def _stage(staged: Staged, table: str, computed: Iterable[tuple[list[date], pa.Table]]) -> Staged:
+def _stage(
+    staged: Staged, kind: Kind, given: Mapping[str, Given], shard: int | None = None
+) -> Staged:
     """Stage what is computed chunk by chunk, and count its rows by day."""
+    import pyarrow as pa
+
     from evergreen.provenance.staging import rows_by_day
 
     started = time.monotonic()
     counts: dict[str, dict[str, int]] = {}
     chunks = []
-    for days, rows in computed:
+    for days, rows in _compute(staged, kind, given, shard):
         chunks.append(Period(days[0], days[-1] + timedelta(days=1)))
-        staged.write(table, chunks[-1], rows)
         counts.update(rows_by_day(rows, days))
+        stamped = rows
+        if stamp := staged.facts.get("created_at"):
+            created_at = pa.scalar(datetime.fromisoformat(stamp), pa.timestamp("us", tz="UTC"))
+            stamped = rows.append_column("created_at", pa.repeat(created_at, rows.num_rows))
+        staged.write(kind, chunks[-1], stamped)
     labels = tuple(chunk.label for chunk in chunks)
     return staged.with_seconds(started, chunks=labels, counts=counts)
+
+
+def _stage_shard(planned: dict[str, Any], kind: Kind, shard: int) -> Staged:
+    """Stage one shard from what its plan has chosen."""
+    from evergreen.features.compute import totals
+    from evergreen.features.compute.result import features_task, labels_task
+
+    staged = Staged.shard_of(planned)
+    if not staged.period:
+        return staged
+    declared, period = staged.load_use_case(), Period.parse(staged.period)
+    task = (features_task if kind == "features" else labels_task)(declared)
+    tables, end = declared.read_by(task.sql), task.end(period.last)
+    given, _ = totals.plan(declared, tables, period.days, end, staged.basis, staged.inputs)
+    return _stage(staged, kind, given, shard)

@@ -136,13 +136,13 @@ def validate_predictions(staged: dict[str, Any] | Sequence[dict[str, Any]]) -> d
     started = time.monotonic()
     batch = Staged.gather(staged)
     declared, period = batch.load_use_case(), Period.parse(batch.period)
+    scored = batch.read("predictions", period)
     if batch.is_sharded:
-        ranked = rank(batch.read("predictions", period), declared)
-        batch = batch.new_attempt()
-        batch.write("predictions", period, ranked)
+        scored, batch = rank(scored, declared), batch.new_attempt()
+        batch.write("predictions", period, scored)
     validate(
         declared,
-        batch.read("predictions", period),
+        scored,
         population=batch.counts[batch.period]["population"],
         run_name=batch.period,
     ).require()
