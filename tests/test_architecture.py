@@ -52,7 +52,6 @@ OWNERS = {
 CLOCK_READERS = {
     "steps/maintenance.py": "ages of snapshots, files and staging folders",
     "ops/backup/make.py": "says when a backup was made, and names it after that",
-    "erasure/run.py": "an erasure is about everything up to now",
     "ops/local/airflow.py": "tells this start's heartbeats from an earlier one's",
     "ops/local/home.py": "says since when a command is at work",
 }

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -279,36 +278,12 @@ def _in_order(use_case: UseCase, held: rows.Held) -> list[str]:
 
 def _record(subject: Subject, erasure: Erasure, held: dict[str, rows.Held]) -> int:
     """Receipt the erasure itself, of each use case, before its snapshots are forgotten."""
-    # The one clock read: an erasure is about everything up to now.
-    today = datetime.now(UTC).date()
+    today = receipts.now().date()
+    why = {"erasure": erasure.key_hash, "actor": erasure.actor, "reason": erasure.reason}
     for of in subject.family:
+        counts = {table: sum(days.values()) for table, days in held.get(of.name, {}).items()}
         with receipts.recording(f"{of.name} {erased.STEP}") as record:
-            counts = {table: sum(days.values()) for table, days in held.get(of.name, {}).items()}
-            record(
-                [
-                    Receipt(
-                        use_case=of.name,
-                        step=erased.STEP,
-                        day=today,
-                        run="erasure",
-                        inputs={
-                            "erasure": erasure.key_hash,
-                            "actor": erasure.actor,
-                            "reason": erasure.reason,
-                        },
-                        # It published nothing.
-                        output_table="",
-                        output_snapshot=0,
-                        counts=counts,
-                        basis=0,
-                        content="",
-                        contract_digest="",
-                        code_digest=receipts.code_digest(of),
-                        lock_digest=receipts.lock_digest(),
-                        seconds=0.0,
-                    )
-                ]
-            )
+            record([Receipt.of_nothing(of, erased.STEP, today, "erasure", why, counts)])
     return receipts.newest_sequence(*(of.name for of in subject.family))
 
 

@@ -116,6 +116,34 @@ class Receipt:
     sequence: int = 0
     recorded_at: datetime | None = field(default=None, compare=False)
 
+    @classmethod
+    def of_nothing(
+        cls,
+        use_case: UseCase,
+        step: str,
+        day: date,
+        run: str,
+        inputs: Mapping[str, Any],
+        counts: Mapping[str, int] | None = None,
+    ) -> Receipt:
+        """Return the receipt of a step that found or did something, and published nothing."""
+        return cls(
+            use_case=use_case.name,
+            step=step,
+            day=day,
+            run=run,
+            inputs=inputs,
+            output_table="",
+            output_snapshot=0,
+            counts=counts or {},
+            basis=0,
+            content="",
+            contract_digest="",
+            code_digest=code_digest(use_case),
+            lock_digest=lock_digest(),
+            seconds=0.0,
+        )
+
 
 class Trace(NamedTuple):
     """One receipt in short; see `Receipt`."""
@@ -205,11 +233,7 @@ def newest_sequence(*use_cases: str) -> int:
     A publish is receipted after its commit. So whatever stands at this sequence is in the tables
     that are read afterwards; what they hold beyond it makes the output look stale, never current.
     """
-    query = sa.select(sa.func.max(_RECEIPTS.c.sequence))
-    if use_cases:
-        query = query.where(_RECEIPTS.c.use_case.in_(use_cases))
-    with ledger_engine().connect() as connection:
-        return connection.execute(query).scalar() or 0
+    return _newest(*([_RECEIPTS.c.use_case.in_(use_cases)] if use_cases else []))
 
 
 def traces(use_case: str, *steps: str) -> dict[str, dict[date, list[Trace]]]:
@@ -288,46 +312,38 @@ def of_table(use_case: str, table: str, days: Sequence[date]) -> list[Receipt]:
 def first(use_case: str, step: str, after: int) -> Receipt | None:
     """Return the first receipt of a step after a sequence."""
     columns = _RECEIPTS.c
-    query = (
-        sa.select(_RECEIPTS)
-        .where(columns.use_case == use_case, columns.step == step, columns.sequence > after)
-        .order_by(columns.sequence)
-        .limit(1)
-    )
-    with ledger_engine().connect() as connection:
-        row = connection.execute(query).one_or_none()
-    return None if row is None else _from_row(row)
+    return _first(columns.use_case == use_case, columns.step == step, columns.sequence > after)
 
 
 def newest_of(use_case: str, step: str) -> int:
     """Sequence of the newest receipt of a step; 0 without any."""
-    query = sa.select(sa.func.max(_RECEIPTS.c.sequence)).where(
-        _RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step
-    )
-    with ledger_engine().connect() as connection:
-        return connection.execute(query).scalar() or 0
+    return _newest(_RECEIPTS.c.use_case == use_case, _RECEIPTS.c.step == step)
 
 
 def of_snapshot(use_case: str, table: str, snapshot: int) -> int:
     """Sequence of the newest receipt of what a snapshot published; 0 without any."""
     columns = _RECEIPTS.c
-    query = sa.select(sa.func.max(columns.sequence)).where(
-        columns.output_table == f"{use_case}.{table}", columns.output_snapshot == snapshot
-    )
-    with ledger_engine().connect() as connection:
-        return connection.execute(query).scalar() or 0
+    published = columns.output_table == f"{use_case}.{table}"
+    return _newest(published, columns.output_snapshot == snapshot)
 
 
 def erased_since(receipt: Receipt) -> Receipt | None:
     """Return the first erasure that took rows of what a receipt has published."""
     columns = _RECEIPTS.c
-    query = (
-        sa.select(_RECEIPTS)
-        .where(columns.use_case == receipt.use_case, columns.step == erasing(receipt.step))
-        .where(columns.day == receipt.day, columns.sequence >= receipt.sequence)
-        .order_by(columns.sequence)
-        .limit(1)
+    return _first(
+        *(columns.use_case == receipt.use_case, columns.step == erasing(receipt.step)),
+        *(columns.day == receipt.day, columns.sequence >= receipt.sequence),
     )
+
+
+def _newest(*conditions: sa.ColumnElement[bool]) -> int:
+    query = sa.select(sa.func.max(_RECEIPTS.c.sequence)).where(*conditions)
+    with ledger_engine().connect() as connection:
+        return connection.execute(query).scalar() or 0
+
+
+def _first(*conditions: sa.ColumnElement[bool]) -> Receipt | None:
+    query = sa.select(_RECEIPTS).where(*conditions).order_by(_RECEIPTS.c.sequence).limit(1)
     with ledger_engine().connect() as connection:
         row = connection.execute(query).one_or_none()
     return None if row is None else _from_row(row)

@@ -135,20 +135,4 @@ def _step(table: str) -> str:
 def _verdict(use_case: UseCase, table: str, day: date, found: str) -> Receipt:
     if found:
         logger.error("%s.%s of %s is damaged: %s", use_case.name, table, day, found)
-    return Receipt(
-        use_case=use_case.name,
-        step=_step(table),
-        day=day,
-        run="maintenance",
-        inputs={"found": found},
-        # It published nothing.
-        output_table="",
-        output_snapshot=0,
-        counts={},
-        basis=0,
-        content="",
-        contract_digest="",
-        code_digest=receipts.code_digest(use_case),
-        lock_digest=receipts.lock_digest(),
-        seconds=0.0,
-    )
+    return Receipt.of_nothing(use_case, _step(table), day, "maintenance", {"found": found})
