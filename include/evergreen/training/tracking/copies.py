@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pyarrow as pa
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
@@ -15,12 +14,13 @@ from evergreen.settings import Settings, load_settings
 from evergreen.training.bundle import Bundle
 from evergreen.training.model import Model
 from evergreen.training.served import MODEL_FILE
-from evergreen.training.tracking.client import connect, explained, uri
+from evergreen.training.tracking.client import connect, explained
 from evergreen.training.tracking.runs import (
     ensure_registered_model,
     experiment,
     load_version,
     log_model,
+    within_run,
 )
 from evergreen.training.tracking.standing import DECISION, LIFECYCLE
 
@@ -98,9 +98,7 @@ def register_copy(
         place = experiment(client, use_case.name, settings)
         name = f"{use_case.name} {tags['day']} from {bundle.origin['environment']}"
         run_id = client.create_run(place, run_name=name, tags=tags).info.run_id
-        mlflow.set_tracking_uri(uri(settings))
-        mlflow.set_registry_uri(uri(settings))
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        with within_run(run_id, settings):
             client.log_batch(
                 run_id,
                 [Metric(key, value, timestamp=0, step=0) for key, value in bundle.metrics.items()],

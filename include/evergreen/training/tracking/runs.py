@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -170,10 +172,7 @@ def log_training_run(
         run_id = client.create_run(
             experiment_id, run_name=f"{use_case.name} {record.day}", tags=tags
         ).info.run_id
-        mlflow.set_tracking_uri(uri(settings))
-        mlflow.set_registry_uri(uri(settings))
-        # Leaving the context finishes the run; leaving it by an error marks it as failed.
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        with within_run(run_id, settings):
             client.log_batch(
                 run_id,
                 metrics=[
@@ -416,6 +415,15 @@ def _reads(run: Run) -> dict[str, str]:
         return {}
     columns = json.loads(run.inputs.dataset_inputs[0].dataset.schema)["mlflow_colspec"]
     return {column["name"]: declared[column["name"]] for column in columns}
+
+
+@contextmanager
+def within_run(run_id: str, settings: Settings) -> Iterator[None]:
+    """Log into a run: leaving finishes it, leaving by an error marks it as failed."""
+    mlflow.set_tracking_uri(uri(settings))
+    mlflow.set_registry_uri(uri(settings))
+    with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        yield
 
 
 def log_model(model: Model, target: TargetModel, features: pa.Table) -> tuple[str, str]:
