@@ -27,6 +27,7 @@ import compose_file
 from evergreen.ops.local import postgres_programs
 from evergreen.ops.local.airflow_client import AirflowClient
 from evergreen.settings import PROJECT_ROOT
+from object_store import serve
 
 BIN = Path(sys.executable).parent
 SECONDS = 300
@@ -305,9 +306,7 @@ class Deployment:
         """Start an S3-compatible server whose bucket is a folder."""
         folder = self.root / "store"
         (folder / BUCKET).mkdir(parents=True, exist_ok=True)
-        command = [str(BIN / "rclone"), "serve", "s3", str(folder), "--vfs-cache-mode", "off"]
-        command += ["--addr", f"127.0.0.1:{self.ports['store']}"]
-        command += ["--auth-key", f"{STORE_KEY},{STORE_SECRET}", "--config", os.devnull]
+        command = serve(folder, self.ports["store"], STORE_KEY, STORE_SECRET)
         self._spawn("store", command)
         self._await_port("store")
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +19,14 @@ KEY, SECRET = "somebody", "store-secret-5up3r"
 BUCKET = "evergreen"
 
 _RCLONE = Path(sys.executable).with_name("rclone")
+
+
+def serve(folder: Path, port: int, key: str, secret: str) -> list[str]:
+    """The command that serves the folders in a folder as buckets."""
+    command = [str(_RCLONE), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
+    command += ["--auth-key", f"{key},{secret}", "--vfs-cache-mode", "off"]
+    # Nobody's configuration is read.
+    return [*command, "--config", "", "--log-level", "ERROR"]
 
 
 class ObjectStore:
@@ -39,10 +48,7 @@ class ObjectStore:
         )
 
     def start(self) -> None:
-        command = [_RCLONE, "serve", "s3", self._folder, "--addr", f"127.0.0.1:{self._port}"]
-        command += ["--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"]
-        # Nobody's configuration is read.
-        command += ["--config", "", "--log-level", "CRITICAL"]
+        command = serve(self._folder, self._port, KEY, SECRET)
         self._process = subprocess.Popen(command)
         while True:
             try:
@@ -93,3 +99,10 @@ class ObjectStore:
         """Remove all that is in the bucket."""
         for key in self.keys():
             self.client.delete_object(Bucket=BUCKET, Key=key)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    store = ObjectStore(tmp_path_factory.mktemp("store"))
+    yield store
+    store.stop()

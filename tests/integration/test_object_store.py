@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,6 @@ DAY = date(2026, 1, 1)
 NEXT = DAY + timedelta(days=1)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    store = ObjectStore(tmp_path_factory.mktemp("store"))
-    yield store
-    store.stop()
-
-
 @pytest.fixture
 def bucket(store: ObjectStore, home: Settings, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """An empty bucket, in which all data are from now on."""
@@ -48,6 +40,15 @@ def bucket(store: ObjectStore, home: Settings, monkeypatch: pytest.MonkeyPatch) 
     store.keep_all(monkeypatch)
     store.empty()
     return store
+
+
+@pytest.fixture
+def shop(bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The small shop, declared and without a day."""
+    folder = write_small_shop(tmp_path / "use_cases")
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
+    monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", load_settings().database_url("ledger"))
+    assert list(deploy.initialise(load_settings()))
 
 
 def publish(value: int, day: date = DAY, **more: Any) -> int:
@@ -131,12 +132,8 @@ def test_upkeep_frees_what_nothing_refers_to(bucket: ObjectStore) -> None:
 
 @pytest.mark.slow
 def test_a_use_case_lives_there_from_orders_to_scores(
-    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bucket: ObjectStore, shop: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    folder = write_small_shop(tmp_path / "use_cases")
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", load_settings().database_url("ledger"))
-    assert list(deploy.initialise(load_settings()))
     known = FIRST_DAY + timedelta(days=89)
     period = f"{FIRST_DAY}..{known}"
     steps.publish_rows(steps.validate_rows(steps.stage_rows("shop", period, "orders")))
@@ -189,13 +186,7 @@ def test_a_use_case_lives_there_from_orders_to_scores(
 
 
 @pytest.mark.slow
-def test_an_erased_customer_is_in_no_object(
-    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = write_small_shop(tmp_path / "use_cases")
-    monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", load_settings().database_url("ledger"))
-    assert list(deploy.initialise(load_settings()))
+def test_an_erased_customer_is_in_no_object(bucket: ObjectStore, shop: None) -> None:
     load(FIRST_DAY, FIRST_DAY + timedelta(days=9), labels=False)
     features = lake.read("shop", "features")
     who = features["customer_id"][0].as_py()

@@ -128,17 +128,17 @@ def keep(
 
 def update_index(folder: UPath, suite: str, run_name: str, summary: list[int]) -> None:
     """Enter one result, `[passed, judged]`, into the site's index."""
-    entries = folder / "index"
-    if not _listed(folder):
+    entries, known = folder / "index", _listed(folder)
+    if not known:
         # It was lost, or is from before it was kept in this way.
         for stored in sorted((folder / "validations").glob("*/*.json")):
             _enter(
                 folder, stored.stem, stored.parent.name, _summary(json.loads(stored.read_text()))
             )
-    before = [entry for entry in _listed(folder) if entry[:2] == (run_name, suite)]
+        known = _listed(folder)
     _enter(folder, run_name, suite, summary)
-    for entry in before:
-        if entry[2] != summary:
+    for entry in known:
+        if entry[:2] == (run_name, suite) and entry[2] != summary:
             (entries / _name_of(*entry)).unlink(missing_ok=True)
     # Whoever writes last has seen all entries, so none gets lost and nobody needs a lock.
     shown, found = None, _read_index(folder)
