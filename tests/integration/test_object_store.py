@@ -186,13 +186,21 @@ def test_a_use_case_lives_there_from_orders_to_scores(
 
 
 @pytest.mark.slow
-def test_an_erased_customer_is_in_no_object(bucket: ObjectStore, shop: None) -> None:
+def test_an_erased_customer_is_in_no_object(
+    bucket: ObjectStore, shop: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER", f"s3://{BUCKET}/logs")
     load(FIRST_DAY, FIRST_DAY + timedelta(days=9), labels=False)
     features = lake.read("shop", "features")
     who = features["customer_id"][0].as_py()
-    bucket.client.put_object(
-        Bucket=BUCKET, Key="artifacts/shop/run/nights/x.html", Body=f"<p>{who}</p>".encode()
-    )
+    places = {
+        *("artifacts/shop/run/nights/x.html", "reports/shop/2026-01-01.html"),
+        *("quality/shop/data_docs/index.html", "logs/dag_id=shop/run_id=1/attempt=1.log"),
+        "staging/shop/features-2026-01-01/features.csv",
+    }
+    for key in places:
+        bucket.client.put_object(Bucket=BUCKET, Key=key, Body=f"<p>{who}</p>".encode())
+    keys = bucket.keys()
 
     def holding() -> set[str]:
         found = set()
@@ -205,10 +213,14 @@ def test_an_erased_customer_is_in_no_object(bucket: ObjectStore, shop: None) -> 
         return found
 
     assert len(holding()) > 10
+    assert places <= holding()
     subject = run.find_subject("shop", who)
     outcome = run.erase(subject, "ann", "request 17", load_settings())
     assert outcome.left == () and outcome.files > 10
     assert holding() == set()
+    # Nothing was made in the place of what went.
+    assert {key for key in bucket.keys() - keys if key.endswith(("/", "data"))} == set()
+    assert places - bucket.keys() == {"staging/shop/features-2026-01-01/features.csv"}
     left = lake.read("shop", "features")
     assert left.num_rows == features.num_rows - features["customer_id"].to_pylist().count(who)
     steps.verify_tables()

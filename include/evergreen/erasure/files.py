@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ _TEXT = re.compile(r"(\.(html|json|md|txt|csv|ya?ml|sql|out|err)|\.log(\.\d+)?|/
 _KEPT = re.compile(r"/(code|data)/")
 # MLflow shows some rows of the holdout beside a model; nothing reads them.
 _EXAMPLES = re.compile(r"/(serving_)?input_example\.json$")
+# Trees of texts that we or Airflow have written.
+_WRITTEN = ("quality", "reports", "logs")
+# Airflow's own setting, where workers share no disk.
+_REMOTE_LOGS = "AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"
 _BLOCK = 1 << 24
 # Longer than any word, so that none is missed between two blocks.
 _OVERLAP = 1 << 12
@@ -39,9 +44,18 @@ class Tree:
     """One folder, local or of an object store, and what below it is looked at elsewhere."""
 
     name: str
+    access: LakeFileIO
     files: Any
     root: str
     without: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, name: str, place: str, without: Collection[str] = ()) -> Tree:
+        """Return the tree of a path or URL, without some of its own folders."""
+        access = LakeFileIO()
+        scheme, netloc, root = access.parse_location(place, access.properties)
+        files = access.fs_by_scheme(scheme, netloc)
+        return cls(name, access, files, root, tuple(f"{root}/{folder}" for folder in without))
 
     def paths(self) -> Iterator[str]:
         """Yield the paths of its files, for its file system."""
@@ -49,9 +63,13 @@ class Tree:
             if not any(info.path.startswith(f"{place}/") for place in self.without):
                 yield info.path
 
+    def remove(self, path: str) -> None:
+        """Remove a file, and leave nothing in its place."""
+        self.access.delete(path if path.startswith("/") else f"s3://{path}")
+
 
 def trees(settings: Settings, besides: Collection[str]) -> list[Tree]:
-    """Return all folders that we write to: the data directory, warehouse and artifacts.
+    """Return all folders that we write to: the data directory, and what may be outside of it.
 
     Backups are left out: they are listed by when they go. So are the files of Postgres, whose
     tables are asked instead.
@@ -61,24 +79,15 @@ def trees(settings: Settings, besides: Collection[str]) -> list[Tree]:
     besides
         Use cases whose entities are others, though their keys may be spelled alike.
     """
-    access = LakeFileIO()
-    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts}
-    found = []
-    for name, place in places.items():
-        scheme, netloc, root = access.parse_location(place, access.properties)
-        others = tuple(f"{root}/{other}" for other in besides)
-        found.append(Tree(name, access.fs_by_scheme(scheme, netloc), root, others))
-    home = str(settings.home)
-    without = (
-        *map(str, (settings.postgres_dir, settings.backups, settings.home / REMEMBERED)),
-        *(tree.root for tree in found),
-        *(
-            str(folder / other)
-            for folder in (settings.quality, settings.reports, settings.staging)
-            for other in besides
-        ),
-    )
-    return [*found, Tree("data directory", access.fs_by_scheme("file", ""), home, without)]
+    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts, **settings.kept}
+    logs = os.environ.get(_REMOTE_LOGS, "")
+    if logs.startswith("s3://"):
+        places["logs"] = logs
+    found = [Tree.at(name, place, besides) for name, place in places.items()]
+    elsewhere = (settings.postgres_dir, settings.backups, settings.home / REMEMBERED)
+    home = Tree.at("data directory", str(settings.home))
+    without = (*map(str, elsewhere), *(tree.root for tree in found))
+    return [*found, replace(home, without=without)]
 
 
 def find(tree: Tree, needle: Needle) -> Iterator[str]:
@@ -141,21 +150,17 @@ def clean(settings: Settings, needle: Needle, besides: Collection[str]) -> list[
 
 
 def _clean(tree: Tree, path: str, needle: Needle, settings: Settings) -> str:
-    below = {str(place) for place in (settings.staging, settings.scratch)}
     if tree.name == "artifacts" and _EXAMPLES.search(path):
-        tree.files.delete_file(path)
+        tree.remove(path)
         return "removed"
-    ours = [settings.quality, settings.reports, settings.home / "airflow" / "logs"]
-    written = _TEXT.search(path) and (
-        (tree.name == "artifacts" and not _KEPT.search(path))
-        or any(path.startswith(f"{folder}/") for folder in ours)
-        or ".log" in path.rsplit("/", 1)[-1]
-    )
-    disposable = any(path.startswith(f"{folder}/") for folder in below)
+    logged = path.startswith(f"{settings.home}/airflow/logs/") or ".log" in path.rsplit("/", 1)[-1]
+    ours = tree.name in _WRITTEN or logged or (tree.name == "artifacts" and not _KEPT.search(path))
+    written = ours and _TEXT.search(path)
+    disposable = tree.name == "staging" or path.startswith(f"{settings.scratch}/")
     if not (written or disposable) or not look_into(tree.files, path, needle):
         return ""
     if disposable:
-        tree.files.delete_file(path)
+        tree.remove(path)
         return "removed"
     with tree.files.open_input_stream(path) as stream:
         text = stream.read().decode("utf-8", "surrogateescape")

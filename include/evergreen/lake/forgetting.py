@@ -75,7 +75,7 @@ def forget(namespace: str, table: str, holds: Callable[[str], bool]) -> tuple[in
             if path in gone or (path not in wanted and holds(f"{prefix}{path}"))
         ]
         for info in removed:
-            files.delete_file(info.path)
+            found.io.delete(f"{prefix}{info.path}")
     return len(doomed), Removed(len(removed), sum(info.size for info in removed))
 
 
