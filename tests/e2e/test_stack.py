@@ -43,7 +43,7 @@ SECONDS = 1200
 VICTIMS = ("airflow-worker", "postgres", "redis", "mlflow", "store", "airflow-worker-2")
 TABLES = (
     *("orders", "quarantine", "features", "labels", "predictions"),
-    *("drift", "performance", "freshness"),
+    *("drift", "freshness", "skew", "estimates"),
 )
 
 Digests = dict[str, dict[date, str]]
@@ -80,7 +80,13 @@ def inside(
 def finish(stack: Deployment, stage: str, **asked: object) -> None:
     told: list[str] = []
     client = stack.client()
-    started = start_run(client, f"shop_{stage}", tell=told.append, **asked)  # type: ignore[arg-type]
+    started = start_run(
+        client,
+        f"shop_{stage}",
+        unpause=True,
+        tell=told.append,
+        **asked,  # type: ignore[arg-type]
+    )
     runs = follow(client, started.runs, told.append, timeout_seconds=SECONDS)
     assert {run.state for run in runs} == {"success"}, told
 
@@ -108,7 +114,7 @@ def test_ten_days_survive_what_ends_beside_them(stack: Deployment) -> None:
     finish(
         stack,
         "release",
-        conf={"action": "roll_back", "version": 1, "reason": "as a rehearsal", "day": str(NIGHT)},
+        conf={"action": "roll_back", "version": "1", "reason": "as a rehearsal", "day": str(NIGHT)},
     )
 
 
@@ -163,7 +169,10 @@ def live_embedded() -> None:
         load(str(day))
         scored = steps.score_customers(steps.resolve_model("shop", str(day)))
         steps.publish_predictions(steps.validate_predictions(scored))
-    for measure in (steps.measure_drift, steps.measure_performance, steps.measure_freshness):
+    for measure in (
+        *(steps.measure_drift, steps.measure_freshness),
+        *(steps.measure_skew, steps.measure_estimates),
+    ):
         measure("shop", str(NIGHT))
 
 

@@ -14,6 +14,12 @@ from evergreen.provenance import commands
 
 logger = logging.getLogger(__name__)
 
+# Each tells in tens of lines a task how it was imported, or how it found its configuration.
+_TALKATIVE = (
+    *("great_expectations", "pyiceberg.io", "aiobotocore.credentials", "botocore.credentials"),
+    "botocore.configprovider",
+)
+
 
 def log_as(dag_id: str, key: str | None, params: Mapping[str, Any]) -> None:
     """Give every line that this process logs from now on its use case and day, as fields.
@@ -30,6 +36,9 @@ def log_as(dag_id: str, key: str | None, params: Mapping[str, Any]) -> None:
     given = [str(params[name]) for name in ("day", "from", "to") if params.get(name)]
     found = {"use_case": dag_id.rpartition("_")[0], "day": key or "..".join(given)}
     bind_contextvars(**{name: value for name, value in found.items() if value})
+    # Airflow's own setting for this (`namespace_levels`) is about loggers of structlog only.
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def require_known_conf(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:

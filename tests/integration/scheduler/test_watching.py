@@ -156,6 +156,11 @@ def test_lines_of_a_task_say_for_what_they_are_and_what_was_published(
         step = {"orders": "publish_orders", "quarantine": "publish_orders_quarantine"}[table]
         assert receipted[f"{NAME}.{table}"] == receipts.latest(NAME, step)[NEXT].sequence
 
+    lines += log_of(house, new_day, "orders.validate_rows")
+    libraries = ("great_expectations", "pyiceberg", "botocore", "aiobotocore")
+    said = [line["event"] for line in lines if line["logger"].startswith(libraries)]
+    assert not said, f"{len(said)} of {len(lines)} lines"
+
 
 def test_a_token_may_read_what_is_watched_and_nothing_else(house: House) -> None:
     token, url = evergreen("token").strip(), house.client.url

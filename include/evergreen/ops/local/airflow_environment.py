@@ -115,7 +115,6 @@ def airflow_environment(
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
-        "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "great_expectations=WARNING pyiceberg.io=WARNING",
         # Threads are part of what makes a model reproducible, and three fits at once with all
         # cores each would thrash.
         "OMP_NUM_THREADS": str(settings.threads),
