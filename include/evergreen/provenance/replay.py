@@ -238,13 +238,12 @@ def _maker(use_case: UseCase, step: str) -> Callable[[UseCase, Receipt], pa.Tabl
 
 def _delivered(use_case: UseCase, receipt: Receipt) -> pa.Table:
     from evergreen.quality.delivery import read_and_split
-    from evergreen.sources import open_source
 
     name = receipt.step.removeprefix("publish_").removesuffix("_quarantine")
     table = use_case.tables[name]
     without_data = [receipt.day] if "without_data" in receipt.counts else []
     day = Period(receipt.day, receipt.day + _ONE_DAY)
-    split = read_and_split(table, open_source(table), day, without_data)
+    ((_, split),) = read_and_split(table, day, without_data)
     return split.quarantined if receipt.part else split.accepted
 
 

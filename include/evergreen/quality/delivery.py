@@ -25,8 +25,10 @@ from evergreen.settings import load_settings
 from evergreen.sources import Source, open_source
 from evergreen.sources.base import empty_raw, required_columns
 
-# Days of raw rows held in memory at once.
+# Days that are read and committed at once, unless they have more rows than fit into memory.
 CHUNK_DAYS = 62
+# What a raw row takes with all that is made of it, for rows of five columns; measured.
+_KIB_A_ROW = 1.2
 _COUNTS = ("rows_in", "accepted", "quarantined", "duplicates", "published")
 
 
@@ -79,11 +81,11 @@ def stage(table: AnyTable, staged: Staged, decided: Mapping[str, str] | None) ->
     period = Period.parse(staged.period)
     standing = receipts.latest(staged.use_case, f"publish_{table.name}", period.start, period.end)
     excused = {day for day in period.days if decided or _is_without_data(standing.get(day))}
-    source, chunks = open_source(table), period.chunks(CHUNK_DAYS)
+    chunks: list[Period] = []
     counts: dict[str, dict[str, Any]] = {}
     by_rule: dict[str, int] = {}
-    for chunk in chunks:
-        split = read_and_split(table, source, chunk, excused)
+    for chunk, split in read_and_split(table, period, excused):
+        chunks.append(chunk)
         staged.write(table.name, chunk, split.accepted)
         staged.write("quarantine", chunk, split.quarantined)
         staged.write("counts", chunk, split.counts)
@@ -170,22 +172,45 @@ def publish(table: AnyTable, staged: Staged, chunk: Period, refused: Collection[
 
 
 def read_and_split(
-    table: AnyTable, source: Source, period: Period, without_data: Collection[date] = ()
-) -> Split:
-    """Read the source's rows of a period and split them; see `split_rows`.
+    table: AnyTable, period: Period, without_data: Collection[date] = ()
+) -> Iterator[tuple[Period, Split]]:
+    """Read the source's rows and split them, as many days at once as fit; see `split_rows`.
 
     Parameters
     ----------
     without_data
         Days the source need not have; it is asked for them all the same.
     """
+    source, start, days = open_source(table), period.start, CHUNK_DAYS
+    while start < period.end:
+        chunk = Period(start, min(start + timedelta(days=days), period.end))
+        split = _split_if_it_fits(table, source, chunk, without_data)
+        if split is None:
+            days = len(chunk.days) // 2
+            continue
+        yield chunk, split
+        start = chunk.end
+
+
+def _split_if_it_fits(
+    table: AnyTable, source: Source, chunk: Period, without_data: Collection[date]
+) -> Split | None:
+    """Read and split the rows of some days; None if they are too many, and could be fewer days."""
+    settings = load_settings()
+    most = int(settings.memory_mb * 1024 / _KIB_A_ROW)
+    rows, pieces = 0, []
+    for piece in _read(table, source, chunk, without_data):
+        pieces.append(piece)
+        rows += piece.num_rows
+        if rows > most and len(chunk.days) > 1:
+            return None
     return split_rows(
         table,
-        pa.concat_tables(_read(table, source, period, without_data), promote_options="default"),
-        period.start,
-        period.end,
-        threads=load_settings().threads,
-        memory_mb=load_settings().memory_mb,
+        pa.concat_tables(pieces, promote_options="default"),
+        chunk.start,
+        chunk.end,
+        threads=settings.threads,
+        memory_mb=settings.memory_mb,
         erased=erased.suppressed(table.setting.use_case),
     )
 

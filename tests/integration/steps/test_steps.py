@@ -127,6 +127,33 @@ def test_one_run_over_a_range_equals_the_days_one_by_one(shop: Path) -> None:
     assert len(whole["labels"]) == 4
 
 
+def test_more_days_than_fit_into_memory_are_loaded_a_few_at_a_time(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [DAY + timedelta(days=n) for n in range(7)]
+    for number, day in enumerate(days):
+        rows = [order(n, day) for n in range(10 if number < 5 else 100)]
+        deliver(shop, day, *rows, order(999, day, value="nan"))
+
+    def delivered() -> dict[str, list[Any]]:
+        tables = ("orders", "quarantine")
+        return {name: sorted(lake.read("shop", name).to_pylist(), key=repr) for name in tables}
+
+    period = Period(days[0], days[-1] + timedelta(days=1)).label
+    whole = steps.stage_rows("shop", period, "orders")
+    assert len(whole["chunks"]) == 1
+    steps.publish_rows(steps.validate_rows(whole))
+    expected = delivered()
+
+    # Three of the small days fit, and not one of the great ones.
+    monkeypatch.setattr("evergreen.quality.delivery._KIB_A_ROW", load_settings().memory_mb * 25)
+    parts = steps.stage_rows("shop", period, "orders")
+    assert [len(Period.parse(chunk).days) for chunk in parts["chunks"]] == [3, 1, 1, 1, 1]
+    assert parts["counts"] == whole["counts"]
+    steps.publish_rows(steps.validate_rows(parts))
+    assert delivered() == expected
+
+
 def test_features_that_read_the_future_are_caught(shop: Path) -> None:
     days = [DAY, DAY + timedelta(days=1), DAY + timedelta(days=2)]
     for n, day in enumerate(days):
