@@ -80,6 +80,8 @@ METRICS: Mapping[str, str] = {
 """What is told, in which words; all of it but the last has the label `use_case`."""
 
 _ONE_DAY = timedelta(days=1)
+# Of a delivered row.
+_BECAME = ("accepted", "quarantined", "duplicates", "erased")
 
 
 @dataclass(frozen=True)
@@ -231,11 +233,11 @@ def _deliveries(use_case: UseCase) -> Iterator[_Sample]:
     for table in use_case.tables:
         counted = [day for day in found.days if day.table == table]
         of = {"table": table}
-        lost = sum(d.rows_in - d.accepted - d.quarantined - d.duplicates for d in counted)
+        lost = sum(d.rows_in - sum(getattr(d, became) for became in _BECAME) for d in counted)
         yield _Sample("evergreen_refused_days", refused[table], of)
         yield _Sample("evergreen_unaccounted_rows", lost, of)
         for newest in counted[:1]:
-            for outcome in ("accepted", "quarantined", "duplicates"):
+            for outcome in _BECAME:
                 rows = getattr(newest, outcome)
                 yield _Sample("evergreen_delivered_rows", rows, {**of, "outcome": outcome})
             share = newest.quarantined / newest.rows_in if newest.rows_in else 0.0

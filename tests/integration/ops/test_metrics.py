@@ -15,6 +15,7 @@ import watched_shop
 from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import UseCase, load_all, load_use_case
+from evergreen.erasure.run import erase, find_subject
 from evergreen.ops.backup import manifest
 from evergreen.ops.metrics import METRICS, render
 from evergreen.provenance import receipts
@@ -90,6 +91,26 @@ def test_rows_nights_models_and_decisions_are_those_of_the_tables(shop: UseCase)
     assert value(found, "ledger_entries") == 1
     assert value(found, "ledger_problems") == value(found, "registry_problems") == 0
     assert value(found, "readable") == 1
+
+
+def test_rows_of_whoever_was_erased_are_accounted_for(
+    shop: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An erasure looks there, too.
+    monkeypatch.setenv("EVERGREEN_AIRFLOW_URL", load_settings().database_url("ledger"))
+    last = NIGHTS[-1]
+    customers = lake.read_day(NAME, "orders", last)["customer_id"].to_pylist()
+    who = customers[0]
+    erased = erase(find_subject(NAME, who), "ann", "request 17", load_settings())
+    assert erased.left == ()
+
+    found = told()
+
+    assert value(found, "unaccounted_rows", table="orders") == 0
+    outcomes = ("accepted", "quarantined", "duplicates", "erased")
+    rows = [value(found, "delivered_rows", table="orders", outcome=name) for name in outcomes]
+    assert sum(map(float, rows)) == receipts.latest(NAME, "publish_orders")[last].counts["rows_in"]
+    assert rows[-1] == customers.count(who)
 
 
 def test_work_counts_runs_and_their_seconds_once(shop: UseCase) -> None:
