@@ -75,7 +75,8 @@ class Settings:
         `EVERGREEN_THREADS`, threads of one step (DuckDB, XGBoost). Fixed, because the number of
         threads is part of what makes a model reproducible. Default 2.
     memory_mb
-        `EVERGREEN_MEMORY_MB`, DuckDB's memory limit for one step. Default 1500.
+        `EVERGREEN_MEMORY_MB`, DuckDB's memory limit for one step, and about what the raw rows take
+        that are ingested at once. Default 1500.
     spill_mb
         `EVERGREEN_SPILL_MB`, how much DuckDB may put on the disk beyond that. Default 20000.
     training_mb
