@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ import yaml
 from benchmarks.bench import peak_mib, report, workspace
 from evergreen import lake, steps
 from evergreen.contract import Period, load_use_case
+from evergreen.lake import upkeep
 from evergreen.lake.content import ORIGINS, STAMPS, digest_by_day
 from evergreen.lake.iceberg import load
 from evergreen.ops import deploy
@@ -52,7 +53,7 @@ DAY = FIRST + timedelta(days=DAYS)
 HORIZON = 28
 ORDERS_PER_CUSTOMER = 50
 SHARDS, WORKERS = 4, 2
-YEARS = 5
+YEARS, KEPT_DAYS = 5, 30
 _ONE_DAY = timedelta(days=1)
 
 Json = dict[str, Any]
@@ -354,13 +355,15 @@ def _metadata() -> None:
     """Publish a small table day by day, and look at what that leaves after each year."""
     _declare(load_settings().home)
     list(deploy.initialise(load_settings()))
-    rows = []
+    rows, began = [], []
     for n, day in enumerate(Period(FIRST, FIRST + timedelta(days=365 * YEARS)).days, start=1):
+        # Of the clock, when the day of the table began.
+        began.append(datetime.now(UTC))
         _publish_small(day)
         if n % 7 == 0:
-            steps.expire_snapshots("30")
+            upkeep.expire_snapshots(NAME, "small", began[max(n - KEPT_DAYS, 0)])
             steps.compact_tables()
-            steps.remove_orphan_files()
+            upkeep.remove_orphan_files(NAME, "small", began[-1])
         if n % 365 == 0:
             rows.append(_state_after(n, day))
             _tell(f"  {n} days: {rows[-1]}")
