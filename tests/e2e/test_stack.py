@@ -34,13 +34,13 @@ from evergreen.release import ledger
 from evergreen.settings import load_settings
 from small_shop import FIRST_DAY, write_small_shop
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(5400)]
 
 HISTORY_END = FIRST_DAY + timedelta(days=89)
 NEW_DAYS = [HISTORY_END + timedelta(days=n) for n in range(1, 11)]
 NIGHT = NEW_DAYS[-1]
 SHARDS = 2
-SECONDS = 1200
+SECONDS = 2400
 VICTIMS = ("airflow-worker", "postgres", "redis", "mlflow", "store", "airflow-worker-2")
 TABLES = (
     *("orders", "quarantine", "features", "labels", "predictions"),
