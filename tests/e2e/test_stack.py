@@ -166,7 +166,7 @@ def live_embedded() -> None:
     steps.promote_challenger(judged)
     for day in NEW_DAYS:
         load(str(day))
-        score(day)
+        score(steps.resolve_model("shop", str(day)))
     for measure in (
         *(steps.measure_drift, steps.measure_freshness),
         *(steps.measure_skew, steps.measure_estimates),
@@ -174,8 +174,8 @@ def live_embedded() -> None:
         measure("shop", str(NIGHT))
     # The gate sees no reason for it; somebody does.
     assert train(NIGHT)["decision"] == "refuse"
-    steps.release_version("shop", "promote", "2", "as a rehearsal", "ann")
-    score(NIGHT)
+    released = steps.release_version("shop", "promote", "2", "as a rehearsal", "ann")
+    score(steps.resolve_release(released, str(NIGHT)))
 
 
 def train(day: date) -> dict[str, Any]:
@@ -185,8 +185,8 @@ def train(day: date) -> dict[str, Any]:
     )
 
 
-def score(day: date) -> None:
-    scored = steps.score_customers(steps.resolve_model("shop", str(day)))
+def score(resolved: dict[str, Any]) -> None:
+    scored = steps.score_customers(resolved)
     steps.publish_predictions(steps.validate_predictions(scored))
 
 
