@@ -167,6 +167,11 @@ class Settings:
         return self.artifacts if "://" in self.artifacts else Path(self.artifacts).as_uri()
 
     @property
+    def places(self) -> dict[str, str]:
+        """All that may be elsewhere than in the data directory, a path or URL by name."""
+        return {"warehouse": self.warehouse, "artifacts": self.artifacts, **self.kept}
+
+    @property
     def staging(self) -> UPath:
         """Where steps stage output before it is validated and published."""
         return as_folder(self.kept["staging"])

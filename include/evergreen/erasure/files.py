@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from evergreen.erasure.needle import Needle
 from evergreen.lake.forgetting import bounds_in
-from evergreen.lake.sealed import LakeFileIO
+from evergreen.lake.sealed import LakeFileIO, locate
 from evergreen.lake.upkeep import files_under
 from evergreen.settings import Settings
 
@@ -65,7 +65,7 @@ class Tree:
 
     def remove(self, path: str) -> None:
         """Remove a file, and leave nothing in its place."""
-        self.access.delete(path if path.startswith("/") else f"s3://{path}")
+        self.access.delete(locate("file" if path.startswith("/") else "s3", path))
 
 
 def trees(settings: Settings, besides: Collection[str]) -> list[Tree]:
@@ -79,7 +79,7 @@ def trees(settings: Settings, besides: Collection[str]) -> list[Tree]:
     besides
         Use cases whose entities are others, though their keys may be spelled alike.
     """
-    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts, **settings.kept}
+    places = settings.places
     logs = os.environ.get(_REMOTE_LOGS, "")
     if logs.startswith("s3://"):
         places["logs"] = logs

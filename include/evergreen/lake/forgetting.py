@@ -68,14 +68,13 @@ def forget(namespace: str, table: str, holds: Callable[[str], bool]) -> tuple[in
             listed = {info.path: info for info in upkeep.files_under(files, root)}
             wanted = upkeep.plain(upkeep.referenced(found.refresh(), manifests))
             gone = upkeep.plain(before) - wanted
-        prefix = f"{scheme}://" if "://" in found.location() and scheme != "file" else ""
         removed = [
             info
             for path, info in listed.items()
-            if path in gone or (path not in wanted and holds(f"{prefix}{path}"))
+            if path in gone or (path not in wanted and holds(sealed.locate(scheme, path)))
         ]
         for info in removed:
-            found.io.delete(f"{prefix}{info.path}")
+            found.io.delete(sealed.locate(scheme, info.path))
     return len(doomed), Removed(len(removed), sum(info.size for info in removed))
 
 

@@ -100,6 +100,11 @@ class LakeFileIO(PyArrowFileIO):
         FsspecFileIO(self.properties).get_fs("s3").rm_file(place)
 
 
+def locate(scheme: str, path: str) -> str:
+    """Return the location of what a file system lists by its path."""
+    return path if scheme == "file" else f"{scheme}://{path}"
+
+
 def _object_store() -> dict[str, str]:
     """Return what other clients of S3 take from the environment, and PyIceberg does not."""
     env = os.environ

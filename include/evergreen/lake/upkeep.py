@@ -213,7 +213,7 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
             info for path, info in listed.items() if path not in wanted and info.mtime_ns < limit
         ]
         for info in orphans:
-            found.io.delete(info.path if scheme == "file" else f"{scheme}://{info.path}")
+            found.io.delete(sealed.locate(scheme, info.path))
     return Removed(len(orphans), sum(info.size for info in orphans))
 
 

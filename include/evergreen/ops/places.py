@@ -36,7 +36,7 @@ def require_places(settings: Settings) -> Iterator[str]:
     ServiceDownError
         It does not answer.
     """
-    places = {"warehouse": settings.warehouse, "artifacts": settings.artifacts, **settings.kept}
+    places = settings.places
     if is_catalog_elsewhere():
         # That one says where its tables are.
         del places["warehouse"]
