@@ -71,7 +71,7 @@ def write_daily_shop(settings: Settings, monkeypatch: pytest.MonkeyPatch, root: 
     )
     (root / "data").mkdir()
     monkeypatch.setenv("EVERGREEN_USE_CASES", str(folder.parent))
-    lake.catalog(settings).create_tables()
+    lake.prepare(settings)
     receipts.create_tables()
     ledger_table.create_tables(ledger.engine(settings))
     return root / "data"

@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evergreen import lake
+from evergreen.contract import list_use_cases
 from evergreen.erasure.needle import Needle
 from evergreen.lake.forgetting import bounds_in
-from evergreen.lake.sealed import LakeFileIO, locate
+from evergreen.lake.sealed import LakeFileIO, folder_of, locate
 from evergreen.lake.upkeep import files_under
-from evergreen.settings import Settings
+from evergreen.settings import Settings, is_catalog_elsewhere
 
 REMEMBERED = "erasing"
 """Folder of the data directory: what unfinished erasures look for."""
@@ -84,10 +86,20 @@ def trees(settings: Settings, besides: Collection[str]) -> list[Tree]:
     if logs.startswith("s3://"):
         places["logs"] = logs
     found = [Tree.at(name, place, besides) for name, place in places.items()]
+    if is_catalog_elsewhere():
+        found += _tables_elsewhere(besides)
     elsewhere = (settings.postgres_dir, settings.backups, settings.home / REMEMBERED)
     home = Tree.at("data directory", str(settings.home))
     without = (*map(str, elsewhere), *(tree.root for tree in found))
     return [*found, replace(home, without=without)]
+
+
+def _tables_elsewhere(besides: Collection[str]) -> Iterator[Tree]:
+    for use_case in list_use_cases():
+        for name in lake.tables(use_case) if use_case not in besides else ():
+            if table := lake.load(use_case, name):
+                files, _, root = folder_of(table)
+                yield Tree("warehouse", table.io, files, root)
 
 
 def find(tree: Tree, needle: Needle) -> Iterator[str]:

@@ -63,8 +63,7 @@ def forget(namespace: str, table: str, holds: Callable[[str], bool]) -> tuple[in
             # Whatever names one of them goes with it.
             update = RemoveSnapshotsUpdate(snapshot_ids=doomed)
             _commit(lambda: lake.catalog().commit_table(found.refresh(), (), (update,)))
-            scheme, netloc, root = sealed.LakeFileIO.parse_location(found.location())
-            files = found.io.fs_by_scheme(scheme, netloc)
+            files, scheme, root = sealed.folder_of(found)
             listed = {info.path: info for info in upkeep.files_under(files, root)}
             wanted = upkeep.plain(upkeep.referenced(found.refresh(), manifests))
             gone = upkeep.plain(before) - wanted

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -37,6 +37,7 @@ from pyiceberg.io.pyarrow import (
     PyArrowFileIO,
 )
 from pyiceberg.manifest import FileFormat
+from pyiceberg.table import Table
 from pyiceberg.typedef import EMPTY_DICT, Properties
 
 from evergreen.errors import DamagedError
@@ -103,6 +104,13 @@ class LakeFileIO(PyArrowFileIO):
 def locate(scheme: str, path: str) -> str:
     """Return the location of what a file system lists by its path."""
     return path if scheme == "file" else f"{scheme}://{path}"
+
+
+def folder_of(table: Table) -> tuple[Any, str, str]:
+    """Return the file system, the scheme and the path of the folder that a table's files are in."""
+    scheme, netloc, path = LakeFileIO.parse_location(table.location())
+    access = cast("LakeFileIO", table.io)
+    return access.fs_by_scheme(scheme, netloc), scheme, path
 
 
 def _object_store() -> dict[str, str]:

@@ -196,11 +196,10 @@ def remove_orphan_files(namespace: str, table: str, older_than: datetime) -> Rem
         found = lake.load(namespace, table)
         if found is None:
             return Removed(0, 0)
-        scheme, netloc, root = sealed.LakeFileIO.parse_location(found.location())
+        files, scheme, root = sealed.folder_of(found)
         manifests: dict[str, frozenset[str]] = {}
         with sealed.readable(f"{namespace}.{table}"):
             before = referenced(found, manifests)
-        files = found.io.fs_by_scheme(scheme, netloc)
         listed = {info.path: info for info in files_under(files, root)}
         # Again after listing: what was committed meanwhile is referred to by now.
         found.refresh()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,24 @@ from evergreen import lake, steps
 from evergreen.cli import cli
 from evergreen.contract import load_use_case
 from evergreen.erasure import run
+from evergreen.erasure.needle import needle_of
 from evergreen.errors import BusyError, ConfigError, StagingError
 from evergreen.features import store
 from evergreen.ops import deploy
 from evergreen.provenance import erased, receipts
 from evergreen.settings import Settings, load_settings
+from rest_catalog import RestCatalogServer
 
 WHO = 17850
 OTHER = 17851
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RestCatalogServer]:
+    server = RestCatalogServer(tmp_path / "elsewhere")
+    server.declare(monkeypatch)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
@@ -201,6 +211,18 @@ def test_the_proof_finds_what_was_planted(home: Settings, tmp_path: Path, place:
     assert found() == []
     PLANTED[place](path)
     assert [one.startswith(str(path)) for one in found()] == [True]
+
+
+def test_the_proof_looks_where_another_catalog_keeps_its_tables(
+    elsewhere: RestCatalogServer, data: Path
+) -> None:
+    assert erase().exit_code == 0
+    subject = run.find_subject("shop", str(WHO))
+    needle = needle_of(subject.owner, subject.key, frozenset())
+    assert list(run.prove(subject, needle, load_settings())) == []
+    left = Path(elsewhere.warehouse) / "shop" / "features" / "data" / "left.parquet"
+    _parquet(left, customer_id=[WHO])
+    assert [str(left) in found for found in run.prove(subject, needle, load_settings())] == [True]
 
 
 def test_the_proof_finds_bounds_in_lists_of_files(data: Path) -> None:
