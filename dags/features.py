@@ -6,9 +6,6 @@ values), and publishes the labels whose horizon this day completes. Features wai
 until no earlier day is missing.
 """
 
-from functools import reduce
-from operator import and_
-
 from airflow.sdk import PartitionedAssetTimetable, dag, task
 
 from conventions import DAY, asset, dag_arguments, publisher
@@ -22,11 +19,11 @@ from shards import compute_features, publish_labels
 
 def features(use_case: UseCase) -> None:
     """Build `<use_case>_features`."""
-    tables = reduce(and_, (asset(use_case, name) for name in use_case.tables))
+    days = asset(use_case, use_case.day_asset) | asset(use_case, "recomputation")
 
     @dag(
         **dag_arguments(use_case, "features", __doc__),
-        schedule=PartitionedAssetTimetable(assets=tables | asset(use_case, "recomputation")),
+        schedule=PartitionedAssetTimetable(assets=days),
         deadline=day_due(use_case),
         is_paused_upon_creation=False,
         max_active_runs=3,

@@ -2,12 +2,14 @@
 
 Every row ends in its table, in `quarantine` with the rules it broke, or is counted as an exact
 duplicate. A day that breaks a batch rule is refused: its rejected rows go to `refused`. Backfill
-this DAG to re-ingest days: features and scores of the same days follow by asset events.
+this DAG to re-ingest days: features and scores of the same days follow by asset events, once all
+tables have the day.
 
 A source that is late is waited for, for hours. Where it will never deliver, trigger the day with a
 reason in `without_data`: it is published empty, and the decision is kept in `decisions`.
 """
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Param, dag, task, task_group
 
 from conventions import ASKED_BY, DAY, RUN, asset, dag_arguments, daily, publisher
@@ -54,8 +56,11 @@ def ingest(use_case: UseCase) -> None:
             published = publisher(steps.publish_rows, asset(use_case, name))(validated)
             linked(published, CalendarDay())
 
-        for name in use_case.tables:
-            ingest_table.override(group_id=name)(name)
+        groups = [ingest_table.override(group_id=name)(name) for name in use_case.tables]
+        if len(groups) > 1:
+            # Where Airflow waits for several assets, events that coincide are lost (ADR 0036).
+            day = asset(use_case, use_case.day_asset)
+            groups >> EmptyOperator(task_id="announce_day", outlets=[day])
 
     build()
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from jinja2 import Template
 
+import club
 from evergreen.contract import list_use_cases, load_use_case
 from evergreen.settings import PROJECT_ROOT
 from small_shop import write_small_shop
@@ -99,11 +100,37 @@ def test_every_dag_explains_itself(dag_bag: DagBag) -> None:
         assert any(tag.startswith("stage:") for tag in dag.tags), dag_id
 
 
-def test_features_start_by_all_tables_or_by_a_night(dag_bag: DagBag) -> None:
+def test_features_start_by_the_only_table_or_by_a_night(dag_bag: DagBag) -> None:
     started_by = dag_bag.dags["churn_features"].timetable.asset_condition
     assert type(started_by).__name__ == "AssetAny"
     (table,) = load_use_case("churn").tables
     assert [asset.name for asset in started_by.objects] == [f"churn/{table}", "churn/recomputation"]
+    assert "announce_day" not in dag_bag.dags["churn_ingest"].task_ids
+
+
+def test_one_task_announces_a_day_of_several_tables(
+    dag_bag: DagBag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    club.write_club(tmp_path)
+    monkeypatch.setenv("EVERGREEN_USE_CASES", str(tmp_path / "use_cases"))
+    tables = [f"{club.CLUB}/{name}" for name in club.TABLES]
+    dags = type(dag_bag)(DAGS / "ingest.py").dags | type(dag_bag)(DAGS / "features.py").dags
+    ingest = dags[f"{club.CLUB}_ingest"]
+    publish = {f"{name}.publish_rows" for name in club.TABLES}
+    assert [a.name for task in sorted(publish) for a in ingest.get_task(task).outlets] == sorted(
+        tables
+    )
+    announce = ingest.get_task("announce_day")
+    assert announce.upstream_task_ids == publish
+    assert announce.trigger_rule == "all_success"
+    assert [asset.name for asset in announce.outlets] == [f"{club.CLUB}/all_tables"]
+    started_by = dags[f"{club.CLUB}_features"].timetable.asset_condition
+    # Each of them starts a run by itself: ADR 0036.
+    assert type(started_by).__name__ == "AssetAny"
+    assert [asset.name for asset in started_by.objects] == [
+        f"{club.CLUB}/all_tables",
+        f"{club.CLUB}/recomputation",
+    ]
 
 
 def test_a_published_event_has_the_key_of_its_run_or_those_that_are_named(dag_bag: DagBag) -> None:

@@ -37,7 +37,7 @@ _OWN_TABLES = {
     *("labels", "predictions", "decisions", "alerts"),
     *("drift", "performance", "estimates", "freshness", "staleness", "served", "skew"),
     # Names of assets, of what is recorded in SQL, and of what SQL sees.
-    *("retraining", "recomputation", "receipts", "as_of_days"),
+    *("all_tables", "retraining", "recomputation", "receipts", "as_of_days"),
 }
 _DERIVED_TABLE = re.compile(r"_(daily|totals)$")
 
@@ -218,6 +218,11 @@ class UseCase(Model):
     def tables(self) -> dict[str, AnyTable]:
         """The tables that are delivered, by name."""
         return {**self.events, **self.attributes, **self.references}
+
+    @property
+    def day_asset(self) -> str:
+        """Name of the asset that says that a day is there: of its only table, or of all."""
+        return "all_tables" if len(self.tables) > 1 else next(iter(self.tables))
 
     @property
     def key_dtype(self) -> Dtype:
