@@ -23,7 +23,7 @@ from evergreen.contract import UseCase
 from evergreen.errors import NotReadyError, PermanentError
 from evergreen.features.compute import totals
 from evergreen.features.compute.comparison import same_values
-from evergreen.features.compute.run import compute_features, feature_schema
+from evergreen.features.compute.run import feature_schema, iter_features
 from evergreen.features.store import OnlineReader
 from evergreen.lake.iceberg import with_missing_columns
 from evergreen.lake.opening import open_files
@@ -41,10 +41,11 @@ from evergreen.monitoring.skew import (
 from evergreen.provenance import commands, receipts
 from evergreen.provenance.staleness import find_stale
 from evergreen.sql.connection import opened
+from evergreen.sql.shards import Shard
 
 logger = logging.getLogger(__name__)
 
-# Entities whose features are computed again: of those, a day is computed whole in any case.
+# Entities whose features are computed again, with all others of their shard.
 _RECOMPUTED = 100
 _ROWS = 100_000
 # Days that are told to be materialised again, the newest.
@@ -140,11 +141,14 @@ def _compare(use_case: UseCase, served: pa.Table, newest: date) -> tuple[list[Sk
     differing = np.any([outcome.differing for outcome in outcomes.values()], axis=0)
     held = stored["held_day"].to_pylist()
     bad = {held[n] or claimed[n] or newest for n in np.flatnonzero(differing)}
-    at_newest = [n for n, day in enumerate(claimed) if day == newest][:_RECOMPUTED]
-    if at_newest and _is_current(use_case, newest):
-        sample = served.take(at_newest)
-        computed = _recomputed(use_case, sample[use_case.entity.key], newest)
-        sampled = [keys[n] for n in at_newest]
+    # Every night another shard, or all if there is one only.
+    shard = Shard(newest.toordinal() % use_case.shards, use_case.shards)
+    sample = served.filter(pa.array([day == newest for day in claimed], pa.bool_()))
+    with opened("served") as connection:
+        sample = shard.rows_of(sample, use_case.entity.key, connection).slice(0, _RECOMPUTED)
+    if sample.num_rows and _is_current(use_case, newest):
+        computed = _recomputed(use_case, sample[use_case.entity.key], newest, shard)
+        sampled = sample[use_case.entity.key].to_pylist()
         again = {name: compare(sample[name], computed[name], same_values) for name in names}
         rows += [
             summarise(name, "recomputed", newest, sampled, outcome)
@@ -225,8 +229,8 @@ def _is_current(use_case: UseCase, day: date) -> bool:
     return not stale
 
 
-def _recomputed(use_case: UseCase, keys: pa.ChunkedArray, day: date) -> pa.Table:
+def _recomputed(use_case: UseCase, keys: pa.ChunkedArray, day: date, shard: Shard) -> pa.Table:
     tables, basis = use_case.read_by(use_case.features_sql), receipts.newest_sequence()
     given, _ = totals.plan(use_case, tables, [day], day + _ONE_DAY, basis)
-    computed = compute_features(use_case, given, [day])
+    ((_, computed),) = iter_features(use_case, given, [day], shard=shard)
     return _in_order(computed, use_case.entity.key, keys.combine_chunks())

@@ -7,7 +7,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
 from feast.protos.feast.types.Value_pb2 import Value
@@ -20,6 +23,7 @@ from evergreen.features import store
 from evergreen.provenance import receipts
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.settings import load_settings
+from evergreen.sql.shards import Shard
 from tiny_shop import DAYS, NAME
 
 pytestmark = pytest.mark.timeout(300)
@@ -192,6 +196,35 @@ def test_features_that_are_not_what_events_give_are_told(shop: Path) -> None:
     row = found("recomputed")["last_amount"]
     assert row["mismatch"] == row["keys"] > 0
     assert "is not that of what events give" in answer["incidents"][0]
+
+
+def test_with_shards_one_of_them_is_computed_again_every_night_another(shop: Path) -> None:
+    path = shop / "use_case.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"shards": 3}))
+    demand(shop, skew_keys=1_000)
+    looked: list[set[str]] = []
+    for day in DAYS[-3:]:
+        rows = lake.read_day(NAME, "features", day)
+        with duckdb.connect() as connection:
+            shard = Shard(day.toordinal() % 3, 3)
+            part = shard.rows_of(rows, "customer_id", connection)
+            looked.append({*part["customer_id"].to_pylist()})
+    assert not set.intersection(*looked)
+    measure()
+    in_shard = looked[-1]
+    assert found("recomputed")["last_amount"]["keys"] == len(in_shard) < len(entities())
+    assert {counts(row) for row in found("recomputed").values()} == {(0, 0, 0)}
+    # What events do not give is found there.
+    rows = lake.read_day(NAME, "features", LAST)
+    wrong = pa.array([key in in_shard for key in rows["customer_id"].to_pylist()])
+    at = rows.schema.get_field_index("last_amount")
+    amounts = pc.if_else(wrong, -1.0, rows["last_amount"])
+    batch = Staged(NAME, str(LAST), "", basis=receipts.newest_sequence())
+    changed = rows.set_column(at, rows.schema.field(at), amounts)
+    publish_chunk(batch, "publish_features", "features", changed, [LAST])
+    materialize_again()
+    measure()
+    assert found("recomputed")["last_amount"]["mismatch"] == len(in_shard)
 
 
 def test_a_stale_day_is_not_held_against_events(shop: Path) -> None:
