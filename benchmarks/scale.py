@@ -74,7 +74,8 @@ def main() -> None:
     if "metadata" in arguments.questions:
         with workspace("scale-metadata") as settings:
             os.environ["EVERGREEN_USE_CASES"] = str(settings.home / "use_cases")
-            _metadata()
+            states = _metadata()
+        _report_metadata(states)
 
 
 # --- one step, in a process of its own -----------------------------------------------------------
@@ -351,7 +352,7 @@ def _write_orders(folder: Path, customers: int) -> None:
 # --- five years of days --------------------------------------------------------------------------
 
 
-def _metadata() -> None:
+def _metadata() -> list[tuple[Any, ...]]:
     """Publish a small table day by day, and look at what that leaves after each year."""
     _declare(load_settings().home)
     list(deploy.initialise(load_settings()))
@@ -367,6 +368,10 @@ def _metadata() -> None:
         if n % 365 == 0:
             rows.append(_state_after(n, day))
             _tell(f"  {n} days: {rows[-1]}")
+    return rows
+
+
+def _report_metadata(rows: list[tuple[Any, ...]]) -> None:
     columns = (
         *("days", "metadata kB", "lists of files kB", "snapshots", "receipts", "receipts kB"),
         *("plan a day ms", "commit a day ms"),
