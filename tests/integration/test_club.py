@@ -72,6 +72,7 @@ def test_one_run_and_single_days_in_any_order_give_the_same_tables(data: Path) -
     assert find_stale(load_use_case(SPEND)) == []
 
 
+@pytest.mark.slow
 def test_both_models_learn_score_and_are_watched(data: Path) -> None:
     club.ingest()
     club.compute()
