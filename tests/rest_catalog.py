@@ -10,7 +10,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,17 @@ class RestCatalogServer:
     def _drop_table(self, namespace: str, table: str) -> Response:
         self._catalog.drop_table((namespace, table))
         return Response(status_code=204)
+
+
+@pytest.fixture
+def catalog_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[RestCatalogServer]:
+    """Let tables be in a catalog that keeps its files beside the data directory."""
+    server = RestCatalogServer(tmp_path / "elsewhere")
+    server.declare(monkeypatch)
+    yield server
+    server.stop()
 
 
 def _require(body: dict[str, Any], fields: set[str]) -> None:

@@ -95,8 +95,8 @@ def trees(settings: Settings, besides: Collection[str]) -> list[Tree]:
 
 
 def _tables_elsewhere(besides: Collection[str]) -> Iterator[Tree]:
-    for use_case in list_use_cases():
-        for name in lake.tables(use_case) if use_case not in besides else ():
+    for use_case in sorted({*list_use_cases()} - {*besides}):
+        for name in lake.tables(use_case):
             if table := lake.load(use_case, name):
                 files, _, root = folder_of(table)
                 yield Tree("warehouse", table.io, files, root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,6 @@ from rest_catalog import RestCatalogServer
 
 WHO = 17850
 OTHER = 17851
-
-
-@pytest.fixture
-def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RestCatalogServer]:
-    server = RestCatalogServer(tmp_path / "elsewhere")
-    server.declare(monkeypatch)
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -214,13 +206,13 @@ def test_the_proof_finds_what_was_planted(home: Settings, tmp_path: Path, place:
 
 
 def test_the_proof_looks_where_another_catalog_keeps_its_tables(
-    elsewhere: RestCatalogServer, data: Path
+    catalog_elsewhere: RestCatalogServer, data: Path
 ) -> None:
     assert erase().exit_code == 0
     subject = run.find_subject("shop", str(WHO))
     needle = needle_of(subject.owner, subject.key, frozenset())
     assert list(run.prove(subject, needle, load_settings())) == []
-    left = Path(elsewhere.warehouse) / "shop" / "features" / "data" / "left.parquet"
+    left = Path(catalog_elsewhere.warehouse) / "shop" / "features" / "data" / "left.parquet"
     _parquet(left, customer_id=[WHO])
     assert [str(left) in found for found in run.prove(subject, needle, load_settings())] == [True]
 

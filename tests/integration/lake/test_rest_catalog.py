@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,14 +35,11 @@ NEXT = DAY + timedelta(days=1)
 
 @pytest.fixture
 def server(
-    home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[RestCatalogServer]:
+    home: Settings, catalog_elsewhere: RestCatalogServer, monkeypatch: pytest.MonkeyPatch
+) -> RestCatalogServer:
     # The tables are elsewhere, so this one is not asked for.
     monkeypatch.setenv("EVERGREEN_CATALOG_URL", "postgresql+psycopg2://nobody@127.0.0.1:1/none")
-    server = RestCatalogServer(tmp_path / "elsewhere")
-    server.declare(monkeypatch)
-    yield server
-    server.stop()
+    return catalog_elsewhere
 
 
 def publish(*values: int, day: date = DAY, **more: Any) -> lake.Published:
