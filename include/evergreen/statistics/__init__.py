@@ -12,12 +12,14 @@ from evergreen.statistics.bootstrap import (
 )
 from evergreen.statistics.clustered import clustered_mean, ratio
 from evergreen.statistics.delong import Areas, areas_under_curve
+from evergreen.statistics.sequential import always_valid
 
 __all__ = [
     "Areas",
     "Metrics",
     "Rows",
     "Weights",
+    "always_valid",
     "areas_under_curve",
     "clustered_mean",
     "interval",
