@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xgboost as xgb
 
 Matrix = npt.NDArray[np.float32]
+Vector = npt.NDArray[np.float64]
 
 # Where they are kept in the model file.
 _INPUTS = "inputs"
@@ -99,12 +100,22 @@ class Inputs:
             A number is infinite, in the table or as a float32.
         """
         matrix = np.empty((features.num_rows, len(self.names)), dtype=np.float32)
-        for index, name in enumerate(self.names):
-            if name in self.categories:
-                codes = pc.index_in(_words(features, name), self._known(name), skip_nulls=True)
-                matrix[:, index] = codes.cast(pa.float32()).to_numpy()
-            else:
-                matrix[:, index] = _numbers(features, name)
+        # A float64 beyond float32 becomes infinite and is refused below, with a better message.
+        with np.errstate(over="ignore"):
+            for index, name in enumerate(self.names):
+                if name in self.categories:
+                    codes = pc.index_in(_words(features, name), self._known(name), skip_nulls=True)
+                    matrix[:, index] = codes.cast(pa.float32()).to_numpy()
+                else:
+                    matrix[:, index] = _numbers(features, name)
+        infinite = np.isinf(matrix)
+        if infinite.any():
+            index = int(infinite.any(axis=0).argmax())
+            raise ValidationError(
+                f"The feature {self.names[index]} has {int(infinite[:, index].sum())} infinite "
+                "values; expected finite numbers or null. Guard the division in features.sql with "
+                "nullif."
+            )
         return matrix
 
     def as_table(self, matrix: Matrix) -> pa.Table:
@@ -135,12 +146,13 @@ class Inputs:
 
 
 def _column(features: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in features.column_names:
+    index = features.schema.get_field_index(name)
+    if index < 0:
         raise ConfigError(
             f"The features lack {name}; found {features.column_names}. Recompute the features "
             "with the present features.sql, or choose a model version that was trained on these."
         )
-    return features.column(name)
+    return features.column(index)
 
 
 def _words(features: pa.Table, name: str) -> pa.ChunkedArray:
@@ -156,7 +168,7 @@ def _words(features: pa.Table, name: str) -> pa.ChunkedArray:
     return column.cast(pa.string())
 
 
-def _numbers(features: pa.Table, name: str) -> Matrix:
+def _numbers(features: pa.Table, name: str) -> Vector:
     column = _column(features, name)
     kind = column.type
     if pa.types.is_boolean(kind):
@@ -166,12 +178,7 @@ def _numbers(features: pa.Table, name: str) -> Matrix:
             f"The feature {name} has type {kind}; expected an integer, float or boolean. "
             "Cast it in features.sql, or declare it as a category."
         )
-    # A float64 beyond float32 becomes infinite and is refused below, with a better message.
-    with np.errstate(over="ignore"):
-        values: Matrix = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float32)
-    if np.isinf(values).any():
-        raise ValidationError(
-            f"The feature {name} has {int(np.isinf(values).sum())} infinite values; expected "
-            "finite numbers or null. Guard the division in features.sql with nullif."
-        )
+    if kind != pa.float64():
+        column = column.cast(pa.float64(), safe=False)
+    values: Vector = column.to_numpy()
     return values

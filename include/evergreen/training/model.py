@@ -122,7 +122,7 @@ class Model:
             )
         if len(matrix) == 0:
             return {name: np.empty(0) for name in target.score_columns}
-        self.booster.set_param({"nthread": threads})
+        self._run_on(threads)
         if self.design is None:
             raw = self.booster.inplace_predict(matrix, missing=np.nan)
         else:
@@ -140,8 +140,15 @@ class Model:
         else the score itself. Of trees SHAP values (Lundberg et al. 2018), of a linear model its
         terms; both relative to a typical row. Of several outputs one is explained.
         """
-        self.booster.set_param({"nthread": threads})
+        self._run_on(threads)
         return self._by_feature(added(self.booster, self._data(matrix, threads), output))
+
+    def _run_on(self, threads: int) -> None:
+        # Setting a parameter, even to what it is, lets XGBoost configure itself anew, which takes
+        # several times as long as scoring a row.
+        if self.__dict__.get("_threads") != threads:
+            self.booster.set_param({"nthread": threads})
+            self.__dict__["_threads"] = threads
 
     @cached_property
     def importances(self) -> dict[str, float]:
