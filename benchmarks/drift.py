@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -66,7 +67,7 @@ def main() -> None:
     if arguments.worker:
         sys.stdout.write(json.dumps(_work(arguments.worker)) + "\n")
         return
-    python = _environment()
+    python = evidently_python()
     found: dict[str, list[dict[str, float]]] = {contender: [] for contender in CONTENDERS}
     for _ in range(arguments.repetitions):
         for contender in CONTENDERS:
@@ -99,8 +100,12 @@ def main() -> None:
     )
 
 
-def _environment() -> Path:
-    """Return the Python of Evidently's environment, made if it is not there."""
+@cache
+def evidently_python() -> Path:
+    """Return the Python of Evidently's environment, made if it is not there.
+
+    Kept: where the data directory is when it is asked for first is where it stays.
+    """
     folder = load_settings().home / "bench" / "-".join(EVIDENTLY)
     python = folder / "bin" / "python"
     if not python.exists():

@@ -57,8 +57,8 @@ def main() -> None:
     """Judge churn and spend, print the tables, write `gate.json` and the picture."""
     churn, spend = load_use_case("churn"), load_use_case("spend")
     found = {
-        "churn": _rates(churn, _draw_churn, _score_churn, SIZES, AMOUNTS, HOLDOUTS, resamples=2),
-        "spend": _rates(
+        "churn": rates(churn, draw_churn, score_churn, SIZES, AMOUNTS, HOLDOUTS, resamples=2),
+        "spend": rates(
             spend,
             _draw_spend,
             _score_spend,
@@ -81,7 +81,7 @@ def main() -> None:
     costs = [
         (name, rows, *_cost(load_use_case(name).target, draw, score, rows))
         for name, draw, score in (
-            ("churn", _draw_churn, _score_churn),
+            ("churn", draw_churn, score_churn),
             ("spend", _draw_spend, _score_spend),
         )
         for rows in COMPARED
@@ -124,7 +124,7 @@ def _cost(
     return whole, seconds, max(ratios, key=lambda ratio: abs(math.log(ratio)))
 
 
-def _rates(
+def rates(
     use_case: Any,
     draw: Draw,
     score: Score,
@@ -134,6 +134,7 @@ def _rates(
     *,
     resamples: int,
 ) -> list[tuple[int, float, float, float]]:
+    """Return customers, difference, and of 100 what the gate and the naive rule promote."""
     target, demands = use_case.target, PromotionDemands.of(use_case)
     random = np.random.default_rng(11)
     rows = []
@@ -182,11 +183,13 @@ def _noise_for(target: TargetModel, draw: Draw, score: Score, amount: float) -> 
     )
 
 
-def _draw_churn(random: np.random.Generator, habits: Vector) -> Vector:
-    return (random.random(len(habits)) < _score_churn(1.5 * habits)).astype(np.float64)
+def draw_churn(random: np.random.Generator, habits: Vector) -> Vector:
+    """Draw who leaves."""
+    return (random.random(len(habits)) < score_churn(1.5 * habits)).astype(np.float64)
 
 
-def _score_churn(seen: Vector) -> Vector:
+def score_churn(seen: Vector) -> Vector:
+    """Return the probability of leaving by a view of habits."""
     return np.asarray(1 / (1 + np.exp(0.7 - seen)))
 
 

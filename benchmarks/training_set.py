@@ -65,10 +65,10 @@ def main() -> None:
         return
     with workspace("training-set") as settings:
         root = settings.home / "use_cases"
-        _declare(root / "small", entities=10, days=1, label_days=1, labels=11)
+        declare(root / "small", entities=10, days=1, label_days=1, labels=11)
         full = root / "full"
         sizes = ("entities", "days", "label_days", "labels")
-        _declare(full, **{name: getattr(arguments, name) for name in sizes})
+        declare(full, **{name: getattr(arguments, name) for name in sizes})
         found = {case: _compare(full, case, arguments) for case in CASES}
     report(
         "training-set",
@@ -99,7 +99,7 @@ def _compare(folder: Path, case: str, arguments: argparse.Namespace) -> Runs:
         for contender in runs:
             if contender == SLOW and repetition:
                 continue
-            runs[contender].append(_in_process(contender, case, folder))
+            runs[contender].append(in_process(contender, case, folder))
             joined = pq.read_table(folder / f"{contender}.parquet")
             expected = joined if expected is None else expected
             if joined.num_rows != arguments.labels or not joined.equals(expected):
@@ -129,7 +129,8 @@ def _rows(case: str, runs: Runs) -> Iterator[Sequence[str]]:
 # --- the work, in a process of its own -----------------------------------------------------------
 
 
-def _in_process(contender: str, case: str, folder: Path) -> dict[str, float]:
+def in_process(contender: str, case: str, folder: Path) -> dict[str, float]:
+    """Join in a process of its own; return seconds and MiB."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.training_set"]
     command += ["--worker", contender, case, str(folder)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -179,7 +180,7 @@ def _comparable(joined: pa.Table, folder: Path) -> pa.Table:
 # --- what is measured on -------------------------------------------------------------------------
 
 
-def _declare(folder: Path, *, entities: int, days: int, label_days: int, labels: int) -> None:
+def declare(folder: Path, *, entities: int, days: int, label_days: int, labels: int) -> None:
     """Write a use case, its features as a table and as a plain file, and labels."""
     use_case = write_use_case(folder, FEATURES)
     store.apply([use_case])

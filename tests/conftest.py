@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+
+# Before Feast, whose import would have all counters of a process share their values.
+import prometheus_client
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
