@@ -6,7 +6,8 @@ whether the online store serves what features are. The governor weighs them and 
 retraining; only the newest day may, so a backfill of old nights never starts training. Features
 that are further behind than they may be are computed, if `monitoring.max_recomputed_days` allows
 it. What tonight's scores will be worth is estimated. Days whose inputs have changed since are
-listed in `staleness`, with the commands that mend them. What has begun or ended since is told to
+listed in `staleness`, with the commands that mend them. A rollout that is on goes on, holds, ends
+or is stopped, with the day's scores taken back. What has begun or ended since is told to
 whom the settings name, once. At the end the night is told on one page, linked from `report_night`.
 """
 
@@ -56,6 +57,14 @@ def monitor(use_case: UseCase) -> None:
         report = task(steps.report_night, trigger_rule="all_done")(use_case.name, DAY)
         linked(report, NightReport())
         chain([verdict, stale, estimated], report)
+        if use_case.experiment:
+            chain(task(steps.measure_experiment)(use_case.name, DAY), report)
+        if use_case.rollout:
+            judged = task(steps.judge_rollout)(use_case.name, DAY)
+            back = task.short_circuit(steps.is_taken_back)(judged)
+            taken = publisher(steps.take_back, asset(use_case, "predictions"))
+            chain(back, taken(use_case.name, DAY))
+            chain(judged, report)
         # Beside all that, so that a destination that is down holds nothing up.
         task(steps.tell_night)(verdict, "{{ ti.log_url }}")
 

@@ -1,4 +1,4 @@
-"""Change the champion by hand: promote a version, or roll back to one.
+"""Change the champion by hand: promote a version, or roll back to one; begin a rollout, or stop it.
 
 The decision and its reason are appended to the release ledger; the registry's alias follows. Give a
 day to score it again with the new champion (other days keep the version that scored them).
@@ -20,7 +20,7 @@ def release(use_case: UseCase) -> None:
         **dag_arguments(use_case, "release", __doc__),
         schedule=None,
         params={
-            "action": Param("promote", enum=["promote", "roll_back"]),
+            "action": Param("promote", enum=["promote", "roll_back", "roll_out", "stop"]),
             # No defaults: the form insists on both.
             "version": Param(type="integer", minimum=1, title="Version in the registry"),
             "reason": Param(type="string", minLength=5, title="Reason"),

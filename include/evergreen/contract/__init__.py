@@ -16,7 +16,15 @@ from evergreen.contract.load import (
     load_use_cases,
     require_whole_use_cases,
 )
-from evergreen.contract.policies import Booster, Gate, Monitoring, Scoring, Training
+from evergreen.contract.policies import (
+    Booster,
+    Experiment,
+    Gate,
+    Monitoring,
+    Rollout,
+    Scoring,
+    Training,
+)
 from evergreen.contract.sources import (
     CsvFormat,
     Dirt,
@@ -59,6 +67,7 @@ __all__ = [
     "Dtype",
     "Entity",
     "Events",
+    "Experiment",
     "Feature",
     "FeatureDtype",
     "Features",
@@ -72,6 +81,7 @@ __all__ = [
     "References",
     "RegimeChange",
     "RollUp",
+    "Rollout",
     "RowRule",
     "Scoring",
     "Segment",

@@ -35,6 +35,15 @@ def day_of(instant: datetime, zone: str = "UTC") -> date:
     return (instant - timedelta(microseconds=1)).astimezone(ZoneInfo(zone)).date()
 
 
+def day_at(instant: datetime, zone: str = "UTC") -> date:
+    """Return the local day that an instant lies in; an as-of lies in the day that it begins.
+
+    >>> day_at(as_of(date(2026, 3, 29), "Europe/Berlin"), "Europe/Berlin")
+    datetime.date(2026, 3, 30)
+    """
+    return instant.astimezone(ZoneInfo(zone)).date()
+
+
 def parse_day(text: str, use_case: str | None = None) -> date:
     """Parse a partition key, which is one day.
 

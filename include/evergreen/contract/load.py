@@ -151,6 +151,9 @@ def _base_of(path: Path, declared: dict[str, Any]) -> str | None:
     problems += [f"{key}: declared by {base}, not here" for key in _INHERITED if key in declared]
     if not isinstance(base, str) or base == declared.get("name"):
         problems.append(f"features.of: found {base!r}, expected the name of another use case")
+    serving = declared.get("serving")
+    if isinstance(serving, dict) and serving.get("push"):
+        problems.append(f"serving.push: the tables are those of {base}, which declares it")
     if (path.parent / "features.sql").exists():
         problems.append(f"features.sql: the features are those of {base}; remove the file")
     if problems:

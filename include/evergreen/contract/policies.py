@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from evergreen.contract.base import Identifier, Model, Ratio, raise_if
+from evergreen.contract.base import Day, Identifier, Model, Ratio, raise_if
 
 # How keys of the gate begin that say how many of something a holdout must hold.
 _COUNT = "min_holdout_"
@@ -128,6 +129,48 @@ class Gate(Model):
         return self
 
 
+class Rollout(Model):
+    """How a version that passed the gate comes into charge where a champion is.
+
+    Beside the champion in shadow first, then for a growing share of the entities, chosen by a hash
+    of their key. Without it, it is in charge of everybody at once.
+    """
+
+    # Another value lets the hash choose others; by default each version gets its own.
+    salt: Annotated[str, Field(min_length=1)] | None = None
+    # Nights on which everybody is scored by both, and nobody's score comes from the challenger.
+    shadow_nights: Annotated[int, Field(ge=1)] = 3
+    # Then whose does; after the last of them it is put in charge.
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (
+        *(0.1, 0.25, 0.5),
+        1.0,
+    )
+    nights_per_share: Annotated[int, Field(ge=1)] = 3
+    # What matured labels must have shown before it is put in charge, and before more than the
+    # unproven share get its scores. One that is surely worse is stopped whatever is asked for.
+    require: Literal["nothing", "equivalent", "better"] = "equivalent"
+    unproven_share: Ratio = 0.25
+    # Mean losses are equivalent that surely differ by less than this share of the champion's.
+    margin: Annotated[float, Field(gt=0)] = 0.02
+    # So many nights after the first labels are due a rollout is stopped: labels that never come
+    # decide nothing.
+    max_nights: Annotated[int, Field(ge=0)] = 60
+    # What else stops it. How far scores of the same entities may differ: their rank correlation,
+    # the difference of their means in standard deviations, and that of any band's share.
+    min_correlation: Annotated[float, Field(ge=-1, le=1)] = 0.3
+    max_shift: Annotated[float, Field(gt=0)] = 1.0
+    max_band_change: Ratio = 0.5
+    # How many times the champion's seconds it may take.
+    max_slowdown: Annotated[float, Field(gt=0)] = 10.0
+
+    @field_validator("shares")
+    @classmethod
+    def _ascending(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if list(shares) != sorted(set(shares)):
+            raise ValueError(f"shares must ascend, found {list(shares)}")
+        return shares
+
+
 class Scoring(Model):
     """How scores are presented."""
 
@@ -148,6 +191,38 @@ class Scoring(Model):
         if bounds != sorted(set(bounds), reverse=True):
             raise ValueError(f"bands must descend, found {bounds}")
         return bands
+
+
+class Experiment(Model):
+    """Whether acting on scores helps: a share of those who would be treated is not."""
+
+    name: Identifier
+    # Of those in the bands; everybody else there is to be treated.
+    hold_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    # By default those that are acted on: `scoring.reasons_for`.
+    bands: tuple[Identifier, ...] | None = None
+    starts: Day
+    # The last day on which anybody enters.
+    ends: Day | None = None
+    # What is compared: this use case's label, or that of another on the same features.
+    outcome: str = "label"
+    # The smallest difference of mean outcomes that would matter.
+    smallest_effect: Annotated[float, Field(gt=0)]
+    # Lets the hash choose whom; by default the name.
+    salt: Annotated[str, Field(min_length=1)] | None = None
+
+    def is_on(self, day: date) -> bool:
+        """Whether somebody may enter on a day."""
+        return self.starts <= day and (self.ends is None or day <= self.ends)
+
+
+class Serving(Model):
+    """How scores on request behave; see `evergreen serve`."""
+
+    # While the online store is down: the features that were read last, with their age, or nothing.
+    when_down: Literal["last", "unavailable"] = "last"
+    # Tables of events of which some are taken between two batches: `POST /v1/events/<table>`.
+    push: tuple[Identifier, ...] = ()
 
 
 class Monitoring(Model):

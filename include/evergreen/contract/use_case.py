@@ -17,7 +17,15 @@ from evergreen.contract import days
 from evergreen.contract.base import Day, Identifier, Model, Zone, raise_if, some
 from evergreen.contract.dtypes import KEY_DTYPES, Dtype
 from evergreen.contract.features import Features
-from evergreen.contract.policies import Gate, Monitoring, Scoring, Training
+from evergreen.contract.policies import (
+    Experiment,
+    Gate,
+    Monitoring,
+    Rollout,
+    Scoring,
+    Serving,
+    Training,
+)
 from evergreen.contract.tables import (
     AnyTable,
     Attributes,
@@ -32,10 +40,10 @@ from evergreen.targets.kinds import Target
 
 # Tables of the lake that are not delivered, and what the SQL sees beside the delivered ones.
 # What a use case that builds on another leaves to that one, beside the declared tables.
-_SHARED_TABLES = {"features", "quarantine", "refused"}
+_SHARED_TABLES = {"features", "quarantine", "refused", "pushed"}
 _OWN_TABLES = {
-    *("labels", "predictions", "decisions", "alerts"),
-    *("drift", "performance", "estimates", "freshness", "staleness", "served", "skew"),
+    *("labels", "predictions", "shadows", "decisions", "alerts"),
+    *("effects", "drift", "performance", "estimates", "freshness", "staleness", "served", "skew"),
     # Names of assets, of what is recorded in SQL, and of what SQL sees.
     *("all_tables", "retraining", "recomputation", "receipts", "as_of_days"),
 }
@@ -78,8 +86,11 @@ class UseCase(Model):
     target: Target
     training: Training = Training()
     gate: Gate = Gate()
+    rollout: Rollout | None = None
     scoring: Scoring = Scoring()
+    serving: Serving = Serving()
     monitoring: Monitoring = Monitoring()
+    experiment: Experiment | None = None
 
     _folder: Path = PrivateAttr()
     _base: str | None = PrivateAttr(default=None)
@@ -202,6 +213,41 @@ class UseCase(Model):
             for name in self.scoring.reasons_for or ()
             if name not in self.bands
         ]
+        found += self._push_problems()
+        if self.experiment:
+            found += [
+                f"experiment.bands: found {name!r}, expected bands that are declared "
+                f"({', '.join(self.bands)})"
+                for name in self.experiment.bands or ()
+                if name not in self.bands
+            ]
+            last = self.experiment.ends
+            if last is not None and last < self.experiment.starts:
+                found.append(
+                    f"experiment.ends: found {last}, expected starts ({self.experiment.starts}) or "
+                    "later"
+                )
+        return found
+
+    def _push_problems(self) -> list[str]:
+        found = []
+        for name in self.serving.push:
+            table = self.events.get(name)
+            if table is None:
+                found.append(
+                    f"serving.push: found {name!r}, expected tables that are declared in events "
+                    f"({some(self.events)})"
+                )
+            elif table.rollup is not None:
+                found.append(
+                    f"serving.push: found {name!r}, which rolls up line items; expected tables "
+                    "whose rows are events: nobody could tell when all lines of one are there"
+                )
+            elif table.row_key is None:
+                found.append(
+                    f"serving.push: found {name!r}, whose key is none; expected tables with a key: "
+                    "an event that is sent again could not be told from a new one"
+                )
         return found
 
     @property
@@ -242,6 +288,12 @@ class UseCase(Model):
         return [band for band in bands if band in wanted]
 
     @property
+    def treated_bands(self) -> list[str]:
+        """The bands that the experiment is about; those that are acted on by default."""
+        declared = self.experiment.bands if self.experiment else None
+        return [band for band in self.bands if band in (declared or self.explained_bands)]
+
+    @property
     def acted_from(self) -> float:
         """The score from which somebody is acted on: the bound of the lowest band with reasons."""
         return self.bands[(self.explained_bands or list(self.bands)[:1])[-1]]
@@ -267,6 +319,10 @@ class UseCase(Model):
     def day_of(self, as_of: datetime) -> date:
         """Return the day that an as-of ends."""
         return days.day_of(as_of, self.zone)
+
+    def day_at(self, instant: datetime) -> date:
+        """Return the day that an instant lies in."""
+        return days.day_at(instant, self.zone)
 
     def owner_of(self, table: str) -> str:
         """Return the use case in whose namespace a table of the lake, or an asset, lies."""
@@ -342,13 +398,22 @@ class UseCase(Model):
                 "dtype": self.target.label_dtype,
                 "sql": self.labels_sql,
             }
-        if table == "predictions":
+        if table in ("predictions", "shadows"):
             return {
                 "bands": self.bands,
                 "reasons": self.scoring.reasons,
                 "reasons_for": self.explained_bands,
+                **self._of_groups(),
             }
         return None
+
+    def _of_groups(self) -> dict[str, Any]:
+        # Absent without an experiment, as before there were any.
+        if self.experiment is None:
+            return {}
+        names = {"name", "hold_out", "starts", "ends", "salt"}
+        groups = self.experiment.model_dump(mode="json", include=names)
+        return {"groups": {**groups, "bands": self.treated_bands}}
 
     def _of_rows(self, table: AnyTable) -> Any:
         contract = table.model_dump(mode="json", exclude={"batch", "daily", "max_staleness_days"})

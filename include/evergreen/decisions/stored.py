@@ -20,7 +20,7 @@ from pydantic import ValidationError as PydanticError
 
 from evergreen.errors import PermanentError
 
-Kind = Literal["gate", "governor", "delivery", "effect"]
+Kind = Literal["gate", "governor", "delivery", "effect", "rollout"]
 
 DECISIONS = pa.schema(
     [

@@ -37,7 +37,7 @@ def measure_effect(use_case: UseCase, scored: date, version: int) -> None:
     NotReadyError
         A version is not in MLflow any more, or the features of the day are missing.
     """
-    history = ledger.entries(ledger.engine(), use_case.name)
+    history = ledger.releases(ledger.engine(), use_case.name)
     promotions = (e for e in reversed(history) if (e.action, e.version) == ("promote", version))
     entry = next(promotions, None)
     if entry is None or entry.previous_version is None:

@@ -107,7 +107,7 @@ def freshness(use_case: UseCase, tonight: date) -> dict[str, Any]:
     Attributes and references come when they change, so being silent says nothing of them.
     """
     tables, owed_after = [*use_case.events, "features"], {}
-    if releases := ledger.entries(ledger.engine(), use_case.name):
+    if releases := ledger.releases(ledger.engine(), use_case.name):
         tables.append("predictions")
         # Days that had come before there was a champion are owed no scores.
         seen = receipts.newest_day(
@@ -198,7 +198,7 @@ def champion_of(use_case: UseCase, night: date) -> Champion | None:
     it is the first.
     """
     champion = None
-    for entry in reversed(ledger.entries(ledger.engine(), use_case.name)):
+    for entry in reversed(ledger.releases(ledger.engine(), use_case.name)):
         day = date.fromisoformat(describe_version(use_case, entry.version).tags["day"])
         champion = Champion(entry.version, day)
         if day <= night:

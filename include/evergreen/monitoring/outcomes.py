@@ -20,6 +20,7 @@ from evergreen.decisions.governor import Performance
 from evergreen.errors import NotReadyError, PermanentError
 from evergreen.monitoring.effect import measure_effect
 from evergreen.monitoring.estimate import (
+    Estimate,
     Matrix,
     Vector,
     estimate_performance,
@@ -87,13 +88,28 @@ def performance(use_case: UseCase, tonight: date) -> dict[str, Any]:
 def estimates(use_case: UseCase, tonight: date) -> dict[str, Any]:
     """Estimate what tonight's scores will turn out to be worth; told, and no evidence.
 
-    By the newest labelled days of tonight's weekday; all are scored by the version of the night.
+    By the version of the night.
     """
     version, basis = version_of_night(use_case, tonight), receipts.newest_sequence()
-    features = lake.read_day(use_case.owner_of("features"), "features", tonight)
-    if version is None or not use_case.target.is_probability or not features:
+    rows = estimate_night(use_case, tonight, version) if version is not None else []
+    if version is None or not rows:
         logger.info("%s: no performance is estimated for %s", use_case.name, tonight)
         return {"rows": 0}
+    table = estimates_table(tonight, version, rows)
+    inputs = {"model_version": version}
+    publish(use_case, tonight, "measure_estimates", "estimates", table, tonight, basis, inputs)
+    return {"rows": len(rows)}
+
+
+def estimate_night(use_case: UseCase, tonight: date, version: int) -> list[Estimate]:
+    """Estimate what a version's scores of a night will turn out to be worth.
+
+    By the newest labelled days of tonight's weekday, scored by the same version. Nothing where
+    there are no features, or scores are no probabilities.
+    """
+    features = lake.read_day(use_case.owner_of("features"), "features", tonight)
+    if not use_case.target.is_probability or not features:
+        return []
     model = load_version(use_case, version)
     keys = features[use_case.entity.key]
     features = features.filter(is_sampled(keys, SAMPLE, features.num_rows))
@@ -102,17 +118,13 @@ def estimates(use_case: UseCase, tonight: date) -> dict[str, Any]:
     newest -= timedelta(days=(newest - tonight).days % 7)
     days = [newest - timedelta(weeks=n) for n in range(_LABELLED_WEEKS)]
     found = filter(None, (_labelled(use_case, model, day) for day in days))
-    rows = estimate_performance(
+    return estimate_performance(
         use_case.target,
         read_and_scored(use_case, model, features),
         [*found],
         seed=use_case.training.seed,
         threads=load_settings().threads,
     )
-    table = estimates_table(tonight, version, rows)
-    inputs = {"model_version": version}
-    publish(use_case, tonight, "measure_estimates", "estimates", table, tonight, basis, inputs)
-    return {"rows": len(rows)}
 
 
 def _degraded_before(use_case: UseCase, newest: Performance) -> tuple[date, ...]:

@@ -134,7 +134,13 @@ def _in_airflow(client: AirflowClient, known: set[str], begin: datetime) -> Iter
 def _releases(use_case: str) -> Iterator[Act]:
     for entry in ledger.entries(ledger.engine(), use_case):
         yield Act(
-            *(entry.recorded_at, use_case, entry.actor, entry.action, f"version {entry.version}"),
+            *(
+                entry.recorded_at,
+                use_case,
+                entry.actor,
+                entry.action,
+                f"version {entry.challenger or entry.version}",
+            ),
             *("", entry.reason, f"ledger {entry.sequence} {entry.hash}"),
         )
 

@@ -30,7 +30,7 @@ def show_champions(name: str) -> None:
         The ledger does not verify; it is printed all the same.
     """
     use_case, console = load_use_case(name), Console()
-    found = ledger.entries(ledger.engine(), name)
+    found = ledger.releases(ledger.engine(), name)
     if not found:
         console.print(f"{name}: nobody has been in charge yet.", highlight=False)
         return
@@ -68,7 +68,7 @@ def show_champion_at(name: str, text: str) -> None:
     use_case, console = load_use_case(name), Console()
     instant = parse_instant(text, use_case.zone)
     entry = ledger.champion_at(ledger.engine(), name, instant)
-    terms = dict(_terms(use_case, ledger.entries(ledger.engine(), name)))
+    terms = dict(_terms(use_case, ledger.releases(ledger.engine(), name)))
     lines = [f"{name} at {_local(use_case, instant)}: nobody was in charge yet"]
     if entry:
         lines = [

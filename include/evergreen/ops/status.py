@@ -98,7 +98,7 @@ def _print_releases(console: Console, use_case: UseCase) -> None:
     """Print what is wrong with ledger and registry; nothing where all is well."""
     from evergreen.release import ledger
 
-    if not ledger.entries(ledger.engine(), use_case.name):
+    if not ledger.releases(ledger.engine(), use_case.name):
         return
     from evergreen.release import registry
 

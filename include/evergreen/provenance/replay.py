@@ -230,6 +230,7 @@ def _maker(use_case: UseCase, step: str) -> Callable[[UseCase, Receipt], pa.Tabl
         "publish_features": _features,
         "publish_labels": _labels,
         "publish_predictions": _predictions,
+        "publish_shadows": _shadows,
     }
     for name in use_case.tables:
         known[f"publish_{name}"] = known[f"publish_{name}_quarantine"] = _delivered
@@ -269,7 +270,16 @@ def _labels(use_case: UseCase, receipt: Receipt) -> pa.Table:
 
 
 def _predictions(use_case: UseCase, receipt: Receipt) -> pa.Table:
+    return _scores(use_case, receipt)[0]
+
+
+def _shadows(use_case: UseCase, receipt: Receipt) -> pa.Table:
+    return _scores(use_case, receipt)[1]
+
+
+def _scores(use_case: UseCase, receipt: Receipt) -> tuple[pa.Table, pa.Table]:
     from evergreen.scoring.score import score
+    from evergreen.scoring.variants import CHALLENGER, Split, divide, shadows_schema
     from evergreen.training.tracking import load_version
 
     features = lake.read_day(
@@ -278,8 +288,15 @@ def _predictions(use_case: UseCase, receipt: Receipt) -> pa.Table:
         receipt.day,
         snapshot_id=int(receipt.inputs["features"]),
     )
+    threads = load_settings().threads
     model = load_version(use_case, int(receipt.inputs["model_version"]))
-    return score(model, features, use_case, threads=load_settings().threads)
+    ours = score(model, features, use_case, threads=threads)
+    split = Split.of(receipt.inputs)
+    if split is None:
+        return ours, shadows_schema(use_case).empty_table()
+    other = load_version(use_case, split.challenger)
+    theirs = score(other, features, use_case, threads=threads, variant=CHALLENGER)
+    return divide(ours, theirs, split, use_case)
 
 
 def _given(use_case: UseCase, receipt: Receipt, end: date) -> dict[str, Given]:

@@ -118,8 +118,10 @@ def predictions_expectations(use_case: UseCase) -> list[Expectation]:
     ]
 
 
-def predictions_batch_expectations() -> list[Expectation]:
+def predictions_batch_expectations(versions: int = 1) -> list[Expectation]:
     """Return what every day of `predictions` must fulfil (`metrics.predictions_by_day`).
+
+    At most so many versions have scored it.
 
     Ranks that are unique, start at 1 and end at the number of rows are complete.
     """
@@ -127,7 +129,9 @@ def predictions_batch_expectations() -> list[Expectation]:
         gxe.ExpectColumnPairValuesToBeEqual(column_A="rows", column_B="population"),
         gxe.ExpectColumnValuesToBeInSet(column="lowest_rank", value_set=[1]),
         gxe.ExpectColumnPairValuesToBeEqual(column_A="highest_rank", column_B="rows"),
-        gxe.ExpectColumnValuesToBeInSet(column="model_versions", value_set=[1]),
+        gxe.ExpectColumnValuesToBeInSet(
+            column="model_versions", value_set=[*range(1, versions + 1)]
+        ),
         gxe.ExpectColumnValuesToBeInSet(column="misplaced_bands", value_set=[0]),
     ]
 

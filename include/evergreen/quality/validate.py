@@ -182,6 +182,8 @@ def validate_predictions(
     *,
     run_name: str,
     quality: UPath | None = None,
+    suite: str = "predictions",
+    versions: int = 1,
 ) -> Report:
     """Hold scores against what scores must be: all there, ranked, banded, by one model.
 
@@ -192,6 +194,10 @@ def validate_predictions(
         others are ignored. Not modified.
     population
         How many entities had to be scored: per day, or a number when `run_name` is the one day.
+    suite
+        The name under which the results are kept.
+    versions
+        By how many models at most.
 
     Raises
     ------
@@ -210,13 +216,13 @@ def validate_predictions(
         _Check(_frame(rows), expectations.predictions_expectations(use_case), use_case.entity.key),
         _Check(
             metrics.predictions_by_day(use_case, rows, population),
-            expectations.predictions_batch_expectations(),
+            expectations.predictions_batch_expectations(versions),
             "day",
         ),
     ]
     missing = [] if predictions.num_rows else ["there are no rows; expected the population"]
-    judged = [_run("predictions", check) for check in checks]
-    return _report(use_case.name, "predictions", judged, rows.num_rows, missing, run_name, quality)
+    judged = [_run(suite, check) for check in checks]
+    return _report(use_case.name, suite, judged, rows.num_rows, missing, run_name, quality)
 
 
 def _report(

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Engine,
+    Float,
     Integer,
     MetaData,
     String,
@@ -17,6 +18,8 @@ from sqlalchemy import (
 )
 
 from evergreen.databases import take_lock
+
+_ACTIONS = "action IN ('promote', 'roll_back', 'roll_out', 'stop')"
 
 LEDGER = Table(
     "release_ledger",
@@ -34,11 +37,21 @@ LEDGER = Table(
     Column("recorded_at", DateTime(timezone=True), nullable=False),
     Column("previous_hash", String(64), nullable=False),
     Column("hash", String(64), nullable=False),
+    Column("challenger", Integer),
+    Column("share", Float),
     CheckConstraint("sequence >= 1", name="release_ledger_sequence"),
-    CheckConstraint("action IN ('promote', 'roll_back')", name="release_ledger_action"),
+    CheckConstraint(_ACTIONS, name="release_ledger_action"),
     # A task that was killed after its append and runs again finds its own entry.
     UniqueConstraint("use_case", "request", "action", "version", name="release_ledger_request"),
 )
+
+# What a ledger of before there were rollouts lacks.
+_ROLLOUTS = f"""
+ALTER TABLE release_ledger ADD COLUMN IF NOT EXISTS challenger INTEGER;
+ALTER TABLE release_ledger ADD COLUMN IF NOT EXISTS share DOUBLE PRECISION;
+ALTER TABLE release_ledger DROP CONSTRAINT IF EXISTS release_ledger_action;
+ALTER TABLE release_ledger ADD CONSTRAINT release_ledger_action CHECK ({_ACTIONS});
+"""
 
 _PROTECTION = """
 CREATE OR REPLACE FUNCTION release_ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -57,4 +70,4 @@ def create_tables(engine: Engine) -> None:
     with engine.begin() as connection:
         take_lock(connection.exec_driver_sql, "create the release ledger", 60)
         LEDGER.metadata.create_all(connection)
-        connection.execute(text(_PROTECTION))
+        connection.execute(text(_ROLLOUTS + _PROTECTION))

@@ -60,7 +60,7 @@ def find_problems(use_case: UseCase) -> Findings:
     if damage := ledger.verify(book, use_case.name):
         # What a damaged ledger says is nothing to hold anything against.
         return Findings(broken=(ledger.tell_damage(use_case.name, damage),))
-    entries = ledger.entries(book, use_case.name)
+    entries = ledger.releases(book, use_case.name)
     registry = describe_registry(use_case)
     lost = {entry.version: entry for entry in entries if entry.version not in registry.tags}
     broken = []
@@ -84,7 +84,7 @@ def repair(use_case: UseCase) -> Findings:
     found = find_problems(use_case)
     if not found.differing:
         return found
-    entries = ledger.entries(ledger.engine(), use_case.name)
+    entries = ledger.releases(ledger.engine(), use_case.name)
     registry = describe_registry(use_case)
     for version, tags in _wrong_tags(use_case, entries, registry).items():
         tag_version(use_case, version, tags)
@@ -113,7 +113,7 @@ def look_up(use_case: UseCase, version: int, day: date | None = None) -> Version
     try:
         return describe_version(use_case, version)
     except NotReadyError as error:
-        entries = ledger.entries(ledger.engine(), use_case.name)
+        entries = ledger.releases(ledger.engine(), use_case.name)
         named = [entry for entry in entries if entry.version == version]
         if not named:
             raise

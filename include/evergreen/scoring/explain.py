@@ -18,6 +18,8 @@ from evergreen.scoring.reasons import Reasons
 from evergreen.settings import load_settings
 from evergreen.training.tracking import load_version
 
+_PLACE = "place"
+
 
 def explain(use_case: UseCase, day: date, keys: Sequence[Any]) -> pa.Table:
     """Give the reasons of published scores, by the version and the features they were made of.
@@ -61,7 +63,7 @@ def explain(use_case: UseCase, day: date, keys: Sequence[Any]) -> pa.Table:
         )
     wanted = _typed(use_case, keys)
     published = _rows(use_case, lake.read_day(name, "predictions", day), wanted, day)
-    version, owner = int(receipt.inputs["model_version"]), use_case.owner_of("features")
+    owner = use_case.owner_of("features")
     snapshot: int | None = int(receipt.inputs["features"])
     if receipt.sequence <= erased.forgotten_up_to(owner):
         # Of everybody else the features stand as they were read, or the scores will not be equal.
@@ -75,15 +77,28 @@ def explain(use_case: UseCase, day: date, keys: Sequence[Any]) -> pa.Table:
             f"{commands.run_day(f'{name}_score', day)}"
         ) from error
     features = _rows(use_case, features, wanted, day)
+    # In a rollout some are scored by another version.
+    places = pa.array(range(published.num_rows))
+    found = []
+    for version in published["model_version"].unique().to_pylist():
+        of = pc.equal(published["model_version"], version)
+        explained = _explained(use_case, version, day, published.filter(of), features.filter(of))
+        found.append(explained.append_column(_PLACE, places.filter(of.combine_chunks())))
+    return pa.concat_tables(found).sort_by(_PLACE).drop_columns([_PLACE])
+
+
+def _explained(
+    use_case: UseCase, version: int, day: date, published: pa.Table, features: pa.Table
+) -> pa.Table:
     model = load_version(use_case, version)
     threads = load_settings().threads
     matrix = model.inputs.prepare(features)
     scores = model.model.predict(matrix, use_case.target, threads=threads)["score"]
     if not np.allclose(scores, published["score"].to_numpy()):
         raise PermanentError(
-            f"{name}: version {version} does not give the scores that were published for {day}, so "
-            "its reasons would be others. `evergreen status` says whether the day is stale or "
-            "damaged; score it again."
+            f"{use_case.name}: version {version} does not give the scores that were published for "
+            f"{day}, so its reasons would be others. `evergreen status` says whether the day is "
+            "stale or damaged; score it again."
         )
     reasons = Reasons(model, use_case, threads=threads).of(features)
     place = published.schema.get_field_index("reasons")

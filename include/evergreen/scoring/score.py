@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from evergreen.contract import UseCase, arrow
 from evergreen.errors import ConfigError, NotReadyError, ValidationError
+from evergreen.scoring.groups import groups_of
 from evergreen.scoring.reasons import Reasons, no_reasons
 from evergreen.training.frame import AS_OF
 from evergreen.training.model import LoadedModel, Vector
@@ -26,7 +27,7 @@ def predictions_schema(use_case: UseCase) -> pa.Schema:
     pyarrow.Schema
         entity key; `as_of` timestamp[us, UTC]; the target's score columns, float64, `score` among
         them; `rank` int64 from 1, the highest score first; `band` string; `reasons` list of string;
-        `model_version` int64; `variant` string; `day` date32.
+        `model_version` int64; `variant` string; with an experiment `group` string; `day` date32.
     """
     return pa.schema(
         [
@@ -41,6 +42,7 @@ def predictions_schema(use_case: UseCase) -> pa.Schema:
             pa.field("reasons", pa.list_(pa.string()), nullable=False),
             pa.field("model_version", pa.int64(), nullable=False),
             pa.field("variant", pa.string(), nullable=False),
+            *([pa.field("group", pa.string())] if use_case.experiment else ()),
             pa.field("day", pa.date32(), nullable=False),
         ]
     )
@@ -118,11 +120,12 @@ def score(
             else:
                 yield no_reasons(rows.stop - rows.start)
 
+    day = use_case.day_of(instant.as_py())
     constants = {
         AS_OF: instant,
         "model_version": model.version,
         "variant": variant,
-        "day": use_case.day_of(instant.as_py()),
+        "day": day,
     }
     columns |= {
         key: features.column(key).take(pa.array(order)).cast(schema.field(key).type),
@@ -136,21 +139,30 @@ def score(
             for name, value in constants.items()
         },
     }
+    if use_case.experiment:
+        columns["group"] = groups_of(use_case, columns[key], columns["band"], day)
     return pa.table([columns[name] for name in schema.names], schema)
 
 
 def rank(scored: pa.Table, use_case: UseCase) -> pa.Table:
-    """Rank what was scored by shards over the whole day, as `score` does.
+    """Rank what was scored in parts over the whole day, as `score` does.
 
     Parameters
     ----------
     scored
-        What `score` gave for each shard, in any order.
+        What `score` gave for each shard, or by each version, in any order.
     """
     ordered = scored.sort_by([("score", "descending"), (use_case.entity.key, "ascending")])
     ranks = pa.array(np.arange(1, ordered.num_rows + 1))
     at = ordered.schema.get_field_index("rank")
     return ordered.set_column(at, ordered.schema.field(at), ranks)
+
+
+def band_of(score: float, use_case: UseCase) -> str:
+    """Return the band of one score; the lowest takes all that is lower, too."""
+    return next(
+        (band for band, bound in use_case.bands.items() if score >= bound), [*use_case.bands][-1]
+    )
 
 
 def _one_day(features: pa.Table, use_case: UseCase) -> pa.Table:

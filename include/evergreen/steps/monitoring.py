@@ -79,6 +79,25 @@ def decide_retraining(
     return decide(load_use_case(use_case), parse_day(day), measured)
 
 
+def judge_rollout(use_case: str, day: str) -> dict[str, Any]:
+    """Decide whether the rollout that is on goes on, holds, ends well or is stopped, and do it."""
+    from evergreen.monitoring import rollout
+
+    return rollout.judge(load_use_case(use_case), parse_day(day))
+
+
+def is_taken_back(judged: dict[str, Any]) -> bool:
+    """Whether scores of the night that come from the challenger are to be the champion's again."""
+    return bool(judged["take_back"])
+
+
+def measure_experiment(use_case: str, day: str) -> dict[str, Any]:
+    """Compare those who were treated with those who were held out, by the outcomes known so far."""
+    from evergreen.experiments import night
+
+    return night.measure(load_use_case(use_case), parse_day(day))
+
+
 def report_night(use_case: str, day: str) -> dict[str, Any]:
     """Write the night as one page, and keep a copy with the run of the version it was about.
 

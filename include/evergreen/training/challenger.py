@@ -229,14 +229,14 @@ def compare_slices(
 
 
 def find_promoted(use_case: UseCase, plan: SplitPlan, version: int) -> int | None:
-    """Find another version that was promoted on this very holdout."""
+    """Find another version that was promoted, or rolled out, on this very holdout."""
     holdout = use_case.as_of(plan.holdout)
     for entry in ledger.entries(ledger.engine(), use_case.name):
         evidence = json.loads(entry.evidence).get("evidence") or {}
         decided_on = evidence.get("holdout_as_of")
         same = decided_on and datetime.fromisoformat(decided_on) == holdout
-        if same and entry.version != version:
-            return entry.version
+        if same and (decided := entry.challenger or entry.version) != version:
+            return decided
     return None
 
 

@@ -18,6 +18,7 @@ from evergreen.provenance import commands
 from evergreen.provenance.staging import Staged, publish_chunk
 from evergreen.release import ledger
 from evergreen.release.promote import promote
+from evergreen.release.rollout import begin
 from evergreen.training.card import Decision, render_essence
 from evergreen.training.tracking import complete_card, set_champion, tag_version
 
@@ -69,6 +70,8 @@ def follow(
 ) -> ledger.Entry:
     """Append the promotion to the ledger; the registry's alias follows.
 
+    Where the use case declares a rollout and a champion is, one begins instead.
+
     Parameters
     ----------
     asked_by
@@ -79,6 +82,20 @@ def follow(
     LedgerConflictError
         The champion changed since the evidence was gathered.
     """
+    # One decision: a run that was cleared decides anew.
+    sequence = evidence.ledger_sequence
+    request = f"{asked_by} {evidence.day} version {evidence.version} after entry {sequence}"
+    if use_case.rollout and sequence and verdict.decision == "promote":
+        return begin(
+            ledger.engine(),
+            use_case,
+            evidence.version,
+            actor=actor,
+            reason=reason,
+            expected_sequence=sequence,
+            request=request,
+            evidence={"evidence": evidence.to_dict(), "verdict": verdict.to_dict()},
+        )
     return promote(
         ledger.engine(),
         use_case.name,
@@ -86,10 +103,8 @@ def follow(
         actor=actor,
         reason=reason,
         set_alias=lambda version: set_champion(use_case, version),
-        expected_sequence=evidence.ledger_sequence,
-        # One decision: a run that was cleared decides anew.
-        request=f"{asked_by} {evidence.day} version {evidence.version} "
-        f"after entry {evidence.ledger_sequence}",
+        expected_sequence=sequence,
+        request=request,
         evidence=evidence.to_dict(),
         verdict=verdict,
     )

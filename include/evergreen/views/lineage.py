@@ -143,7 +143,7 @@ def _of_receipt(use_case: UseCase, kind: Kind, title: str, receipt: Receipt) -> 
 
 
 def _release(use_case: UseCase, version: int) -> Iterator[Link]:
-    entries = ledger.entries(ledger.engine(), use_case.name)
+    entries = ledger.releases(ledger.engine(), use_case.name)
     for entry in [one for one in entries if one.version == version][-1:]:
         facts = {
             "entry": f"{entry.sequence} of the ledger ({entry.action.replace('_', ' ')})",

@@ -150,7 +150,7 @@ def overview(use_case: UseCase) -> Overview:
 
 @remembered
 def _overview(use_case: UseCase) -> Overview:
-    entries = ledger.entries(ledger.engine(), use_case.name)
+    entries = ledger.releases(ledger.engine(), use_case.name)
     newest = newest_night(use_case)
     seen = decided_on(use_case, newest) if newest else None
     stale = partitions.stale(use_case)

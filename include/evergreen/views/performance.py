@@ -196,7 +196,7 @@ def _events(use_case: UseCase, first: date, last: date) -> Iterator[Event]:
     since = first - timedelta(days=use_case.target.horizon_days) - _GOES_ON
     trained = judged_on(use_case)
     zone = ZoneInfo(use_case.zone)
-    for entry in ledger.entries(ledger.engine(), use_case.name):
+    for entry in ledger.releases(ledger.engine(), use_case.name):
         day = entry.recorded_at.astimezone(zone).date()
         if entry.action == "promote" and entry.request.startswith("train "):
             # A backfilled training promotes today what the timeline knows under another day.

@@ -34,6 +34,22 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True)
+class RolloutStep:
+    """From `recorded_at` (UTC) on, `share` of the entities get the challenger's scores.
+
+    0 is in shadow; None ends the rollout, and the champion stays in charge.
+    """
+
+    sequence: int
+    champion: int
+    challenger: int
+    share: float | None
+    actor: str
+    reason: str
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
 class Against:
     """A metric of the version minus that of another on the same rows, with bounds at 95 %."""
 
@@ -64,12 +80,16 @@ class Version:
 
 @dataclass(frozen=True)
 class Releases:
-    """The ledger and the versions, newest first; `damage` is what does not verify."""
+    """The ledger and the versions, newest first; `damage` is what does not verify.
+
+    `entries` are those that changed who is in charge, `steps` those of rollouts.
+    """
 
     use_case: str
     mode: Literal["auto", "approve", "shadow"]
     main_metric: str
     entries: list[LedgerEntry]
+    steps: list[RolloutStep]
     versions: list[Version]
     damage: list[str]
     release_dag: str
@@ -84,12 +104,14 @@ def releases(use_case: UseCase) -> Releases:
 
 @remembered
 def _releases(use_case: UseCase) -> Releases:
-    entries = ledger.entries(ledger.engine(), use_case.name)
+    whole = ledger.entries(ledger.engine(), use_case.name)
+    entries = [entry for entry in whole if entry.is_release]
     return Releases(
         use_case.name,
         use_case.gate.mode,
         use_case.target.main_metric,
         _terms(entries),
+        _steps(whole),
         [
             _version(use_case, number, entries)
             for number in sorted(judged_on(use_case), reverse=True)
@@ -115,6 +137,17 @@ def _terms(entries: Sequence[Entry]) -> list[LedgerEntry]:
         )
         for entry, until in zip(entries, [*ends, None], strict=False)
     ]
+    return found[::-1]
+
+
+def _steps(entries: Sequence[Entry]) -> list[RolloutStep]:
+    found = []
+    for before, entry in pairwise(entries):
+        challenger = entry.challenger or before.challenger
+        if not entry.is_release and challenger is not None:
+            told = (entry.actor, entry.reason, entry.recorded_at)
+            step = RolloutStep(entry.sequence, entry.version, challenger, entry.share, *told)
+            found.append(step)
     return found[::-1]
 
 

@@ -340,3 +340,91 @@ def test_any_history_is_a_chain_without_gaps_and_without_empty_steps(book, histo
     assert [entry.sequence for entry in found] == list(range(1, len(found) + 1))
     assert all(entry.version != entry.previous_version for entry in found)
     assert ledger.verify(book, name) == ()
+
+
+def roll_out(engine, challenger, share, expected, **changes):
+    step = {"challenger": challenger, "share": share, "action": "roll_out"}
+    return append(engine, 1, expected, **{"request": f"night {share}", **step, **changes})
+
+
+def test_a_rollout_changes_nobody_in_charge_until_it_ends(book):
+    append(book, 1, 0)
+    assert ledger.rollout(book, "churn") is None
+    roll_out(book, 2, 0.0, 1)
+    step = roll_out(book, 2, 0.25, 2)
+    assert ledger.champion(book, "churn").sequence == 1
+    assert ledger.rollout(book, "churn") == step
+    assert (step.version, step.challenger, step.share) == (1, 2, 0.25)
+    assert [entry.sequence for entry in ledger.releases(book, "churn")] == [1]
+    assert ledger.champion_at(book, "churn", step.recorded_at).sequence == 1
+    append(book, 1, 3, action="stop", request="hand")
+    assert ledger.rollout(book, "churn") is None
+    roll_out(book, 3, 0.0, 4, request="again")
+    append(book, 3, 5)
+    assert ledger.rollout(book, "churn") is None
+    assert ledger.champion(book, "churn").version == 3
+    assert ledger.verify(book, "churn") == ()
+
+
+def test_repeated_steps_are_made_once(book):
+    append(book, 1, 0)
+    first = roll_out(book, 2, 0.0, 1)
+    assert roll_out(book, 2, 0.0, 1) == first
+    # Where it is on already, whoever asks.
+    assert roll_out(book, 2, 0.0, None, request="somebody") == first
+    assert append(book, 1, 1, request="once more").sequence == 1
+    ended = append(book, 1, 2, action="stop", request="night")
+    assert append(book, 1, 2, action="stop", request="night") == ended
+
+
+def test_a_promotion_decided_beside_a_rollout_holds_and_a_step_on_an_older_one_does_not(book):
+    append(book, 1, 0)
+    roll_out(book, 2, 0.0, 1)
+    roll_out(book, 2, 0.1, 2)
+    with pytest.raises(LedgerConflictError, match="cannot roll_out version 2 after entry 2"):
+        roll_out(book, 2, 0.5, 2)
+    # The gate has compared with the champion, who is the same.
+    assert append(book, 4, 1).sequence == 4
+    with pytest.raises(LedgerConflictError):
+        append(book, 5, 1)
+    with pytest.raises(LedgerConflictError):
+        append(book, 5, 9)
+
+
+def test_what_is_no_rollout_is_refused(book):
+    with pytest.raises(PermanentError, match="nobody"):
+        roll_out(book, 2, 0.0, 0)
+    append(book, 1, 0)
+    for challenger, share in ((1, 0.5), (2, 1.5), (None, 0.5)):
+        with pytest.raises(PermanentError, match="expected another version"):
+            roll_out(book, challenger, share, 1)
+    with pytest.raises(PermanentError, match="none to stop"):
+        append(book, 1, 1, action="stop")
+    assert [entry.sequence for entry in ledger.entries(book, "churn")] == [1]
+
+
+def test_a_ledger_of_before_there_were_rollouts_goes_on(book):
+    first = append(book, 1, 0)
+    with book.begin() as connection:
+        connection.execute(
+            text(
+                "ALTER TABLE release_ledger DROP COLUMN challenger; "
+                "ALTER TABLE release_ledger DROP COLUMN share; "
+                "ALTER TABLE release_ledger DROP CONSTRAINT release_ledger_action; "
+                "ALTER TABLE release_ledger ADD CONSTRAINT release_ledger_action "
+                "CHECK (action IN ('promote', 'roll_back'))"
+            )
+        )
+    create_tables(book)
+    create_tables(book)
+    assert ledger.entries(book, "churn") == [first]
+    roll_out(book, 2, 0.0, 1)
+    assert ledger.verify(book, "churn") == ()
+
+
+def test_a_changed_share_is_noticed(book):
+    append(book, 1, 0)
+    roll_out(book, 2, 0.1, 1)
+    tamper(book, "UPDATE release_ledger SET share = 1.0 WHERE sequence = 2")
+    with pytest.raises(LedgerDamagedError):
+        ledger.rollout(book, "churn")

@@ -104,6 +104,21 @@ def nested(values: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
             ["top"],
             r"reasons_for: found 'top', expected .*high, med",
         ),
+        (
+            "rollout",
+            {"shares": [0.5, 0.1]},
+            r"rollout\.shares: .*must ascend, found \[0\.5",
+        ),
+        (
+            "experiment",
+            {"name": "a", "starts": "2026-01-02", "ends": "2026-01-01", "smallest_effect": 1},
+            r"experiment\.ends: found 2026-01-01, expected starts",
+        ),
+        (
+            "experiment",
+            {"name": "a", "starts": "2026-01-02", "bands": ["top"], "smallest_effect": 1},
+            r"experiment\.bands: found 'top', expected bands",
+        ),
         ("monitoring.persistence", [4, 3], r"monitoring\.persistence: .*m <= n"),
         (
             "events.orders.timestamp",
@@ -259,6 +274,32 @@ def test_the_key_of_the_entity_is_the_same_in_all_tables(tmp_path: Path) -> None
         load_use_case_file(write(tmp_path, values))
 
 
+def test_only_tables_whose_rows_are_events_with_a_key_are_pushed(tmp_path: Path) -> None:
+    values = declared() | {"serving": {"push": ["orders"]}}
+    assert load_use_case_file(write(tmp_path, values)).serving.push == ("orders",)
+    assert load_use_case("churn").serving.push == ()
+    orders = values["events"]["orders"]
+    aggregates = {n: f"min({n})" for n in orders["columns"] if n != "order_id"}
+    rolled = {"key": "order_id", "aggregates": aggregates}
+    for number, (changed, expected) in enumerate(
+        [
+            (
+                {"serving": {"push": ["visits"]}},
+                r"serving\.push: found 'visits', expected .*orders",
+            ),
+            ({"events": {"orders": orders | {"key": "none"}}}, r"serving\.push: .*key is none"),
+            (
+                {"events": {"orders": orders | {"rollup": rolled}}},
+                r"serving\.push: .*rolls up line",
+            ),
+        ]
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with pytest.raises(ConfigError, match=expected):
+            load_use_case_file(write(folder, values | changed))
+
+
 def builds_on(tmp_path: Path, **changes: Any) -> Path:
     write(tmp_path, declared())
     folder = tmp_path / "spend"
@@ -303,6 +344,7 @@ def test_a_folder_builds_on_another(tmp_path: Path) -> None:
         ({"features": {"of": "churn", "ttl_days": 2}}, r"features\.ttl_days: not beside `of`"),
         ({"events": {}}, r"events: declared by churn, not here"),
         ({"zone": "UTC"}, r"zone: declared by churn, not here"),
+        ({"serving": {"push": ["orders"]}}, r"serving\.push: the tables are those of churn"),
     ],
 )
 def test_what_a_folder_that_builds_on_another_may_not_say(

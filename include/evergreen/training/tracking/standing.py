@@ -117,7 +117,7 @@ def _tags(client: MlflowClient, use_case: UseCase) -> dict[int, dict[str, str]]:
 
 
 def _show_lifecycles(client: MlflowClient, use_case: UseCase, settings: Settings | None) -> None:
-    entries = ledger.entries(ledger.engine(settings), use_case.name)
+    entries = ledger.releases(ledger.engine(settings), use_case.name)
     for version, known in _tags(client, use_case).items():
         state = lifecycle(version, entries, known.get(DECISION))
         if known.get(LIFECYCLE) != state:

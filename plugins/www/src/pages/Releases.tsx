@@ -1,10 +1,10 @@
 import { useState } from "react";
 
-import type { LedgerEntry, Releases, Version } from "../api";
+import type { LedgerEntry, Releases, RolloutStep, Version } from "../api";
 import { Badge, Bullets, Code, Empty, Facts, Loaded, Notice, Section, Table, type Tone } from "../components/basics";
 import { ReleaseForm, VERBS } from "../components/ReleaseForm";
 import { useApi, casePath } from "../data";
-import { count, day, instant, interval, metric, NOTHING, words } from "../format";
+import { count, day, instant, interval, metric, NOTHING, percent, words } from "../format";
 import { actionFor, againstMetrics, type Compared } from "../releases";
 import { useQuery } from "../route";
 import { usePlace } from "../session";
@@ -33,6 +33,27 @@ function Story({ entries }: { entries: LedgerEntry[] }) {
           <p className="quiet">
             {instant(entry.recorded_at, zone)} {entry.until ? `until ${instant(entry.until, zone)}` : "until now"}, entry{" "}
             {entry.sequence} <Code>{entry.hash}</Code>
+          </p>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+function Rollouts({ steps }: { steps: RolloutStep[] }) {
+  const { zone } = usePlace();
+  return (
+    <ol className="story">
+      {steps.map(({ sequence, champion, challenger, share, actor, reason, recorded_at }) => (
+        <li key={sequence}>
+          <p>
+            <strong>{actor}</strong> {share === null ? <Badge tone="warn">stopped</Badge> : share === 0 ? "let" : "gave"}{" "}
+            <a href={`${window.location.pathname}${window.location.search}#version-${challenger}`}>version {challenger}</a>
+            {share === 0 && ` score in the shadow of version ${champion}`}
+            {share !== null && share > 0 && ` ${percent(share)} of the scores, beside version ${champion}`}: {reason}
+          </p>
+          <p className="quiet">
+            {instant(recorded_at, zone)}, entry {sequence}
           </p>
         </li>
       ))}
@@ -219,6 +240,11 @@ export function ReleasesPage() {
           <Section title="Who was in charge">
             <Story entries={data.entries} />
           </Section>
+          {data.steps.length > 0 && (
+            <Section title="Rollouts">
+              <Rollouts steps={data.steps} />
+            </Section>
+          )}
           {data.versions.length > 1 && <Compare versions={data.versions} />}
           <Section title="Versions">
             {data.versions.length === 0 && <Empty>No version has been trained yet. Start the train DAG.</Empty>}
