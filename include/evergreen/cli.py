@@ -200,6 +200,44 @@ def token() -> None:
 
 
 @cli.command()
+@click.argument("use_case")
+@click.option("--day", help="As of this night; by default the newest that was measured.")
+@click.option("--plan", is_flag=True, help="How many entities and days it needs, by past days.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Draw uplift by decile (SVG).")
+def experiment(use_case: str, day: str | None, plan: bool, plot: str | None) -> None:
+    """Print what the experiment of USE_CASE has shown so far, or plan it."""
+    from evergreen.contract import parse_day
+    from evergreen.experiments import report
+
+    wanted = parse_day(day) if day else None
+    if plan:
+        report.show_plan(use_case, wanted)
+    else:
+        report.show(use_case, wanted, plot)
+
+
+@cli.command()
+@click.argument("use_case")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option("--port", type=int, default=8090, show_default=True)
+def serve(use_case: str, host: str, port: int) -> None:
+    """Answer requests for scores by key, from the online store, by the version in charge."""
+    from evergreen.serving.run import run
+
+    run(use_case, host, port)
+
+
+@cli.command("serve-token")
+@click.argument("name")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=90, show_default=True)
+def serve_token(name: str, days: float) -> None:
+    """Print a token by which NAME may ask `evergreen serve` for scores."""
+    from evergreen.serving.access import make_token, secret_of
+
+    click.echo(make_token(secret_of(load_settings()), name, days))
+
+
+@cli.command()
 def alert() -> None:
     """Send a test message to everybody whom `EVERGREEN_ALERT_<NAME>` names."""
     import asyncio

@@ -52,7 +52,7 @@ def copy_table(
     TypeError
         A column has another type.
     """
-    keys = _keys(join_key, rows[join_key], key_version)
+    keys = encoded_keys(join_key, rows[join_key], key_version)
     order = sorted(range(len(keys)), key=keys.__getitem__)
     rows, keys = rows.take(order), [keys[index] for index in order]
     instants = [
@@ -120,7 +120,8 @@ def encoded_values(column: pa.ChunkedArray) -> list[bytes]:
     ]
 
 
-def _keys(join_key: str, column: pa.ChunkedArray, key_version: int) -> list[bytes]:
+def encoded_keys(join_key: str, column: pa.ChunkedArray, key_version: int) -> list[bytes]:
+    """Encode entity keys as the column `entity_key` holds them."""
     field = _value_field(column.type)
     return [
         serialize_entity_key(

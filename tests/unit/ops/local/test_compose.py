@@ -62,6 +62,7 @@ def test_has_every_service():
         "airflow-dag-processor",
         "airflow-triggerer",
         "airflow-worker",
+        "serving",
     }
 
 
@@ -173,7 +174,8 @@ def test_every_lasting_service_has_a_health_check_and_named_volumes_exist():
 
 
 # The whole of what each service is given of what is secret.
-_LAKE = {"CATALOG_DB_PASSWORD", "FEAST_DB_PASSWORD", "LEDGER_DB_PASSWORD", "MLFLOW_PASSWORD"}
+_MODELS = {"FEAST_DB_PASSWORD", "LEDGER_DB_PASSWORD", "MLFLOW_PASSWORD"}
+_LAKE = {"CATALOG_DB_PASSWORD", *_MODELS}
 _QUEUE = {"REDIS_PASSWORD", "CELERY_DB_PASSWORD"}
 _METADATA = {"AIRFLOW_DB_PASSWORD"}
 _USERS = {name for name, _, _ in VARIABLES if name.endswith("_DB_PASSWORD")}
@@ -189,6 +191,7 @@ SECRETS = {
     "airflow-dag-processor": _METADATA,
     "airflow-triggerer": _METADATA | {"AIRFLOW_FERNET_KEY"},
     "airflow-worker": _QUEUE | _LAKE | {"BACKUP_DB_PASSWORD"},
+    "serving": _MODELS | {"CATALOG_DB_PASSWORD", "SERVING_SECRET"},
 }
 # Files of a deployment that hold what use cases and an object store need.
 FILES = {
@@ -197,6 +200,7 @@ FILES = {
     "airflow-apiserver": ["store.env"],
     "airflow-triggerer": ["tasks.env"],
     "airflow-worker": ["store.env", "tasks.env"],
+    "serving": ["store.env"],
 }
 
 
@@ -288,7 +292,7 @@ def test_a_worker_has_the_memory_of_the_steps_that_it_runs_at_once():
 
 def test_ports_are_published_on_loopback_only():
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(ports) == 2
+    assert len(ports) == 3
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

@@ -1,0 +1,1 @@
+"""Scores on request: from the online store, by the versions that the ledger names."""
