@@ -98,7 +98,7 @@ test-airflow: $(READY) ## Run a small chain through a real Airflow: keys, backfi
 	TZ=UTC $(BIN)/pytest -m 'airflow and not e2e'
 
 .PHONY: test-faults
-test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; stock Feast beside ours
+test-faults: $(READY) ## 1,000 kills, 200 shuffled histories; what others do beside ours
 	TZ=UTC $(BIN)/pytest -m faults
 
 .PHONY: test-e2e
@@ -123,7 +123,7 @@ check-pages: pages ## The same, and fail if dist/ is not what its sources make
 	  { git status --short plugins/www/dist; echo "plugins/www/dist is not what its sources make: commit what \`make pages\` wrote." >&2; exit 1; }
 
 .PHONY: bench
-bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume bench-ui bench-scale ## All benchmarks, one after the other
+bench: bench-online bench-training-set bench-pains bench-backfill bench-batch-rules bench-gate bench-score bench-train bench-models bench-discovery bench-monitor bench-nights bench-drift bench-estimates bench-volume bench-ui bench-rollout bench-serve bench-scale ## All benchmarks, one after the other
 
 .PHONY: bench-online
 bench-online: $(READY) ## Online store against stock Feast: time, memory, reads
@@ -136,6 +136,10 @@ bench-training-set: $(READY) ## Training sets against Feast's own engines: time,
 .PHONY: bench-pains
 bench-pains: $(READY) ## What stock Feast does with late and corrected data, beside ours
 	@$(BIN)/python -W ignore -m benchmarks.pains
+
+.PHONY: scoreboard
+scoreboard: $(READY) ## 23 pains of this stack, row by row beside what others do; writes docs/scoreboard.md
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.scoreboard
 
 .PHONY: bench-backfill
 bench-backfill: $(READY) ## Two years at once against day by day; one more day as history grows; memory
@@ -172,6 +176,14 @@ bench-volume: $(READY) ## How often a table's volume is called unusual where not
 .PHONY: bench-ui
 bench-ui: $(READY) ## How fast the pages answer on two years of days of 100,000 customers
 	@$(BIN)/python -W ignore -m benchmarks.ui
+
+.PHONY: bench-rollout
+bench-rollout: $(READY) ## How often a rollout is right about its challenger, though it looks every night
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.rollout
+
+.PHONY: bench-serve
+bench-serve: $(READY) ## How fast scores are served by key, beside MLflow's and Feast's servers; ways to score
+	@$(BIN)/python -W ignore -m benchmarks.serve
 
 .PHONY: bench-scale
 bench-scale: $(READY) ## What a day costs as customers grow to a million, in shards, and after five years

@@ -54,6 +54,8 @@ CLOCK_READERS = {
     "ops/backup/make.py": "says when a backup was made, and names it after that",
     "ops/local/airflow.py": "tells this start's heartbeats from an earlier one's",
     "ops/local/home.py": "says since when a command is at work",
+    "serving/access.py": "tokens expire",
+    "serving/app.py": "says how old the features of an answer are",
 }
 CLOCKS = re.compile(
     r"(^|\.)(datetime\.(now|utcnow|today)|date\.today|time\.time(_ns)?|Timestamp\.now)$"

@@ -26,6 +26,16 @@ def _ledger_engine(url: str) -> sa.Engine:
     return open_engine("ledger", url, lambda: sa.create_engine(url, pool_pre_ping=True))
 
 
+def feast_engine(settings: Settings | None = None) -> sa.Engine:
+    """Connect to the database of the online store (one engine per process and URL)."""
+    return _feast_engine((settings or load_settings()).database_url("feast"))
+
+
+@lru_cache(maxsize=8)
+def _feast_engine(url: str) -> sa.Engine:
+    return open_engine("feast", url, lambda: sa.create_engine(url, pool_pre_ping=True))
+
+
 def open_engine(database: Database, url: str, connect: Callable[[], sa.Engine]) -> sa.Engine:
     """Open an engine that raises `ServiceDownError` whenever its database cannot be reached.
 

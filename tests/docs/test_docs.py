@@ -302,6 +302,20 @@ def test_links_between_the_pages_lead_somewhere():
     assert followed > 20
 
 
+def test_the_scoreboard_has_the_rows_of_the_code_and_they_lead_somewhere():
+    from benchmarks.scoreboard.rows import PAINS
+
+    verdicts, evidence = (DOCS / "scoreboard.md").read_text().split("## What was read back")
+    rows = r"^\| (\d+) \| ([^|]+) \|"
+    named = [(str(pain.number), pain.name) for pain in PAINS]
+    assert [number for number, _ in named] == [str(number) for number in range(1, 24)]
+    assert re.findall(rows, verdicts, re.MULTILINE) == named
+    passing = [(str(pain.number), pain.passes) for pain in PAINS]
+    assert re.findall(rows, evidence, re.MULTILINE) == passing
+    paths = [pain.more for pain in PAINS if not pain.more.startswith("`make ")]
+    assert [path for path in paths if not (PROJECT_ROOT / path).is_file()] == []
+
+
 @pytest.mark.parametrize("adr", ADRS, ids=lambda path: path.stem)
 def test_a_decision_record_is_complete_and_short(adr: Path):
     text = adr.read_text()
@@ -341,9 +355,10 @@ def test_the_changelog_has_the_version_and_its_impact():
 
 
 def test_the_tables_page_has_every_column_of_the_fixed_tables():
-    from evergreen.contract import load_use_case
+    from evergreen.contract import Experiment, load_use_case
     from evergreen.decisions.alerts import ALERTS
     from evergreen.decisions.stored import DECISIONS
+    from evergreen.experiments.effect import EFFECTS
     from evergreen.features.compute.result import labels_task
     from evergreen.monitoring.drift import DRIFT
     from evergreen.monitoring.estimate import ESTIMATES
@@ -356,18 +371,21 @@ def test_the_tables_page_has_every_column_of_the_fixed_tables():
     from evergreen.release.ledger_table import LEDGER
     from evergreen.scoring.score import predictions_schema
 
-    churn = load_use_case("churn")
+    experiment = Experiment(name="mail", starts=date(2026, 1, 1), smallest_effect=0.1)
+    churn = load_use_case("churn").model_copy(update={"experiment": experiment})
     interval = load_use_case("spend").target.model_copy(update={"interval": 0.9})
     expected = {
         "quarantine": set(quarantine_schema().names),
         "predictions": {*predictions_schema(churn).names, *interval.score_columns}
         - {churn.entity.key},
+        "effects": set(EFFECTS.names),
         "drift": set(DRIFT.names),
         "performance": set(PERFORMANCE.names),
         "estimates": set(ESTIMATES.names),
         "freshness": set(FRESHNESS.names),
         "staleness": set(STALENESS.names),
         "served": {"day", "as_of"},
+        "pushed": {"day", "as_of"},
         "skew": set(SKEW.names),
         "labels": set(labels_task(churn).schema.names) - {churn.entity.key},
         "decisions": set(DECISIONS.names),

@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql
 
 from evergreen.erasure.needle import Needle
 from evergreen.errors import ServiceDownError
+from evergreen.features.store import pushed
 from evergreen.settings import DATABASES, Database, Settings
 
 _SEARCHED = ("text", "character varying", "character", "json", "jsonb", "bytea", "ARRAY")
@@ -82,8 +83,10 @@ def _find(name: Database, url: str, needle: Needle, besides: Collection[str]) ->
         for table, column, kind in _columns(engine):
             if any(table == f"evergreen_{other}_features" for other in besides):
                 continue
-            of = sa.table(table, sa.column(column))
+            of = sa.table(table, sa.column(column), sa.column("use_case"))
             value = of.c[column]
+            # What was pushed about entities of others.
+            ours = of.c.use_case.not_in(besides) if table in pushed.TABLES else sa.true()
             if kind == "bytea":
                 words = [
                     sa.func.strpos(sa.func.encode(value, "escape"), w) > 0 for w in needle.words
@@ -95,7 +98,9 @@ def _find(name: Database, url: str, needle: Needle, besides: Collection[str]) ->
                     count = 0
             else:
                 text = sa.cast(value, sa.Text)
-                found = sa.select(sa.func.count()).select_from(of).where(_matches(text, needle))
+                found = (
+                    sa.select(sa.func.count()).select_from(of).where(_matches(text, needle), ours)
+                )
                 count = connection.execute(found).scalar_one()
             if count:
                 yield f"{count} rows of {table}.{column} in the database {name}"

@@ -70,9 +70,10 @@ def skew(use_case: UseCase, tonight: date) -> dict[str, Any]:
     publish(use_case, tonight, "log_served", "served", _logged(tonight, served), tonight)
     try:
         rows, days = _compare(use_case, served, newest)
+        pushed = _pushed(use_case, tonight)
     except PermanentError as error:
         return {"not_measured": None, "incidents": [str(error).rstrip(".")], "bad": []}
-    table = skew_table(tonight, rows)
+    table = skew_table(tonight, [*rows, *pushed])
     publish(use_case, tonight, "measure_skew", "skew", table, tonight)
     differing = [row for row in rows if row.differing]
     limit = use_case.monitoring.max_skew
@@ -81,11 +82,15 @@ def skew(use_case: UseCase, tonight: date) -> dict[str, Any]:
     mend = [commands.run_day(f"{use_case.name}_features", day) for day in days[-_DAYS_TOLD:]]
     for warning in few:
         logger.warning("skew: %s; mend it with: %s", warning, "; ".join(mend))
+    # The batch has replaced them: it knew more, or something that was pushed never arrived.
+    replaced = [row.describe() for row in pushed if row.differing]
+    for warning in replaced:
+        logger.warning("skew: %s", warning)
     return {
         "not_measured": None,
         "incidents": many,
         "bad": [],
-        "warnings": few,
+        "warnings": [*few, *replaced],
         "mend": mend,
     }
 
@@ -128,6 +133,7 @@ def _logged(night: date, served: pa.Table) -> pa.Table:
 
 def _compare(use_case: UseCase, served: pa.Table, newest: date) -> tuple[list[SkewRow], list[date]]:
     """Hold served values against both references; also return the days that differ."""
+    served = _without_pushed(use_case, served, newest)
     keys, names = served[use_case.entity.key].to_pylist(), use_case.feature_names
     claimed = [_claimed(use_case, as_of) for as_of in served["as_of"].to_pylist()]
     stored = _stored(use_case, served, claimed, newest)
@@ -157,6 +163,34 @@ def _compare(use_case: UseCase, served: pa.Table, newest: date) -> tuple[list[Sk
         if any(outcome.differing.any() for outcome in again.values()):
             bad.add(newest)
     return rows, sorted(bad)
+
+
+def _without_pushed(use_case: UseCase, served: pa.Table, newest: date) -> pa.Table:
+    """Leave out what was pushed since the newest day: the night of its own day compares it."""
+    newest_as_of = use_case.as_of(newest)
+    kept = [
+        as_of is None or as_of <= newest_as_of or _claimed(use_case, as_of) is not None
+        for as_of in served["as_of"].to_pylist()
+    ]
+    return served.filter(pa.array(kept, pa.bool_()))
+
+
+def _pushed(use_case: UseCase, tonight: date) -> list[SkewRow]:
+    """Hold what was pushed last of each entity on a day against the features of the day."""
+    if not lake.exists(use_case.name, "pushed"):
+        return []
+    pushed = lake.read_day(use_case.name, "pushed", tonight)
+    if not pushed.num_rows:
+        return []
+    stored = _stored(use_case, pushed, [tonight] * pushed.num_rows, tonight)
+    keys = pushed[use_case.entity.key].to_pylist()
+    return [
+        summarise(
+            *(name, "pushed", tonight, keys),
+            compare(pushed[name], stored[name], same_values),
+        )
+        for name in use_case.feature_names
+    ]
 
 
 def _claimed(use_case: UseCase, as_of: Any) -> date | None:

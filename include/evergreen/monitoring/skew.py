@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from evergreen.decisions.stored import Stored
 from evergreen.monitoring.sampling import hash_keys
 
-AgainstWhat = Literal["features", "recomputed"]
+AgainstWhat = Literal["features", "recomputed", "pushed"]
 
 SKEW = pa.schema(
     [
@@ -33,6 +33,7 @@ SKEW = pa.schema(
         ("mismatch", pa.int64()),
         ("missing", pa.int64()),
         ("extra", pa.int64()),
+        ("largest", pa.float64()),
         ("examples", pa.list_(pa.string())),
     ]
 )
@@ -52,13 +53,16 @@ class SkewRow(Stored):
     ----------
     reference
         `features`, the stored row of the day that the served value claims to be of, or
-        `recomputed`, that row computed again from events.
+        `recomputed`, that row computed again from events. `pushed` holds what was pushed last on
+        the night's day against the stored row of it.
     served_day
         The newest day that any of the served values claims to be of.
     keys
         Entities that were compared: those of the three kinds below, and all others, which agree.
     mismatch, missing, extra
         Both have a value and they differ; only the reference has one; only the online store has.
+    largest
+        The greatest absolute difference of two numbers; None where none differ.
     examples
         Some of the keys, as text.
     """
@@ -70,6 +74,7 @@ class SkewRow(Stored):
     mismatch: int
     missing: int
     extra: int
+    largest: float | None
     examples: Sequence[str]
 
     @property
@@ -79,23 +84,28 @@ class SkewRow(Stored):
 
     def describe(self) -> str:
         """Say in words what differs."""
-        against = {"features": "the table features", "recomputed": "what events give"}
+        against = {"recomputed": "what events give"}.get(self.reference, "the table features")
+        rows = "pushed" if self.reference == "pushed" else "served"
         what = "the day" if self.feature == AS_OF else self.feature
         kinds = {name: getattr(self, name) for name in ("mismatch", "missing", "extra")}
         told = ", ".join(f"{name} {count:,}" for name, count in kinds.items() if count)
         return (
-            f"{what} of {self.differing:,} of {self.keys:,} served rows is not that of "
-            f"{against[self.reference]} ({told}; e.g. {', '.join(self.examples)})"
+            f"{what} of {self.differing:,} of {self.keys:,} {rows} rows is not that of "
+            f"{against} ({told}; e.g. {', '.join(self.examples)})"
         )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How each key fared, one flag per kind; at most one of the three is set."""
+    """How each key fared, one flag per kind; at most one of the three is set.
+
+    `largest` is the greatest difference of numbers that do not match.
+    """
 
     mismatch: npt.NDArray[np.bool_]
     missing: npt.NDArray[np.bool_]
     extra: npt.NDArray[np.bool_]
+    largest: float | None = None
 
     @property
     def differing(self) -> npt.NDArray[np.bool_]:
@@ -119,8 +129,12 @@ def compare(
         Whether values are the same, where both are there; by default if they are equal.
     """
     online, offline = _is_there(served), _is_there(expected)
-    equal = (same or _equal)(served, expected)
-    return Outcome(online & offline & ~equal, offline & ~online, online & ~offline)
+    mismatch = online & offline & ~(same or _equal)(served, expected)
+    largest = None
+    if mismatch.any() and (pa.types.is_floating(served.type) or pa.types.is_integer(served.type)):
+        both = (column.filter(pa.array(mismatch)).cast("float64") for column in (served, expected))
+        largest = pc.max(pc.abs(pc.subtract(*both))).as_py()
+    return Outcome(mismatch, offline & ~online, online & ~offline, largest)
 
 
 def sample_keys(pieces: Iterable[pa.Array], size: int) -> pa.Array:
@@ -157,9 +171,8 @@ def summarise(
     mismatch, missing, extra = (
         int(kind.sum()) for kind in (outcome.mismatch, outcome.missing, outcome.extra)
     )
-    return SkewRow(
-        feature, reference, served_day, len(keys), mismatch, missing, extra, tuple(examples)
-    )
+    counts = (len(keys), mismatch, missing, extra)
+    return SkewRow(feature, reference, served_day, *counts, outcome.largest, tuple(examples))
 
 
 def skew_table(night: date, rows: Sequence[SkewRow]) -> pa.Table:

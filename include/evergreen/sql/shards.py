@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from evergreen.sql.text import quote
+from evergreen.sql.text import literal, quote
 
 if TYPE_CHECKING:
     import duckdb
@@ -50,6 +50,27 @@ class Shard:
             return rows
         keys = connection.from_arrow(rows.select([key]))
         return rows.filter(keys.project(self.where(key)).to_arrow_table().column(0))
+
+
+@dataclass(frozen=True)
+class Chosen(Shard):
+    """Some entities, by their keys."""
+
+    keys: tuple[str | int, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Never, as others may be there."""
+        return False
+
+    def where(self, key: str) -> str:
+        """Return the condition, in SQL, that a row's entity is one of them."""
+        listed = (literal(one) if isinstance(one, str) else str(one) for one in self.keys)
+        return f"{quote(key)} IN ({', '.join(listed)})"
+
+    def sample(self) -> Chosen:
+        """Return an eighth of them, at least one."""
+        return Chosen(keys=self.keys[: max(1, len(self.keys) // _PROVED)])
 
 
 WHOLE = Shard()

@@ -82,14 +82,17 @@ def materialize_online(published: dict[str, Any]) -> dict[str, Any]:
     """Move the online store forward to the days that were published, as they stand now.
 
     Customers that left the population before the newest day keep the features of their last one.
+    What was pushed between two batches has done its work, and is compared by the night.
     """
-    from evergreen.features.store import materialize
+    from evergreen.features.store import materialize, settle
+    from evergreen.provenance import receipts
 
     declared, period = load_use_case(published["use_case"]), Period.parse(published["period"])
     if not published["snapshot"]:
         # Nobody has ever had features.
         return {"use_case": declared.name, "period": period.label, "rows": 0}
     written = materialize(declared, period.last, since=period.start)
+    settle(declared, period.last, receipts.now)
     return {"use_case": declared.name, "period": period.label, "rows": written.rows}
 
 

@@ -220,6 +220,18 @@ def test_planted_mistakes_are_found(root: Path, path: str, old: str, new: str, s
     assert str(root / name) in problems[0] or f"{name}/use_case.yaml" in problems[0]
 
 
+def test_who_is_pushed_may_depend_on_nobody_else(root: Path):
+    with (root / SHOP).open("a") as file:
+        file.write("\nserving: {push: [orders]}\n")
+    assert find_problems("shop") == []
+    sql = (root / "shop/features.sql").read_text()
+    rank = "rank() OVER (PARTITION BY as_of ORDER BY spent_90d)"
+    crossing = f"SELECT * REPLACE ({rank} AS orders_90d) FROM ({sql})"
+    (root / "shop/features.sql").write_text(crossing)
+    (problem,) = find_problems("shop")
+    assert "depend on others" in problem and "no serving.push" in problem
+
+
 def test_a_secret_that_is_not_set_is_named(root: Path):
     source = "    source:\n      kind: sql\n      secret: shop\n      query: SELECT :start, :end\n"
     text = (root / SHOP).read_text()

@@ -53,12 +53,15 @@ class Given:
         Planned Parquet files; they may hold later days, too. May be empty.
     totals
         Stand for all days before their boundary; None where `paths` hold all days.
+    rows
+        Further ones beside the files: published columns and `day`.
     shard
         Whose rows are wanted; references, which are about nobody, are wanted whole.
     """
 
     paths: Sequence[str]
     totals: Totals | None = None
+    rows: pa.Table | None = None
     shard: Shard = WHOLE
 
 
@@ -186,14 +189,14 @@ def read_table(
         The files do not hold the columns of the contract.
     """
     columns = {name: column.dtype for name, column in table.published.items()}
-    if not given.paths:
+    if not given.paths and given.rows is None:
         empty = ", ".join(f"NULL::{NAMES[dtype].sql} AS {quote(n)}" for n, dtype in columns.items())
         return connection.sql(f"SELECT {empty}, NULL::DATE AS day LIMIT 0")
-    files = open_files(connection, given.paths)
-    missing = set(columns) - set(files.columns)
-    if missing:
+    found = [open_files(connection, given.paths)] if given.paths else []
+    found += [connection.from_arrow(given.rows)] if given.rows is not None else []
+    if missing := set(columns) - set(found[0].columns):
         raise ConfigError(
-            f"The table {table.name} lacks {sorted(missing)}; it has {sorted(files.columns)}. "
+            f"The table {table.name} lacks {sorted(missing)}; it has {sorted(found[0].columns)}. "
             "The contract gained columns after these days were ingested: ingest them again."
         )
     zone = literal(table.setting.zone)
@@ -205,7 +208,8 @@ def read_table(
         for name, dtype in columns.items()
     )
     wanted = f"day < '{end}' AND {where(given.shard, table)}"
-    return files.filter(wanted).project(f"{typed}, day")
+    first, *others = (rows.filter(wanted).project(f"{typed}, day") for rows in found)
+    return first.union(*others) if others else first
 
 
 def where(shard: Shard, table: AnyTable) -> str:

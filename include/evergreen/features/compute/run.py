@@ -249,6 +249,8 @@ def rehearse(
         It is declared to work in shards, and a shard is not its part of the whole.
     """
     end, boundaries = task.end(days[-1]), _boundaries(task, days[0])
+    # What is pushed is computed for some entities without the others.
+    is_pushed = bool(task.use_case.serving.push)
     results = []
     for reverse in (True, False):
         pasts = pasts_of(task, given, end)
@@ -261,8 +263,8 @@ def rehearse(
             if not reverse:
                 _prove(run, days, boundaries, results[-1])
                 _prove_horizon(run, days[0])
-                if task.use_case.shards > 1:
-                    shard = Shard(0, task.use_case.shards)
+                if task.use_case.shards > 1 or (task.kind == "features" and is_pushed):
+                    shard = Shard(0, max(2, task.use_case.shards))
                     _prove_shard(run, days[len(days) // 2], results[-1], WHOLE, shard)
     if changed := difference(task.key, list(task.values), *results):
         raise ConfigError(
@@ -398,7 +400,8 @@ def _prove_shard(run: _Run, day: date, result: pa.Table, shard: Shard, part: Sha
             f"{task.path} lets what it says of one {task.use_case.entity.name} depend on others: "
             f"for {day}, computing only some of them changed {changed}. Shards see the rows of "
             "their own entities and all references. Compare with no other entity (no rank over "
-            "all, no share of all, no join to another's rows), or declare shards: 1."
+            "all, no share of all, no join to another's rows), or declare shards: 1 and no "
+            "serving.push."
         )
 
 

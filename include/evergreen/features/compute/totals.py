@@ -34,6 +34,8 @@ def plan(
     end: date,
     basis: int,
     snapshots: Mapping[str, int] | None = None,
+    *,
+    keep: bool = True,
 ) -> tuple[dict[str, Given], dict[str, int]]:
     """Plan what features or labels of some days are computed from, one snapshot of each table.
 
@@ -47,6 +49,8 @@ def plan(
         Newest receipt there was before anything was read, for the receipts of totals.
     snapshots
         By table, 0 for none; the current one of a table that is absent.
+    keep
+        Whether totals that had to be computed are published.
 
     Returns
     -------
@@ -69,7 +73,7 @@ def plan(
             continue
         totals = None
         if isinstance(table, Events) and table.daily is not None:
-            totals = _totals_for(owner, owner.events[table.name], days, snapshot, basis)
+            totals = _totals_for(owner, owner.events[table.name], days, snapshot, basis, keep)
         start = totals.before if totals else None
         paths = lake.scan(owner.name, table.name, start, end, snapshot).paths
         given[table.name] = Given(paths, totals)
@@ -77,7 +81,12 @@ def plan(
 
 
 def _totals_for(
-    use_case: UseCase, table: Events, days: Sequence[date], snapshot: int, basis: int
+    use_case: UseCase,
+    table: Events,
+    days: Sequence[date],
+    snapshot: int,
+    basis: int,
+    keep: bool,
 ) -> Totals | None:
     """Return the totals that the first of some days starts from; None if it needs none.
 
@@ -90,16 +99,18 @@ def _totals_for(
     boundaries = sorted(boundary for boundary in needed if boundary > use_case.first_day)
     if not boundaries:
         return None
-    first = _Totals(use_case, table, snapshot, basis).ensure(boundaries)
+    first = _Totals(use_case, table, snapshot, basis, keep=keep).ensure(boundaries)
     return first if first.before == table.daily.stored_before(days[0]) else None
 
 
 class _Totals:
     """The stored totals of one table, held against one snapshot of it."""
 
-    def __init__(self, use_case: UseCase, table: Events, snapshot: int, basis: int) -> None:
+    def __init__(
+        self, use_case: UseCase, table: Events, snapshot: int, basis: int, *, keep: bool
+    ) -> None:
         self._use_case, self._table = use_case, table
-        self._snapshot, self._basis = snapshot, basis
+        self._snapshot, self._basis, self._keep = snapshot, basis, keep
         self._name = f"{table.name}_totals"
         self._stored: dict[date, receipts.Receipt] = {}
 
@@ -131,7 +142,8 @@ class _Totals:
         first = None
         for totals in chain(renewed, self._compute(missing, files, states)):
             # Those that hold are receipted again, so that the next run need not list the files.
-            self._publish(totals, states[totals.before], started)
+            if self._keep:
+                self._publish(totals, states[totals.before], started)
             if totals.before == boundaries[0]:
                 first = totals
         assert first is not None

@@ -6,6 +6,7 @@ Its functions are used as `store.materialize(...)`.
 from evergreen.features.store.materialize import Materialized, materialize
 from evergreen.features.store.online import OnlineReader, read_online
 from evergreen.features.store.opening import PROJECT, apply, environment, repo_config
+from evergreen.features.store.push import settle
 from evergreen.features.store.training_set import training_set
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "materialize",
     "read_online",
     "repo_config",
+    "settle",
     "training_set",
 ]

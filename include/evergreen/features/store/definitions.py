@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from feast import Entity, FeatureService, FeatureView, Field, ValueType, types
+from feast import Entity, FeatureService, FeatureView, Field, PushSource, ValueType, types
 
 from evergreen.contract import NAMES, UseCase
 from evergreen.contract.dtypes import AnyDtype
@@ -19,6 +19,11 @@ def view_name(use_case: UseCase) -> str:
 def service_name(use_case: UseCase) -> str:
     """Name of the feature service: what models are trained on and scored with."""
     return use_case.owner_of("features")
+
+
+def push_name(use_case: UseCase) -> str:
+    """Name of the push source, of a use case that has one."""
+    return f"{use_case.name}_pushed"
 
 
 def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]:
@@ -48,21 +53,29 @@ def definitions(use_case: UseCase) -> tuple[Entity, FeatureView, FeatureService]
         )
         for name, feature in use_case.features.columns.items()
     ]
+    source = LakeSource(
+        namespace=use_case.name,
+        table="features",
+        zone=use_case.zone,
+        timestamp_field="as_of",
+        created_timestamp_column="created_at",
+        description=f"Features of {use_case.title}, one partition per day.",
+        owner=use_case.owner,
+        tags=tags,
+    )
+    pushed = PushSource(
+        name=push_name(use_case),
+        batch_source=source,
+        description=f"Features of {use_case.title} between two days.",
+        owner=use_case.owner,
+        tags=tags,
+    )
     view = FeatureView(
         name=view_name(use_case),
         entities=[entity],
         schema=[Field(name=key, dtype=_feast_type(key_dtype)), *fields],
         ttl=_ttl(use_case),
-        source=LakeSource(
-            namespace=use_case.name,
-            table="features",
-            zone=use_case.zone,
-            timestamp_field="as_of",
-            created_timestamp_column="created_at",
-            description=f"Features of {use_case.title}, one partition per day.",
-            owner=use_case.owner,
-            tags=tags,
-        ),
+        source=pushed if use_case.serving.push else source,
         online=True,
         description=use_case.description.strip(),
         owner=use_case.owner,

@@ -74,8 +74,8 @@ def materialize(
 
     Notes
     -----
-    Who was in an earlier version of a day and is no longer (its events were corrected away) gets
-    the features of the last day before that it was in, or none.
+    Who was in an earlier version of a day and is no longer (its events were corrected away), or
+    was pushed and is not in the day, gets the features of the last day that it was in, or none.
 
     Goes from the lake's files to the online store piece by piece, so memory does not grow with
     the day. Feast's own materialization writes the same bytes, but holds every value of the day
@@ -101,7 +101,7 @@ def materialize(
             standing = {use_case.as_of(day): newest.created_at.get(day) for day in days}
             gone = online.left_over(store.config, view, standing)
             if gone:
-                earlier = newest.before(first, use_case.first_day, gone)
+                earlier = newest.up_to(day, use_case.first_day, gone)
                 online.replace(store.config, view, standing, gone, earlier)
     return Materialized(newest.rows, found.snapshot_id)
 
@@ -127,13 +127,11 @@ class _NewestRows:
             # Nearly all of them stayed to the last day; the others left on a few.
             yield from self._newest(days[0], last, without=last)
 
-    def before(self, day: date, first_day: date, keys: Sequence[Any]) -> list[pa.Table]:
-        """Return the newest row before a day of those of the entities that have one."""
-        if day <= first_day:
-            return []
+    def up_to(self, day: date, first_day: date, keys: Sequence[Any]) -> list[pa.Table]:
+        """Return the newest row up to a day of those of the entities that have one."""
         kind = self._schema.field(self._use_case.entity.key).type
         wanted = pa.array(keys, kind)
-        return list(self._newest(first_day, day - timedelta(days=1), among=wanted))
+        return list(self._newest(first_day, day, among=wanted))
 
     def _newest(
         self, first: date, last: date, *, among: pa.Array | None = None, without: date | None = None

@@ -72,14 +72,15 @@ _MERGE = sql.SQL(
 )
 
 
-# Values of a row that a newer version of its day no longer holds.
+# Values of a row that a newer version of its day no longer holds; and pushed ones, which were made
+# at the instant that they are of, if the batch of their day has not replaced them.
 _LEFT_OVER = sql.SQL(
     """
-    WHERE EXISTS (
+    WHERE (EXISTS (
         SELECT FROM unnest(%(events)s::timestamptz[], %(created)s::timestamptz[]) AS s (event, made)
         WHERE online.event_ts = s.event
             AND coalesce(online.created_ts, '-infinity') < coalesce(s.made, 'infinity')
-    )
+    ) OR (online.event_ts = online.created_ts AND online.event_ts < %(newest)s))
     """
 )
 
@@ -170,7 +171,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
             One of them held it for two hours.
         """
         with self._get_conn(config) as connection:
-            name = f"materialize {_table_name(config, view)}"
+            name = f"materialize {table_name(config, view)}"
             take_lock(connection.execute, name, _LOCK_SECONDS, for_session=True)
             connection.commit()
         try:
@@ -181,7 +182,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
     def keys(self, config: RepoConfig, view: FeatureView) -> Iterator[list[Any]]:
         """Yield the keys of all entities that have values, in pieces."""
         query = sql.SQL("SELECT DISTINCT entity_key FROM {}")
-        table = sql.Identifier(_table_name(config, view))
+        table = sql.Identifier(table_name(config, view))
         with self._get_conn(config) as connection, connection.cursor("keys") as cursor:
             cursor.execute(query.format(table))
             while found := cursor.fetchmany(_KEYS_AT_ONCE):
@@ -191,6 +192,8 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         self, config: RepoConfig, view: FeatureView, standing: Mapping[datetime, datetime | None]
     ) -> list[Any]:
         """Return the keys whose values are of another version than the one that stands.
+
+        Pushed values from before the newest of the event timestamps are, too.
 
         Parameters
         ----------
@@ -202,7 +205,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             cursor.execute(
                 query.format(
-                    table=sql.Identifier(_table_name(config, view)),
+                    table=sql.Identifier(table_name(config, view)),
                     left_over=_LEFT_OVER,
                 ),
                 _bounds(standing),
@@ -231,7 +234,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         version = config.entity_key_serialization_version
         (join_key,) = view.join_keys
         query = sql.SQL("DELETE FROM {table} AS online {left_over} AND entity_key = ANY(%(keys)s)")
-        table = sql.Identifier(_table_name(config, view))
+        table = sql.Identifier(table_name(config, view))
         encoded = [serialize_entity_key(_entity_key(join_key, key), version) for key in keys]
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             cursor.execute(
@@ -244,7 +247,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
 
     def forget(self, config: RepoConfig, view: FeatureView, key: str | int) -> int:
         """Remove all values of an entity, and have the pages that held them cleaned."""
-        table = sql.Identifier(_table_name(config, view))
+        table = sql.Identifier(table_name(config, view))
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             query = sql.SQL("DELETE FROM {} WHERE entity_key = %s").format(table)
             cursor.execute(query, (_encoded_key(config, view, key),))
@@ -257,7 +260,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
     def has(self, config: RepoConfig, view: FeatureView, key: str | int) -> bool:
         """Whether an entity has any value."""
         query = sql.SQL("SELECT EXISTS (SELECT FROM {} WHERE entity_key = %s)").format(
-            sql.Identifier(_table_name(config, view))
+            sql.Identifier(table_name(config, view))
         )
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             cursor.execute(query, (_encoded_key(config, view, key),))
@@ -284,7 +287,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         )
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             for view in tables_to_keep:
-                name = _table_name(config, view)
+                name = table_name(config, view)
                 index, table = sql.Identifier(f"{name}_ek"), sql.Identifier(name)
                 cursor.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(index))
                 cursor.execute(sql.SQL("ALTER TABLE {} SET (fillfactor = 50)").format(table))
@@ -319,7 +322,7 @@ class ForwardPostgresOnlineStore(PostgreSQLOnlineStore):
         finds nothing. That it was empty is a hint only. A key that another writer has brought
         since, or that this write repeats, breaks the primary key, and the batch is merged.
         """
-        table = sql.Identifier(_table_name(config, view))
+        table = sql.Identifier(table_name(config, view))
         with self._get_conn(config) as connection, connection.cursor() as cursor:
             cursor.execute(sql.SQL("SELECT EXISTS (SELECT FROM {})").format(table))
             (merging,) = cursor.fetchone() or (True,)
@@ -345,8 +348,9 @@ def _merge(cursor: psycopg.Cursor[Any], table: sql.Identifier, batch: bytes) -> 
     cursor.execute("DROP TABLE staged")
 
 
-def _bounds(standing: Mapping[datetime, datetime | None]) -> dict[str, list[Any]]:
-    return {"events": list(standing), "created": list(standing.values())}
+def _bounds(standing: Mapping[datetime, datetime | None]) -> dict[str, Any]:
+    events = list(standing)
+    return {"events": events, "created": list(standing.values()), "newest": max(standing)}
 
 
 def _decoded(config: RepoConfig, keys: Iterable[bytes]) -> list[Any]:
@@ -373,7 +377,8 @@ def _copy(cursor: psycopg.Cursor[Any], table: sql.Identifier, batch: bytes) -> N
         copy.write(batch)
 
 
-def _table_name(config: RepoConfig, view: FeatureView) -> str:
+def table_name(config: RepoConfig, view: FeatureView) -> str:
+    """Return the name of the table that holds the values of a view."""
     name: str = compute_table_id(
         config.project, view, config.registry.enable_online_feature_view_versioning
     )

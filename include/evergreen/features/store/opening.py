@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from evergreen.contract import UseCase
 from evergreen.databases import service_down
 from evergreen.errors import ConfigError, NotReadyError
+from evergreen.features.store import pushed
 from evergreen.features.store.definitions import definitions, view_name
 from evergreen.features.store.offline_store import LakeOfflineStoreConfig
 from evergreen.features.store.online_store import ForwardPostgresOnlineStoreConfig
@@ -43,6 +44,7 @@ def apply(use_cases: Sequence[UseCase]) -> None:
     objects: list[Any] = [part for use_case in use_cases for part in definitions(use_case)]
     with open_store(load_settings(), schema_mode="auto") as store:
         store.apply(objects)
+    pushed.create_tables()
 
 
 @contextmanager
