@@ -178,6 +178,7 @@ def test_groups_are_kept_and_the_first_day_of_everybody_counts(shop: Path) -> No
     assert (shop / "uplift.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_a_share_that_is_changed_on_the_way_moves_nobody_who_has_entered(shop: Path) -> None:
     change(shop, experiment=EXPERIMENT)
     for day in NIGHTS[:3]:
@@ -197,6 +198,7 @@ def test_a_share_that_is_changed_on_the_way_moves_nobody_who_has_entered(shop: P
     assert "The groups are not as large as declared" in told.output
 
 
+@pytest.mark.slow
 def test_the_outcome_may_be_what_another_use_case_is_about(shop: Path) -> None:
     change(shop, experiment=EXPERIMENT | {"outcome": "worth"})
     for day in NIGHTS[:4]:

@@ -25,6 +25,7 @@ DAY = date(2025, 2, 24)
 YESTERDAY = DAY - timedelta(days=1)
 
 
+@pytest.mark.slow
 def test_they_are_those_of_the_batch_and_nothing_is_published(
     home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

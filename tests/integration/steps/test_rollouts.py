@@ -160,6 +160,7 @@ def test_a_challenger_goes_from_shadow_over_a_share_into_charge(shop: Path) -> N
     assert find_stale(load_use_case(NAME)) == []
 
 
+@pytest.mark.slow
 def test_who_got_a_challengers_score_keeps_it_and_days_are_repeated_as_they_were(
     shop: Path,
 ) -> None:
@@ -187,6 +188,7 @@ def test_who_got_a_challengers_score_keeps_it_and_days_are_repeated_as_they_were
     assert explained.num_rows
 
 
+@pytest.mark.slow
 def test_a_night_repeated_or_of_the_past_decides_nothing_again(shop: Path) -> None:
     release("roll_out", 2)
     live(NIGHTS[0])
@@ -266,6 +268,7 @@ def test_a_challenger_that_cannot_score_costs_nobody_a_score(
     assert book()[-1][0] == "stop"
 
 
+@pytest.mark.slow
 def test_labels_that_never_mature_end_it(shop: Path) -> None:
     change(
         shop,
@@ -274,33 +277,31 @@ def test_labels_that_never_mature_end_it(shop: Path) -> None:
             "shadow_nights": 1,
             "require": "better",
             "unproven_share": 0.3,
-            "max_nights": 2,
+            "max_nights": 1,
         },
     )
     release("roll_out", 2)
-    found = [live(day, labelled=False) for day in NIGHTS[:5]]
-    assert [judged["decision"] for judged in found] == [
-        *("advance", "hold", "hold", "hold"),
-        "stop",
-    ]
-    assert shares(NIGHTS[3])["challenger"] < shares(NIGHTS[3])["champion"]
+    found = [live(day, labelled=False) for day in NIGHTS[:4]]
+    assert [judged["decision"] for judged in found] == ["advance", "hold", "hold", "stop"]
+    assert shares(NIGHTS[2])["challenger"] < shares(NIGHTS[2])["champion"]
     assert "what is required (better)" in found[-1]["reasons"][0]
-    assert set(rows("predictions", NIGHTS[4])["model_version"].to_pylist()) == {1}
+    assert set(rows("predictions", NIGHTS[3])["model_version"].to_pylist()) == {1}
 
 
+@pytest.mark.slow
 def test_both_versions_are_compared_by_the_labels_that_have_matured(shop: Path) -> None:
-    change(shop, rollout={**ROLLOUT, "shadow_nights": 1, "nights_per_share": 5})
+    change(shop, rollout={**ROLLOUT, "shadow_nights": 1, "nights_per_share": 3})
     release("roll_out", 2)
-    assert [live(day)["decision"] for day in NIGHTS[:6]] == ["advance", *["hold"] * 4, "advance"]
-    (row,) = lake.rows(NAME, "decisions", NIGHTS[5], NIGHTS[5], equal={"kind": "rollout"})
+    assert [live(day)["decision"] for day in NIGHTS[:4]] == ["advance", "hold", "hold", "advance"]
+    (row,) = lake.rows(NAME, "decisions", NIGHTS[3], NIGHTS[3], equal={"kind": "rollout"})
     paired = json.loads(row["evidence"])["evidence"]["paired"]
-    # Horizons of two days: of six scored days the labels of four are known.
-    assert paired["days"] == 4
+    # Horizons of two days: of four scored days the labels of two are known.
+    assert paired["days"] == 2
     assert paired["rows"] > paired["entities"] > 20
     assert paired["lower"] < paired["difference"] < paired["upper"]
-    labels = pa.concat_tables([rows("labels", day) for day in NIGHTS[:4]])
+    labels = pa.concat_tables([rows("labels", day) for day in NIGHTS[:2]])
     scored = [
-        pa.concat_tables([rows(t, d) for d in NIGHTS[:4]]) for t in ("predictions", "shadows")
+        pa.concat_tables([rows(t, d) for d in NIGHTS[:2]]) for t in ("predictions", "shadows")
     ]
     names = ["customer_id", "day", "variant", "score"]
     both = pa.concat_tables([table.select(names) for table in scored])
@@ -316,6 +317,7 @@ def test_both_versions_are_compared_by_the_labels_that_have_matured(shop: Path) 
     assert paired["difference"] == pytest.approx(losses["challenger"] - losses["champion"])
 
 
+@pytest.mark.slow
 def test_a_salt_that_is_changed_on_the_way_changes_nobody(shop: Path) -> None:
     change(shop, rollout={**ROLLOUT, "shadow_nights": 1, "shares": [0.3, 0.9]})
     release("roll_out", 2)

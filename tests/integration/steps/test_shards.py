@@ -69,6 +69,7 @@ def standing() -> dict[tuple[str, date], pa.Table]:
     }
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_the_same_order_for_any_number_of_shards(shop: Path) -> None:
     tiny_shop.label(tiny_shop.compute())
     judged = tiny_shop.train()

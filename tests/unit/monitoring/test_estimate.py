@@ -40,6 +40,7 @@ def held(method, metric, tonights, labelled):
     return inside, float(np.mean(errors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auc", "logloss", "mean_label"])
 def test_scores_that_mean_what_they_say_are_estimated_by_themselves(metric):
     nights = [people(seed) for seed in range(20)]

@@ -65,6 +65,7 @@ def test_columns_that_do_not_belong_together_any_more_are_told():
     assert summary.tested == len(COLUMNS)
 
 
+@pytest.mark.slow
 def test_a_night_like_any_other_is_hardly_ever_unusual():
     found = [measure(history(seed)).p_value for seed in range(2, 22)]
     assert sum(p < 0.05 for p in found) <= 4

@@ -56,6 +56,7 @@ def test_an_effect_is_found_and_the_score_takes_variance_out() -> None:
     assert width(adjusted) < 0.93 * width(plain)
 
 
+@pytest.mark.slow
 def test_looking_every_night_sees_nothing_where_nothing_is() -> None:
     chance = np.random.default_rng(2)
     nightly = once = 0
@@ -69,6 +70,7 @@ def test_looking_every_night_sees_nothing_where_nothing_is() -> None:
     assert once / histories > 0.1
 
 
+@pytest.mark.slow
 def test_as_many_entities_as_planned_find_the_smallest_effect() -> None:
     chance = np.random.default_rng(3)
     past = world(chance, 20_000, 0.0)
