@@ -34,6 +34,7 @@ def rows(value: int, day: date) -> pa.Table:
     return pa.table({"value": [value], "day": pa.array([day], pa.date32())})
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

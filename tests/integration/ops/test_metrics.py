@@ -25,6 +25,9 @@ from evergreen.training.tracking import set_champion
 from shop_nights import cut
 from watched_shop import ADDRESS, NAME, NEXT, NIGHTS, SPOILT, TRAINED, build_watched_shop
 
+# The shop that is watched takes half a minute to build.
+pytestmark = pytest.mark.slow
+
 Told = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 

@@ -64,6 +64,7 @@ def test_what_a_store_refuses_is_told_with_the_setting(
     assert SECRET not in message and "5up3r" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["WAREHOUSE", "STAGING"])
 def test_what_is_no_store_or_does_not_answer_is_told(
     bucket: ObjectStore,

@@ -245,6 +245,7 @@ def test_what_never_arrives_is_told_and_the_batch_wins(
     assert told[0].startswith("days_since_last_order of 1 of 2 pushed rows is not that of the")
 
 
+@pytest.mark.slow
 def test_who_is_not_in_the_batch_keeps_no_pushed_value(
     client: httpx.Client, shop: Path, clock: Clock
 ) -> None:
@@ -262,6 +263,7 @@ def test_who_is_not_in_the_batch_keeps_no_pushed_value(
     assert (row["keys"], row["extra"], {*row["examples"]}) == (2, 2, {left, "nobody"})
 
 
+@pytest.mark.slow
 def test_a_day_of_before_does_not_replace_what_was_pushed(
     client: httpx.Client, shop: Path, clock: Clock
 ) -> None:
@@ -279,6 +281,7 @@ def test_a_day_of_before_does_not_replace_what_was_pushed(
     assert kept() == 1
 
 
+@pytest.mark.slow
 def test_a_late_batch_is_taken_into_what_was_pushed_since(
     client: httpx.Client, shop: Path, clock: Clock
 ) -> None:
@@ -389,6 +392,7 @@ def test_bad_requests_say_what_is_wrong(client: httpx.Client, shop: Path, clock:
     assert "no batch will follow" in push(client, order("a", "new", TOMORROW), status=503)["detail"]
 
 
+@pytest.mark.slow
 def test_one_request_that_fails_is_no_reason_to_refuse_those_beside_it(
     client: httpx.Client, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,6 +447,7 @@ def test_while_the_store_is_down_nothing_is_kept(
     assert raw_online(customer) != before
 
 
+@pytest.mark.slow
 def test_processes_share_what_was_pushed_and_may_end(shop: Path) -> None:
     with serving() as one, serving() as other:
         push(one, order("a", "new", value=1))
@@ -454,6 +459,7 @@ def test_processes_share_what_was_pushed_and_may_end(shop: Path) -> None:
         assert online("new")["new"]["last_amount"] == 2
 
 
+@pytest.mark.slow
 def test_who_was_erased_is_gone_and_stays_out(
     client: httpx.Client, shop: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

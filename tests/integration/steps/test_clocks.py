@@ -39,6 +39,7 @@ def compute_with_clock(offset: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_correction_by_a_machine_that_is_behind_reaches_the_online_store(shop: Path) -> None:
     tiny_shop.compute(DAY)
     before = lake.read_day(NAME, "features", DAY)

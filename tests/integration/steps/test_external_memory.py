@@ -19,6 +19,7 @@ from tiny_shop import DAYS, NAME, compute, label, open_shop
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_to_where_its_rows_are_and_so_does_its_replay(
     home: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

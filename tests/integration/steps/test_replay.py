@@ -230,6 +230,7 @@ def test_status_and_the_nightly_table_list_what_is_stale_and_what_mends_it(
     assert (labels["table"], labels["last_day"]) == ("labels", KNOWN - timedelta(days=21))
 
 
+@pytest.mark.slow
 def test_a_past_night_keeps_its_decision_and_its_reference(shop: Path) -> None:
     def night(day: date) -> dict[str, Any]:
         measured = [

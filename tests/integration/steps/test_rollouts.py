@@ -17,7 +17,7 @@ import tiny_shop
 from embedded import Build
 from evergreen import lake, steps
 from evergreen.contract import load_use_case
-from evergreen.errors import ConfigError, PermanentError
+from evergreen.errors import ConfigError, NotReadyError, PermanentError
 from evergreen.ops import deploy
 from evergreen.provenance import receipts
 from evergreen.provenance.replay import replay
@@ -238,7 +238,7 @@ def test_a_bad_challenger_is_stopped_within_the_night_and_its_scores_are_taken_b
     assert set(rows("predictions", NIGHTS[3])["model_version"].to_pylist()) == {1}
 
 
-@pytest.mark.parametrize("what", ["gone", "invalid"])
+@pytest.mark.parametrize("what", ["gone", pytest.param("invalid", marks=pytest.mark.slow)])
 def test_a_challenger_that_cannot_score_costs_nobody_a_score(
     shop: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +266,21 @@ def test_a_challenger_that_cannot_score_costs_nobody_a_score(
     assert f"it has not scored {NIGHTS[1]}" in judged["reasons"][0]
     assert replay(str(receipts.latest(NAME, "publish_predictions")[NIGHTS[1]].sequence)).equal
     assert book()[-1][0] == "stop"
+
+
+@pytest.mark.slow
+def test_with_both_versions_gone_the_error_says_so_and_the_night_waits(shop: Path) -> None:
+    release("roll_out", 2)
+    live(NIGHTS[0])
+    for version in "12":
+        client().delete_model_version(NAME, version)
+    known = book()
+    ingest(NIGHTS[1])
+    label(compute(NIGHTS[1]))
+    with pytest.raises(NotReadyError, match=r"Version 1 of shop.*deleted"):
+        tiny_shop.score(NIGHTS[1])
+    assert night(NIGHTS[1])["decision"] == "hold"
+    assert book() == known
 
 
 @pytest.mark.slow

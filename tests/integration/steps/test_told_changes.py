@@ -164,6 +164,7 @@ def rows() -> list[tuple[Any, ...]]:
     return sorted(tuple(row[name] for name in columns) for row in found)
 
 
+@pytest.mark.slow
 def test_a_state_is_told_when_it_begins_and_when_it_ends(
     shop: Path, webhook: Webhook, mail: MailServer
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_state_is_told_when_it_begins_and_when_it_ends(
     assert steps.verify_tables()["shop.alerts"] == 3
 
 
+@pytest.mark.slow
 def test_nights_of_the_past_tell_nothing(shop: Path, webhook: Webhook) -> None:
     tell(DAYS[-4])
     del webhook.got[:]
@@ -274,6 +276,7 @@ def _killed(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_requests_and_trainings_are_told_once(shop: Path, webhook: Webhook) -> None:
     path = shop / "use_case.yaml"
     declared = yaml.safe_load(path.read_text())

@@ -183,6 +183,7 @@ def test_one_day_reads_no_file_before_its_totals_and_computes_them_once(data: Pa
     assert found.to_pylist() == expected.to_pylist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", [True, False])
 def test_damaged_totals_are_computed_again(data: Path, gone: bool) -> None:
     ingest("single")

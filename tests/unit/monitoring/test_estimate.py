@@ -51,6 +51,7 @@ def test_scores_that_mean_what_they_say_are_estimated_by_themselves(metric):
         assert abs(error) < 0.01
 
 
+@pytest.mark.slow
 def test_other_people_are_judged_by_those_that_resemble_them():
     """Scores of people who buy little promise too much; tonight most are such."""
 

@@ -243,6 +243,7 @@ def test_without_season_dirt_and_change_the_posterior_is_the_textbook_formula() 
         assert found == pytest.approx((gone + silent) / (gone + 1), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("day", [date(2024, 12, 1), date(2025, 6, 1)], ids=["before", "after"])
 def test_the_posterior_is_what_simulated_lives_with_the_same_orders_give(day: date) -> None:
     source = declare(customers=2_000)

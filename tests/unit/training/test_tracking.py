@@ -170,6 +170,7 @@ def test_a_served_version_needs_none_of_the_services():
     assert not modules & {"sqlalchemy", "psycopg2", "optuna", "venn_abers"}
 
 
+@pytest.mark.slow
 def test_store_that_is_down_is_a_passing_trouble(use_case, settings, tmp_path):
     down = dataclasses.replace(settings, urls={}, home=tmp_path)
     with pytest.raises(ServiceDownError, match="not running"):

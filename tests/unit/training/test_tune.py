@@ -138,6 +138,7 @@ choose_recipe(rows, plan, Fitter(use_case, 2, 3), journal=Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_as_if_it_had_not_been(found, labelled, plan, tuned, tmp_path):
     journal = tmp_path / "trials.log"
     # Two folds each: in the second trial of the linear model, then in the third of the trees.

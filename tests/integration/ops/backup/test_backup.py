@@ -554,6 +554,7 @@ def test_a_backup_beside_publishing_steps_is_one_consistent_state(
     assert lake.read("shop", "orders")["value"].to_pylist() == [100 + values.index(current)]
 
 
+@pytest.mark.slow
 def test_a_catalog_whose_metadata_went_away_is_dumped_again(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

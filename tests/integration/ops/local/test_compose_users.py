@@ -230,6 +230,7 @@ def test_mlflow_lets_in_who_has_the_password_that_is_configured_now(
         assert [found.path for found in client.list_artifacts(run.info.run_id)] == ["note.txt"]
 
 
+@pytest.mark.slow
 def test_mlflow_without_a_password_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "basic_auth.ini").write_text(COMPOSE["configs"]["mlflow-login"]["content"])
     configured = {

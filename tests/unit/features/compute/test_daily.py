@@ -167,6 +167,7 @@ days_strategy = st.sets(st.integers(0, 1000), min_size=1, max_size=5).map(
 )
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

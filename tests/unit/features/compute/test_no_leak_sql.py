@@ -116,7 +116,8 @@ def test_features_and_labels_do_not_see_their_future(path: Path, seed: int, tmp_
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
-@pytest.mark.parametrize("count", [4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [4, 16])
 def test_shards_add_up_to_the_whole(path: Path, count: int, tmp_path: Path):
     use_case = load_use_case_file(path)
     given = written(tmp_path, use_case, random_rows(use_case, random.Random(3), 1_500))

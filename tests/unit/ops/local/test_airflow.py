@@ -263,6 +263,7 @@ def _ended(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_a_killed_component_comes_back_without_the_worker_that_it_left(fake_airflow):
     settings = fake_airflow
     instance = airflow.start(settings)
