@@ -87,6 +87,7 @@ class Releases:
 
     use_case: str
     mode: Literal["auto", "approve", "shadow"]
+    rolls_out: bool
     main_metric: str
     entries: list[LedgerEntry]
     steps: list[RolloutStep]
@@ -109,6 +110,7 @@ def _releases(use_case: UseCase) -> Releases:
     return Releases(
         use_case.name,
         use_case.gate.mode,
+        use_case.rollout is not None,
         use_case.target.main_metric,
         _terms(entries),
         _steps(whole),

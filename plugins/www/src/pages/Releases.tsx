@@ -11,7 +11,7 @@ import { usePlace } from "../session";
 
 const TONES: Record<Version["state"], Tone> = { champion: "good", challenger: "info", refused: "bad", former: "plain" };
 const MODES: Record<Releases["mode"], string> = {
-  auto: "What passes the gate is promoted at once.",
+  auto: "What passes the gate is promoted by itself.",
   approve: "What passes the gate waits for approval in Airflow.",
   shadow: "What passes the gate scores in the shadow until somebody promotes it.",
 };
@@ -230,7 +230,10 @@ export function ReleasesPage() {
     <Loaded of={releases}>
       {(data) => (
         <>
-          <p>{MODES[data.mode]}</p>
+          <p>
+            {MODES[data.mode]}
+            {data.rolls_out && " Beside a champion it is rolled out: in shadow, then by shares."}
+          </p>
           {!mayTrigger(data.release_dag) && <p className="quiet">Your role in Airflow does not allow you to promote or roll back.</p>}
           {data.damage.map((damage) => (
             <Notice key={damage} tone="bad">
