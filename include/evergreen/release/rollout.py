@@ -70,11 +70,8 @@ def begin(
     use_case: UseCase,
     version: int,
     *,
-    actor: str,
-    reason: str,
-    expected_sequence: int | None = None,
-    request: str | None = None,
     evidence: Mapping[str, Any] | None = None,
+    **told: Any,
 ) -> ledger.Entry:
     """Begin to roll a version out beside the champion, in shadow; it replaces one that is on.
 
@@ -100,11 +97,8 @@ def begin(
         champion.version,
         challenger=version,
         share=0.0,
-        actor=actor,
-        reason=reason,
-        expected_sequence=expected_sequence,
-        request=request,
         evidence={**(evidence or {}), "salt": salt},
+        **told,
     )
 
 

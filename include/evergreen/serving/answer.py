@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from evergreen.contract import UseCase
 from evergreen.scoring.reasons import Reasons
@@ -102,8 +101,3 @@ class Scorer:
             explainer = Reasons(model, self._use_case, threads=self._threads)
             self._reasons = {**dict(kept), model.version: explainer}
         return self._reasons[model.version]
-
-
-def known(features: pa.Table) -> pa.Table:
-    """Return the rows of entities that have online values."""
-    return features.filter(pc.is_valid(features[AS_OF]))
